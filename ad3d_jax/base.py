@@ -1,0 +1,187 @@
+"""The types every system, driver and test is written against, and their contracts.
+
+A system is a named tuple of pure functions over explicit state. The order of arguments
+is the same everywhere: random key first, state second, batch last.
+
+Dimension names used in all docstrings: B batch rows, H and W image height and width,
+C channels, K scales, N bank rows, D features.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+
+Array = jax.Array | np.ndarray
+Tree = Any
+
+
+class Batch(NamedTuple):
+    """Samples as measured, book-keeping and, for evaluation alone, the truth.
+
+    The same type holds NumPy arrays on the host and JAX arrays on a device. A modality
+    that was not measured is None.
+    """
+
+    rgb: Array | None = None  # [B,H,W,3] float32 in [0,1]
+    xyz: Array | None = None  # [B,H,W,3] float32 metres, (0,0,0) where unmeasured
+    depth: Array | None = None  # [B,H,W,1] float32 metres, as the recipe filled it
+    valid: Array | None = None  # [B,H,W,1] bool, measured by the sensor
+    foreground: Array | None = None  # [B,H,W,1] bool, on the object
+    extras: Mapping[str, Array] = {}  # what the recipe or a phase's cache adds, by name
+    weight: Array | None = None  # [B] float32, 0 marks a padded row
+    id: Array | None = None  # [B] int32 >= 0, hash of the image file; seeds keys alone
+    category: Array | None = None  # [B] int32, index of the class
+    mask: Array | None = None  # [B,Hm,Wm,1] bool, defect pixels (truth)
+    label: Array | None = None  # [B] int32, 1 = anomalous (truth)
+
+
+TRUTH = ("mask", "label")
+
+
+class State(NamedTuple):
+    """All that a system knows; every leaf is an array."""
+
+    params: Tree = {}  # differentiated
+    frozen: Tree = {}  # pretrained weights and texture banks, never written by a step
+    extra: Tree = {}  # batch statistics, moving-average codebooks
+    memory: Tree = {}  # banks and calibration written by Gather phases
+    hyper: Mapping[str, Array] = {}  # 0-d arrays: learning rates, noise, loss weights
+
+
+class Scores(NamedTuple):
+    """What a system says of a batch; higher is more anomalous."""
+
+    map: Array  # [B,H,W,1] float32, finite
+    image: Array  # [B] float32, finite
+    parts: Mapping[str, Array] = {}  # maps and pictures by name, each [B,H,W,C] float32
+
+
+class Across(NamedTuple):
+    """Reductions over the rows of all devices, for what couples samples."""
+
+    sum: Callable[[Array], Array]  # sums over devices an already locally summed array
+    gather: Callable[[Array], Array]  # [B,...] -> [devices*B,...], in row order
+
+
+ALONE = Across(sum=lambda x: x, gather=lambda x: x)
+
+
+class Loss(Protocol):
+    """Per-sample loss of one update."""
+
+    def __call__(
+        self, keys: Array, params: Tree, state: State, batch: Batch, across: Across
+    ) -> tuple[Array, Tree, Mapping[str, Array]]:
+        """Returns (per_sample [B], sums, info).
+
+        Args:
+            keys: [B] typed keys, one a sample, folded from step and sample id.
+            params: the tree that is differentiated (`state.params` itself is stale).
+            state: everything else.
+            batch: rows; a row of weight 0 holds zeros and must give a finite loss.
+            across: reductions over all devices.
+
+        `sums` is a tree of additive statistics over this device's real rows; the driver
+        adds them over devices and hands them to `Train.fold`. `info` maps names to [B]
+        arrays that are logged as weighted means.
+        """
+
+
+class Update(NamedTuple):
+    """One gradient update; the updates of a phase alternate within each step."""
+
+    loss: Loss
+    optimizer: Callable[[Mapping[str, Array], int], Any]  # (hyper, steps) -> optax
+    trainable: tuple[str, ...] | None = None  # top-level names of params; None = all
+    repeat: int = 1  # times in a row (a critic's five steps to one)
+
+
+class Artifact(NamedTuple):
+    """A part of the state that a file can stand for, so that one phase serves many runs."""
+
+    name: str
+    get: Callable[[State], Tree]
+    put: Callable[[State, Tree], State]
+
+
+class Train(NamedTuple):
+    """A phase that minimises losses over a stream of batches."""
+
+    name: str
+    updates: tuple[Update, ...]
+    steps: int
+    source: str = "train"  # train | validation | train_all_classes; never test
+    fold: Callable[[Tree, Tree], Tree] | None = None  # (extra, sums) -> extra
+    cache: Callable[[State, Batch], Mapping[str, Array]] | None = None  # -> extras
+    artifact: Artifact | None = None
+
+
+class Gather(NamedTuple):
+    """A phase that visits each sample once and builds memory from what it emits."""
+
+    name: str
+    emit: Callable[[Array, State, Batch], Tree]  # rows: a tree of [B,...] arrays
+    absorb: Callable[[Array, State, Tree], State]  # rows in manifest order, no padding
+    source: str = "train"
+    cache: Callable[[State, Batch], Mapping[str, Array]] | None = None
+    artifact: Artifact | None = None
+
+
+class System(NamedTuple):
+    """An anomaly detector.
+
+    `needs_fit` and `needs_score` name the batch fields that must be present, an entry of
+    `extras` as "extras.NAME". `init(key, batch)` depends on the key and on the shapes of
+    the batch alone. `score(key, state, batch)` treats each row by itself.
+    """
+
+    name: str
+    needs_fit: tuple[str, ...]
+    needs_score: tuple[str, ...]
+    init: Callable[[Array, Batch], State]
+    phases: tuple[Train | Gather, ...]
+    score: Callable[[Array, State, Batch], Scores]
+
+
+class Dataset(Protocol):
+    """Where the drivers read from; `data_pipelines` has the implementations."""
+
+    def size(self, split: str) -> int:
+        """Returns the number of samples of a split."""
+
+    def endless(self, split: str, batch_size: int, seed: int, start: int):
+        """Yields full batches for ever, from batch `start` on.
+
+        Each epoch is a permutation that depends on (seed, epoch) alone; epochs follow on
+        each other without a gap, so that no row is padding unless the split is smaller
+        than a batch (then rows repeat).
+        """
+
+    def ordered(self, split: str, batch_size: int, start: int):
+        """Yields each sample once in manifest order, from batch `start` on.
+
+        The last batch is filled up with rows of weight 0.
+        """
+
+
+def sample_keys(key: Array, batch: Batch) -> Array:
+    """Returns one key a row, [B], that depends on the key and on the sample's id alone."""
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, batch.id)
+
+
+def without_truth(batch: Batch) -> Batch:
+    """Returns the batch with mask and label taken away."""
+    return batch._replace(mask=None, label=None)
+
+
+def missing_fields(needs: tuple[str, ...], batch: Batch) -> list[str]:
+    """Returns the names in `needs` that the batch does not hold."""
+
+    def present(name: str) -> bool:
+        if name.startswith("extras."):
+            return name.removeprefix("extras.") in batch.extras
+        return getattr(batch, name) is not None
+
+    return [name for name in needs if not present(name)]

@@ -1,0 +1,1 @@
+"""Frozen feature extractors and the loading of pretrained weights."""

@@ -1,0 +1,1 @@
+"""Exact and mergeable metrics of anomaly maps."""

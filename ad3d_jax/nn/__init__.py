@@ -1,0 +1,1 @@
+"""Network modules, one architecture a file; the only importers of flax.linen."""

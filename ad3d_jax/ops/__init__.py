@@ -1,0 +1,1 @@
+"""Pure array functions of images, clouds and features."""

@@ -1,0 +1,1 @@
+"""Makers of artificial anomalies: keys in, corrupted samples and masks out."""

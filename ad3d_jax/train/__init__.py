@@ -1,0 +1,1 @@
+"""Drivers: data parallelism, training steps, phases, checkpoints and the log."""

@@ -1,0 +1,1 @@
+"""From folders of RGB-D samples to streams of batches."""

@@ -1,0 +1,1 @@
+"""Command lines: fit and evaluate, predict, benchmark."""

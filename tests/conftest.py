@@ -1,0 +1,43 @@
+"""Strict JAX settings and one compile cache for the whole test session."""
+
+import os
+import tempfile
+from pathlib import Path
+
+# Several host devices and cheap compilation; must be set before jax starts.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+    " --xla_llvm_disable_expensive_passes=true",
+)
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+_cache = Path(tempfile.gettempdir()) / f"ad3d_jax_compile_cache_{os.getuid()}"
+_cache.mkdir(mode=0o700, exist_ok=True)
+jax.config.update("jax_compilation_cache_dir", str(_cache))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def real_class() -> Path:
+    """Returns the folder of a real MVTec 3D-AD class, or skips."""
+    folder = SHARED / "mvtec3d_256" / "cable_gland"
+    if not folder.is_dir():
+        pytest.skip("the real MVTec 3D-AD samples are not on this machine")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def native_class() -> Path:
+    """Returns a folder of full-size samples exactly as MVTec ships them, or skips."""
+    folder = SHARED / "mvtec3d_native" / "cable_gland"
+    if not folder.is_dir():
+        pytest.skip("the full-size MVTec 3D-AD samples are not on this machine")
+    return folder
