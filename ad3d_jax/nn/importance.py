@@ -1,0 +1,67 @@
+"""The parts of DBRN that weigh the evidence of two modalities against each other."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from ad3d_jax.base import ALONE, Across, Array
+from ad3d_jax.nn.unet import ConvNormRelu
+
+
+class PairEmbed(nn.Module):
+    """Encodes a channel next to its reconstruction; one for all channels.
+
+    In training call it once, with all the channels concatenated along the rows, so that
+    its batch statistics cover them all.
+
+    Reference: Bi et al., arXiv 2311.06797 (the patch embedding).
+    """
+
+    features: int = 64
+    stride: int = 1
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        pair: Array,
+        train: bool,
+        weight: Array | None = None,
+        across: Across = ALONE,
+    ) -> Array:
+        """Returns [B,H/stride,W/stride,features] from pairs [B,H,W,2]."""
+        embed = ConvNormRelu(self.features, self.stride, self.dtype, name="embed")
+        return embed(pair, train, weight, across)
+
+
+class ImportanceScoring(nn.Module):
+    """Mixes the features of two modalities by a two-way classification of each pixel.
+
+    Reference: Bi et al., arXiv 2311.06797, equations 3 and 4.
+    """
+
+    features: int = 64
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        first: Array,
+        second: Array,
+        train: bool,
+        weight: Array | None = None,
+        across: Across = ALONE,
+    ) -> tuple[Array, Array]:
+        """Returns (fused [B,H,W,features], weights [B,H,W,2] float32).
+
+        `first` and `second` are [B,H,W,features]. The two weights of a pixel sum to 1;
+        weight 0 belongs to `first`.
+        """
+        x = jnp.concatenate([first, second], -1)
+        hidden = ConvNormRelu(2 * self.features, dtype=self.dtype, name="hidden")
+        score = nn.Conv(2, (3, 3), padding=1, dtype=self.dtype, name="score")
+        logits = score(hidden(x, train, weight, across))
+        weights = jax.nn.softmax(logits.astype(jnp.float32), -1)
+        # second + w (first - second): equal inputs come back without rounding.
+        share = weights[..., :1].astype(self.dtype)
+        return second + share * (first - second), weights
