@@ -1,0 +1,175 @@
+"""The recipe `ast`: depth filled and normalised, the object told from the table.
+
+The preprocessing of AST (Rudolph et al., WACV 2023) as DBRN (Bi et al., arXiv
+2311.06797) changed it: what stays missing gets the mean depth of the background, and the
+threshold of the foreground follows the height of the class. All is done at the sensor's
+resolution; resizing comes last.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from data_pipelines.errors import DatasetError
+from data_pipelines.recipes.base import Applied, Parameters, Recipe, Sample, sizes
+from data_pipelines.recipes.depth import background_surface, fill_gaps, two_means
+from data_pipelines.recipes.raw import pictures
+from data_pipelines.resize import resize_nearest
+
+DEFAULTS = {
+    "image_size": 256,
+    "mask_size": None,  # None = image_size
+    "passes": 3,  # of gap filling
+    "tau": None,  # metres; None = from the height of the class
+    "normalisation": "class",  # or "image": minimum and maximum of each image
+    "all_foreground": 0.98,  # of the measured pixels: above it no table was found
+}
+LOW, SPAN = 0.2, 0.6  # normalised depth lies in [0.2, 0.8]
+TAU_RANGE = (2e-3, 7e-3)  # metres
+TAU_SHARE = 0.15  # of the height of the class
+HEAD_ROOM = 1.1
+FLAT = 1e-6  # metres; the least range of heights that is divided by
+SAMPLED_SIDE = 256  # pixels a side that an image gives to the class-wide percentile
+
+
+class Relief(NamedTuple):
+    """A depth map and the table under it, at the sensor's resolution."""
+
+    measured: np.ndarray  # [h,w] bool
+    filled: np.ndarray  # [h,w] float32 metres, 0 where a gap was too wide
+    table: np.ndarray  # [h,w] float64 metres
+
+    @property
+    def height(self) -> np.ndarray:
+        """Returns the height over the table, [h,w] metres, 0 where filled is 0."""
+        return np.where(self.filled > 0, self.table - self.filled, 0)
+
+
+def relief(z: np.ndarray, passes: int) -> Relief | None:
+    """Returns the relief of z [h,w] metres, or None where nothing was measured."""
+    depth = np.maximum(z, 0)
+    if not (depth > 0).any():
+        return None
+    filled = fill_gaps(depth, passes)
+    return Relief(depth > 0, filled, background_surface(filled))
+
+
+def fit(parameters: Parameters, samples: Iterable[Sample]) -> dict[str, Any]:
+    """Learns the threshold and the range of heights of a class.
+
+    Args:
+        parameters: see `DEFAULTS`.
+        samples: the normal training samples, visited once. Samples in which nothing was
+            measured do not count.
+
+    Returns:
+        The parameters with `tau` and `height_max` in metres, or with None for both when
+        no sample has points (pictures alone).
+
+    Raises:
+        DatasetError: an unknown normalisation; points but no positive z in any sample.
+    """
+    _check(parameters)
+    with_points, tops, values = 0, [], []
+    for sample in samples:
+        if sample.xyz is None:
+            continue
+        with_points += 1
+        found = relief(sample.xyz[..., 2], parameters["passes"])
+        if found is None:
+            continue
+        there = found.filled > 0
+        height = found.height
+        tops.append(np.percentile(np.abs(height[there]), 95))
+        step = max(1, min(there.shape) // SAMPLED_SIDE)
+        values.append(height[::step, ::step][there[::step, ::step]])
+    if not with_points:
+        return {**parameters, "height_max": None}
+    if not tops:
+        raise DatasetError(
+            f"recipe ast: none of {with_points} training samples has a positive z; "
+            "expected metres along the viewing direction, 0 where unmeasured"
+        )
+    tau = parameters["tau"]
+    if tau is None:
+        tau = float(np.clip(TAU_SHARE * np.median(tops), *TAU_RANGE))
+    top = float(np.percentile(np.concatenate(values), 99.9))
+    return {**parameters, "tau": tau, "height_max": max(HEAD_ROOM * top, FLAT)}
+
+
+def _check(parameters: Parameters) -> None:
+    if parameters["normalisation"] not in ("class", "image"):
+        raise DatasetError(
+            "recipe ast: normalisation: expected 'class' or 'image', found "
+            f"{parameters['normalisation']!r}"
+        )
+
+
+def apply(params: Parameters, sample: Sample) -> Applied:
+    """Preprocesses a sample with what `fit` returned.
+
+    Returns:
+        The record of `base.Recipe` with the extra `depth_normalised` [H,W,1] float32,
+        0.2 on the table and towards 0.8 at the top of the object. Where the object cannot
+        be told from the table, all that was measured is foreground and a flag says so:
+        `nothing_found` or `all_foreground`; `nothing_measured` marks a depth of zeros.
+
+    Raises:
+        DatasetError: the sample has points and those that were fitted had none.
+    """
+    image_size, mask_size = sizes(params)
+    record = pictures(sample, image_size, mask_size)
+    if sample.xyz is None:
+        return Applied(record)
+    if params["height_max"] is None:
+        raise DatasetError("recipe ast: fitted without points, applied to points")
+    maps, flags = _maps(params, sample.xyz[..., 2])
+    maps["xyz"] = sample.xyz
+    for name, values in maps.items():
+        values = values.reshape(*sample.xyz.shape[:2], -1)
+        record[name] = np.ascontiguousarray(resize_nearest(values, image_size))
+    return Applied(record, flags)
+
+
+def _maps(params: Parameters, z: np.ndarray) -> tuple[dict[str, np.ndarray], tuple]:
+    found = relief(z, params["passes"])
+    if found is None:
+        nothing = np.zeros(z.shape, bool)
+        zero = np.zeros(z.shape, np.float32)
+        maps = {"depth": zero, "valid": nothing, "foreground": nothing.copy()}
+        return {**maps, "depth_normalised": zero + np.float32(LOW)}, (
+            "nothing_measured",
+        )
+    gap = found.filled == 0
+    height, depth = found.height, found.filled
+    foreground = (np.abs(height) > params["tau"]) & ~gap
+    share = foreground.sum() / (~gap).sum()
+    flags = ()
+    if share == 0 or share > params["all_foreground"]:
+        flags = ("nothing_found",) if share == 0 else ("all_foreground",)
+        foreground = found.measured
+    if gap.any():
+        background = two_means(z[found.measured])[1]
+        depth = np.where(gap, np.float32(background), depth)
+        height = np.where(gap, found.table - background, height)
+    maps = {"depth": depth, "valid": found.measured, "foreground": foreground}
+    return {**maps, "depth_normalised": _normalise(params, height, found)}, flags
+
+
+def _normalise(params: Parameters, height: np.ndarray, found: Relief) -> np.ndarray:
+    low, high = 0.0, params["height_max"]
+    if params["normalisation"] == "image":
+        measured = found.height[found.measured]
+        low = float(measured.min())
+        high = low + max(float(measured.max()) - low, FLAT)
+    share = np.clip((height.astype(np.float64) - low) / (high - low), 0, 1)
+    return (LOW + SPAN * share).astype(np.float32)
+
+
+def extras(params: Parameters) -> Mapping[str, tuple[tuple[int, ...], str]]:
+    """Returns the shape and dtype of `depth_normalised`."""
+    return {"depth_normalised": ((*sizes(params)[0], 1), "float32")}
+
+
+AST = Recipe("ast", DEFAULTS, extras, fit, apply)

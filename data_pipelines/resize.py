@@ -1,0 +1,48 @@
+"""Resizing pictures and maps with one fixed rule each."""
+
+import numpy as np
+
+
+def nearest_rows(size_in: int, size_out: int) -> np.ndarray:
+    """Returns the source index of each output index, floor(i * size_in / size_out)."""
+    return np.arange(size_out) * size_in // size_out
+
+
+def resize_nearest(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resizes [H,W,...] to `size` (rows, columns) by picking samples, any dtype."""
+    height, width = size
+    if array.shape[:2] == size:
+        return array
+    rows = nearest_rows(array.shape[0], height)
+    columns = nearest_rows(array.shape[1], width)
+    return array[rows][:, columns]
+
+
+def resize_picture(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resizes a uint8 picture [H,W,C] to `size` (rows, columns).
+
+    Each axis that shrinks is averaged over the area of each output pixel; each axis that
+    grows is interpolated linearly between half-pixel centres.
+    """
+    if picture.shape[:2] == size:
+        return picture
+    rows = _weights(picture.shape[0], size[0])
+    columns = _weights(picture.shape[1], size[1])
+    out = np.tensordot(rows, picture.astype(np.float32), axes=(1, 0))
+    out = np.einsum("oj,ijc->ioc", columns, out, optimize=True)
+    return np.ascontiguousarray(np.clip(np.rint(out), 0, 255).astype(np.uint8))
+
+
+def _weights(size_in: int, size_out: int) -> np.ndarray:
+    """Returns the [size_out, size_in] float32 matrix of one axis; rows sum to 1."""
+    scale = size_in / size_out
+    out = np.arange(size_out, dtype=np.float64)[:, None]
+    source = np.arange(size_in, dtype=np.float64)[None, :]
+    if scale >= 1:
+        low, high = out * scale, (out + 1) * scale
+        overlap = np.minimum(high, source + 1) - np.maximum(low, source)
+        weights = np.clip(overlap, 0, None)
+    else:
+        centre = np.clip((out + 0.5) * scale - 0.5, 0, size_in - 1)
+        weights = np.clip(1 - np.abs(centre - source), 0, None)
+    return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
