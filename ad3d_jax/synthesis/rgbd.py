@@ -1,0 +1,143 @@
+"""DBRN's synthetic anomalies in pairs of colour and depth."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ad3d_jax.ops.perlin import MAX_EXPONENT, perlin_mask
+from ad3d_jax.ops.resize import resize_bilinear
+from ad3d_jax.ops.rotate import rotate
+from ad3d_jax.synthesis.augment import augment_rows
+from ad3d_jax.synthesis.blend import blend, cut_out
+
+NORMAL, CUT_OUT, BLEND = 0, 1, 2
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+
+
+class Corruption(NamedTuple):
+    """Chances and ranges of the synthesis; each may be a number or a 0-d array."""
+
+    p_normal: float = 0.5  # chance of an unchanged sample
+    p_cut_out: float = 0.25  # chance of a cut-out; what is left is blended
+    beta_low: float = 0.0  # opacity of the original in a blend, from here
+    beta_high: float = 0.8  # to here
+    lowest_exponent: int = 0  # of the Perlin frequencies 2^a x 2^b
+    highest_exponent: int = MAX_EXPONENT
+    threshold: float = 0.5  # of the Perlin noise
+    mask_rotation: float = 90.0  # largest turn of the noise, degrees
+
+
+DEFAULTS = Corruption()
+
+
+class Corrupted(NamedTuple):
+    """A corrupted pair; the case of an absent modality is NORMAL."""
+
+    rgb: jax.Array | None  # [B,H,W,3] float32
+    depth: jax.Array | None  # [B,H,W,1] float32
+    mask: jax.Array  # [B,H,W,1] float32, 1 = altered; 0 throughout a normal sample
+    rgb_case: jax.Array  # [B] int32, NORMAL, CUT_OUT or BLEND
+    depth_case: jax.Array  # [B] int32
+
+
+def corrupt(
+    keys: jax.Array,
+    rgb: jax.Array | None,
+    depth: jax.Array | None,
+    foreground: jax.Array,
+    textures: jax.Array,
+    parameters: Corruption = DEFAULTS,
+) -> Corrupted:
+    """Returns the pair with synthetic anomalies, and where they are.
+
+    Whether a sample is anomalous is drawn once; cut-out or blend, and the opacity, are
+    drawn for each modality. Both share one Perlin mask, restricted to the foreground; a
+    sample whose mask is empty is normal. Colour is blended with a randomly augmented
+    texture, depth with the grey of the same texture.
+
+    Args:
+        keys: [B] typed keys; a row depends on its own key alone.
+        rgb: [B,H,W,3] float32 in [0,1], or None.
+        depth: normalised depth [B,H,W,1] float32, or None.
+        foreground: [B,H,W,1] bool or float 0/1.
+        textures: [T,h,w,3] uint8, resized to [H,W] where they differ.
+        parameters: chances and ranges.
+
+    Source: DBRN (arXiv 2311.06797), Eq. (1).
+    """
+    size = foreground.shape[1:3]
+    keys = jax.vmap(lambda key: jax.random.split(key, 6), out_axes=1)(keys)
+    mask_keys, case_keys, pick_keys, augment_keys, rgb_keys, depth_keys = keys
+
+    def draw_mask(key):
+        exponents = parameters.lowest_exponent, parameters.highest_exponent
+        threshold, rotation = parameters.threshold, parameters.mask_rotation
+        return perlin_mask(key, *size, threshold, rotation, exponents)
+
+    mask = jax.vmap(draw_mask)(mask_keys)[..., None] & (foreground > 0.5)
+    drawn = jax.vmap(jax.random.uniform)(case_keys) >= parameters.p_normal
+    anomalous = drawn & jnp.any(mask, axis=(1, 2, 3))
+    mask = (mask & anomalous[:, None, None, None]).astype(jnp.float32)
+    rgb_case, rgb_beta = _draw_cases(
+        rgb_keys, anomalous & (rgb is not None), parameters
+    )
+    depth_case, depth_beta = _draw_cases(
+        depth_keys, anomalous & (depth is not None), parameters
+    )
+    texture = _pick(pick_keys, textures, size)
+    if depth is not None:
+        grey = jnp.sum(texture * LUMA[None, None, None], axis=-1, keepdims=True)
+        depth = jax.vmap(_apply)(depth_case, depth, grey, mask, depth_beta)
+    if rgb is not None:
+        texture = augment_rows(augment_keys, texture, rgb_case == BLEND)
+        rgb = jax.vmap(_apply)(rgb_case, rgb, texture, mask, rgb_beta)
+    return Corrupted(rgb, depth, mask, rgb_case, depth_case)
+
+
+def rotate_pair(
+    keys: jax.Array,
+    rgb: jax.Array | None,
+    depth: jax.Array | None,
+    foreground: jax.Array,
+    degrees: jax.Array | float,
+) -> tuple[jax.Array | None, jax.Array | None, jax.Array]:
+    """Returns (rgb, depth, foreground), each row turned by U(-degrees, degrees).
+
+    Bilinear; what comes from outside the image repeats its edge, so that neither colour
+    nor depth gets values that no scan has. The foreground is cut at one half, float32.
+    Shapes as in `corrupt`, which is applied afterwards.
+    """
+
+    def turn(key, *images):
+        angle = degrees * jax.random.uniform(key, (), minval=-1.0)
+        return [rotate(image, angle, fill="edge") for image in images]
+
+    given = [x for x in (rgb, depth, foreground.astype(jnp.float32)) if x is not None]
+    *turned, foreground = jax.vmap(turn)(keys, *given)
+    turned = iter(turned)
+    rgb = None if rgb is None else next(turned)
+    depth = None if depth is None else next(turned)
+    return rgb, depth, (foreground > 0.5).astype(jnp.float32)
+
+
+def _draw_cases(keys: jax.Array, anomalous: jax.Array, parameters: Corruption):
+    """Returns the case [B] int32 and the opacity [B] of one modality."""
+    chance, position = jax.vmap(lambda key: jax.random.uniform(key, (2,)))(keys).T
+    is_cut_out = chance * (1.0 - parameters.p_normal) < parameters.p_cut_out
+    case = jnp.where(is_cut_out, CUT_OUT, BLEND)
+    span = parameters.beta_high - parameters.beta_low
+    return jnp.where(anomalous, case, NORMAL), parameters.beta_low + span * position
+
+
+def _pick(keys: jax.Array, textures: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Returns one random texture a key, [B,H,W,3] float32 in [0,1]."""
+    draw = jax.vmap(lambda key: jax.random.randint(key, (), 0, textures.shape[0]))
+    return resize_bilinear(textures[draw(keys)].astype(jnp.float32) / 255.0, size)
+
+
+def _apply(case, image, texture, mask, beta):
+    """Returns one image [H,W,C] after its case; a normal sample has an empty mask."""
+    changed = blend(image, texture, mask, beta)
+    return jnp.where(case == CUT_OUT, cut_out(image, mask), changed)
