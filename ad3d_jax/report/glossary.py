@@ -1,0 +1,81 @@
+"""Names and one-line explanations of the metrics, for readers outside the field."""
+
+from typing import NamedTuple
+
+
+class Term(NamedTuple):
+    """How a metric is named and what it says."""
+
+    name: str
+    meaning: str
+
+
+def _aupro(share: str, chance: str) -> Term:
+    return Term(
+        f"AUPRO @ {share}",
+        "Mean share of each defect region that is marked, averaged over thresholds "
+        f"that mark up to {share} of the normal pixels; every region counts alike. "
+        f"A random map gives {chance}.",
+    )
+
+
+METRICS = {
+    "i_auroc": Term(
+        "I-AUROC",
+        "Chance that a defective image gets a higher score than a good one. "
+        "Guessing gives 0.5.",
+    ),
+    "i_ap": Term(
+        "I-AP",
+        "Precision of the flagged images, averaged over recall. Guessing gives the "
+        "share of defective images.",
+    ),
+    "i_f1max": Term(
+        "I-F1-max",
+        "Best balance of precision and recall over images, at a threshold picked on "
+        "this very test set.",
+    ),
+    "aupro_30": _aupro("30 %", "0.15"),
+    "aupro_10": _aupro("10 %", "0.05"),
+    "aupro_05": _aupro("5 %", "0.025"),
+    "aupro_01": _aupro("1 %", "0.005"),
+    "aupro_30_compat": Term(
+        "AUPRO @ 30 %, compat",
+        "The same with 100 sampled thresholds, as most published tables used; only "
+        "for comparison with those.",
+    ),
+    "p_auroc": Term(
+        "P-AUROC",
+        "Chance that a defect pixel scores above a normal one. Close to 1 for almost "
+        "any method, as defects are small.",
+    ),
+    "p_ap": Term(
+        "P-AP",
+        "Precision of the marked pixels, averaged over recall. Guessing gives the "
+        "share of defect pixels.",
+    ),
+    "p_f1max": Term(
+        "P-F1-max",
+        "Best overlap of marked and defect pixels (F1), at a threshold picked on this "
+        "very test set.",
+    ),
+}
+
+FACTS = {
+    "system": "system",
+    "variant": "variant",
+    "category": "category",
+    "recipe": "preprocessing recipe",
+    "resolution": "resolution",
+    "weights": "weights",
+    "seed": "seed",
+    "steps": "training steps",
+    "device": "device",
+    "seconds_fit": "seconds to fit",
+    "seconds_score": "seconds to score",
+    "images_per_second": "images per second",
+    "peak_memory_bytes": "peak memory, bytes",
+    "config_hash": "hash of the configuration",
+    "commit": "commit",
+    "jax": "jax",
+}

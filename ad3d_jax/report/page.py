@@ -1,0 +1,339 @@
+"""Makes `report/index.html` of a run from the files in its workdir alone."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ad3d_jax.metrics import curves
+from ad3d_jax.metrics.ranking import Ranking
+from ad3d_jax.report import charts, markup
+from ad3d_jax.report.files import Row, Run, read_run
+from ad3d_jax.report.glossary import FACTS, METRICS
+from ad3d_jax.report.markup import DASH, figure, gap, number, paragraph, section, text
+from ad3d_jax.report.measures import (
+    defect_names,
+    defect_rows,
+    image_ranking,
+    pixel_ranking,
+    scores_of,
+)
+from ad3d_jax.report.samples import samples_section
+from ad3d_jax.report.training import events_section, training_section
+
+FEW = 10  # samples of a kind below which the page asks for caution
+LINKS = ("metrics", "curves", "scores", "samples", "training", "facts")
+
+
+def write_report(workdir: Path) -> Path:
+    """Writes `report/index.html` and `report/clouds/*.ply`; returns the page's path.
+
+    Reads config.json, metrics.json, log.jsonl, scores.csv and maps/. Whatever is
+    missing, undefined or unreadable is told on the page, never averaged over.
+
+    Raises:
+        ValueError: `workdir` is not a folder.
+    """
+    workdir = Path(workdir)
+    if not workdir.is_dir():
+        raise ValueError(f"{workdir}: expected the folder of a run, found none")
+    run = read_run(workdir)
+    folder = workdir / "report"
+    folder.mkdir(exist_ok=True)
+    page = compose(run, folder)
+    partial = folder / "index.html.partial"
+    partial.write_text(page, encoding="utf-8")
+    os.replace(partial, folder / "index.html")
+    return folder / "index.html"
+
+
+def compose(run: Run, folder: Path) -> str:
+    """Returns the page; the clouds it links to are written below `folder`."""
+    images, pixels = image_ranking(run.rows), pixel_ranking(run)
+    title = f"{run.metrics.get('system', 'A run')} on {category(run)}"
+    gaps = [*run.gaps, *disagreements(run.metrics, images, pixels), *cautions(run.rows)]
+    links = "".join(f'<a href="#{name}">{name}</a>' for name in LINKS)
+    body = (
+        f"<header><h1>{text(title)}</h1>",
+        paragraph(headline(run), "lead"),
+        f"<nav>{links}</nav></header>",
+        random_weights(run.metrics),
+        cards(run.metrics),
+        gap_list(gaps),
+        metrics_section(run.metrics),
+        curves_section(run.metrics, images, pixels),
+        scores_section(run.rows, images),
+        samples_section(run, folder),
+        training_section(run.train),
+        facts_section(run),
+        events_section(run.events),
+    )
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{text(title)}</title>\n<style>{markup.STYLE}</style></head>\n"
+        "<body><main>\n" + "\n".join(part for part in body if part) + "\n"
+        "</main></body></html>\n"
+    )
+
+
+def category(run: Run) -> str:
+    """Returns the name of what was inspected."""
+    named = run.metrics.get("category")
+    seen = sorted({row.category for row in run.rows})
+    return str(named or ", ".join(seen) or "an unnamed category")
+
+
+def headline(run: Run) -> str:
+    """Returns in plain words what was inspected and how well it was told apart."""
+    good = sum(row.label == 0 for row in run.rows)
+    bad = len(run.rows) - good
+    words = [
+        f"{run.metrics.get('system', 'The system')} inspected {len(run.rows)} test "
+        f"images of {category(run)}: {good} good and {bad} defective."
+    ]
+    ranked, marked = run.metrics.get("i_auroc"), run.metrics.get("aupro_30")
+    if number(ranked) != DASH:
+        words.append(
+            f"Of a good and a defective part it gives the defective one the higher "
+            f"score in {ranked:.1%} of all pairs (I-AUROC {ranked:.4f}; guessing "
+            "gives 50 %)."
+        )
+    else:
+        words.append("How well it tells good from defective parts is not known.")
+    if number(marked) != DASH:
+        words.append(
+            f"Where the defects are, its maps show with AUPRO @ 30 % of {marked:.4f} "
+            "(a random map gives 0.15, a perfect one 1)."
+        )
+    else:
+        words.append("How well it shows where the defects are is not known.")
+    return " ".join(words)
+
+
+def random_weights(metrics: dict[str, Any]) -> str:
+    """Returns the warning that stands above figures of random weights, or nothing."""
+    weights = metrics.get("weights")
+    named = weights.values() if isinstance(weights, dict) else [weights]
+    if "random" not in [str(name).lower() for name in named]:
+        return ""
+    return (
+        '<div class="loud"><strong>Weights: random.</strong> No pretrained weights '
+        "were loaded. Where the system builds on a pretrained network, these figures "
+        "are not those of the published system.</div>"
+    )
+
+
+def cards(metrics: dict[str, Any]) -> str:
+    """Returns the four figures that are read first."""
+    chosen = ("i_auroc", "aupro_30", "p_auroc")
+    pairs = [(METRICS[name].name, number(metrics.get(name), 3)) for name in chosen]
+    pairs.append(("images per second", number(metrics.get("images_per_second"), 1)))
+    inner = "".join(
+        f'<div class="card"><b>{text(value)}</b>{text(name)}</div>'
+        for name, value in pairs
+    )
+    return f'<div class="cards">{inner}</div>'
+
+
+def gap_list(gaps: list[str]) -> str:
+    """Returns the box that tells what is missing, or nothing."""
+    if not gaps:
+        return ""
+    items = "".join(f"<li>{text(words)}</li>" for words in gaps)
+    return f'<div class="gaps"><strong>Read with care</strong><ul>{items}</ul></div>'
+
+
+def disagreements(
+    metrics: dict[str, Any], images: Ranking | str, pixels: Ranking | str
+) -> list[str]:
+    """Returns where metrics.json differs from what the other files give."""
+    found = []
+    if isinstance(images, Ranking):
+        found.append(("i_auroc", "scores.csv", curves.auroc(images)))
+    if isinstance(pixels, Ranking):
+        found.append(("aupro_30", "maps/", curves.aupro(pixels, 0.3)))
+    return [
+        f"metrics.json says {METRICS[name].name} {metrics[name]:.4f}, but {source} "
+        f"gives {value:.4f}: the files are not of one run."
+        for name, source, value in found
+        if number(metrics.get(name)) != DASH and abs(metrics[name] - value) > 1e-3
+    ]
+
+
+def cautions(rows: tuple[Row, ...]) -> list[str]:
+    """Returns a sentence for each kind of which there are few samples."""
+    counts = {"good": sum(row.label == 0 for row in rows)}
+    counts["defective"] = len(rows) - counts["good"]
+    return [
+        f"Only {count} {kind} test images: each moves the image-level figures visibly."
+        for kind, count in counts.items()
+        if rows and count < FEW
+    ]
+
+
+def note(name: str, metrics: dict[str, Any]) -> str:
+    """Returns the recorded note on a metric; if it is null without one, says so."""
+    notes = metrics.get("notes")
+    if isinstance(notes, dict) and name in notes:
+        return str(notes[name])
+    if name not in metrics:
+        return "not in metrics.json"
+    return "undefined, no reason was recorded" if metrics[name] is None else ""
+
+
+def metrics_section(metrics: dict[str, Any]) -> str:
+    """Returns the table of metrics, and those of each part."""
+    if not metrics:
+        return section("metrics", "Metrics", gap("There are no metrics."))
+    rows = []
+    for name, term in METRICS.items():
+        said = note(name, metrics)
+        meaning = f"{term.meaning} Note: {said}." if said else term.meaning
+        rows.append((term.name, number(metrics.get(name)), meaning))
+    notes = metrics.get("notes")
+    others = {k: v for k, v in notes.items() if k not in METRICS} if notes else {}
+    return section(
+        "metrics",
+        "Metrics",
+        paragraph(
+            "Measured on the whole test set. I- is judged image by image, P- and "
+            "AUPRO pixel by pixel; 1 is perfect."
+        ),
+        markup.table(("metric", "value", "what it says"), rows, (1,)),
+        *(gap(f"{name}: {words}.") for name, words in others.items()),
+        parts_table(metrics),
+    )
+
+
+def parts_table(metrics: dict[str, Any]) -> str:
+    """Returns the same metrics for each part of the scores, if there are parts."""
+    parts = metrics.get("parts")
+    if not isinstance(parts, dict) or not parts:
+        return ""
+    names = [n for n in METRICS if any(n in part for part in parts.values())]
+    heads = ("part", *(METRICS[name].name for name in names))
+    rows = [
+        (part, *(number(values.get(name)) for name in names))
+        for part, values in parts.items()
+    ]
+    reasons = [
+        gap(f"{part}, {METRICS[name].name}: {note(name, values)}.")
+        for part, values in parts.items()
+        for name in names
+        if values.get(name) is None
+    ]
+    return "\n".join(
+        (
+            "<h3>Each part of the score by itself</h3>",
+            markup.table(heads, rows, range(1, len(heads))),
+            *reasons,
+        )
+    )
+
+
+def curves_section(
+    metrics: dict[str, Any], images: Ranking | str, pixels: Ranking | str
+) -> str:
+    """Returns ROC and precision-recall over images and PRO over pixels."""
+
+    def caption(name: str, words: str) -> str:
+        return f"{words} {METRICS[name].name} {number(metrics.get(name))}."
+
+    shown = []
+    if isinstance(images, Ranking):
+        roc, pr = curves.roc_curve(images), curves.pr_curve(images)
+        share = images.defects / (images.defects + images.normals)
+        shown += [
+            figure(
+                markup.png(charts.roc_chart(*roc)),
+                caption("i_auroc", "ROC over images."),
+            ),
+            figure(
+                markup.png(charts.pr_chart(*pr, share)),
+                caption("i_ap", "Precision and recall over images."),
+            ),
+        ]
+    else:
+        shown.append(gap(f"No ROC and precision-recall curve: {images}."))
+    if isinstance(pixels, Ranking):
+        pro = curves.pro_curve(pixels, charts.PRO_END)
+        words = "PRO over pixels, the limits 1, 5, 10 and 30 % shaded."
+        shown.append(
+            figure(markup.png(charts.pro_chart(*pro)), caption("aupro_30", words))
+        )
+    else:
+        shown.append(gap(f"No PRO curve: {pixels}."))
+    return section("curves", "Curves", f'<div class="charts">{"".join(shown)}</div>')
+
+
+def scores_section(rows: tuple[Row, ...], images: Ranking | str) -> str:
+    """Returns histogram and table of the image scores by defect type."""
+    title = "Image scores by defect type"
+    if not rows:
+        return section("scores", title, gap("There are no scores."))
+    threshold = curves.f1_max(images)[1] if isinstance(images, Ranking) else None
+    found = defect_rows(rows, threshold)
+    table = markup.table(
+        ("type", "images", "mean score", "at or above threshold", "I-AUROC vs good"),
+        [
+            (
+                row.defect,
+                str(row.count),
+                DASH if row.mean_score is None else f"{row.mean_score:.5g}",
+                DASH
+                if row.detected is None
+                else f"{row.detected} ({row.detected / row.count:.0%})",
+                number(row.auroc),
+            )
+            for row in found
+        ],
+        (1, 2, 3, 4),
+    )
+    if threshold is None:
+        words = f"No threshold: {images}."
+        return section("scores", title, gap(words), table)
+    by_type = {
+        d: scores_of([r for r in rows if r.defect == d]) for d in defect_names(rows)
+    }
+    good = {row.defect for row in rows if row.label == 0}
+    chart = (
+        figure(
+            markup.png(charts.score_chart(by_type, good, threshold)),
+            "Each dot is a test image; boxes hold the middle half of a type.",
+        )
+        if all(np.isfinite(values).all() for values in by_type.values())
+        else gap("No histogram: some scores are infinite.")
+    )
+    words = (
+        f"The threshold {threshold:.5g} is the one at which F1 is largest on this test "
+        "set. It describes this test set; it is not an operating point, which would "
+        "have to be set on good parts beforehand."
+    )
+    return section("scores", title, paragraph(words), chart, table)
+
+
+def facts_section(run: Run) -> str:
+    """Returns the facts of the run and its configuration."""
+    skipped = {*METRICS, "parts", "notes"}
+    names = [*FACTS, *(n for n in run.metrics if n not in skipped and n not in FACTS)]
+    rows = [(FACTS.get(name, name), shown_fact(name, run.metrics)) for name in names]
+    config = json.dumps(run.config, indent=2, ensure_ascii=False)
+    return section(
+        "facts",
+        "Facts of the run",
+        markup.table(("fact", "value"), rows),
+        f"<details><summary>Configuration</summary><pre>{text(config)}</pre></details>",
+    )
+
+
+def shown_fact(name: str, metrics: dict[str, Any]) -> str:
+    """Returns a fact as words; a missing one is a dash with its reason."""
+    value = metrics.get(name)
+    if value is None:
+        return f"{DASH} ({note(name, metrics)})"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,104 @@
+"""The chosen samples: a block of pictures each, and the clouds they link to."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from ad3d_jax.report import charts, colors, markup
+from ad3d_jax.report.cloud import write_ply
+from ad3d_jax.report.files import Row, Run, Sample
+from ad3d_jax.report.markup import figure, gap, number, paragraph, section, text
+from ad3d_jax.report.panels import Scale, checked, cloud, panels, part_scales
+
+
+def samples_section(run: Run, folder: Path) -> str:
+    """Returns the panels of the chosen samples and writes their clouds."""
+    title = "Chosen samples"
+    clouds = folder / "clouds"
+    shutil.rmtree(clouds, ignore_errors=True)  # of an earlier report
+    if not run.samples:
+        return section("samples", title, gap("No sample was chosen for pictures."))
+    scale = map_scale(run)
+    ready = [checked(sample) for sample in run.samples]
+    scales = part_scales([sample for sample, _ in ready])
+    rows = {row.name: row for row in run.rows}
+    ramp = np.linspace(scale.low, scale.high, 256)[None]
+    bar = charts.scale_bar(colors.heat_map(ramp, *scale), *scale)
+    intro = paragraph(
+        "The samples with the highest and the lowest score of each type. All anomaly "
+        "maps and overlays share one colour scale, the 1st to the 99.8th percentile "
+        "over all test maps; every other panel shares its scale with the panels of "
+        "the same name. The light blue line is the outline of the true defect."
+    )
+    found = [
+        sample_block(sample, gaps, rows, scales, scale, clouds)
+        for sample, gaps in sorted(ready, key=lambda s: place(s[0], rows))
+    ]
+    bar_figure = figure(markup.png(bar), "anomaly map, low to high", "bar")
+    return section("samples", title, intro, bar_figure, *found)
+
+
+def map_scale(run: Run) -> Scale:
+    """Returns the scale of the anomaly maps from all test maps, else from samples."""
+    maps = list(run.maps.values()) or [
+        s.arrays["map"] for s in run.samples if "map" in s.arrays
+    ]
+    step = 1 + sum(map.size for map in maps) // 20_000_000
+    values = [map.ravel()[::step] for map in maps]
+    return Scale(*colors.robust_range(np.concatenate(values or [np.zeros(0)])))
+
+
+def place(sample: Sample, rows: dict[str, Row]) -> tuple:
+    """Returns what samples are ordered by: good ones first, by type, by score."""
+    row = rows.get(sample.name)
+    return (row.label, row.defect, -row.score) if row else (2, sample.name, 0.0)
+
+
+def sample_block(
+    sample: Sample,
+    gaps: list[str],
+    rows: dict[str, Row],
+    scales: dict[str, Scale],
+    scale: Scale,
+    clouds: Path,
+) -> str:
+    """Returns the panels of one sample and writes its cloud."""
+    shown, missing = panels(sample, scales, scale)
+    pictures = [figure(markup.jpeg(panel.picture), panel.title) for panel in shown]
+    made = cloud(sample, scale)
+    if isinstance(made, str):
+        missing.append(made)
+    else:
+        clouds.mkdir(parents=True, exist_ok=True)
+        file = f"{sample.name}.ply"
+        write_ply(clouds / file, made.xyz, made.colors)
+        note = (
+            f' (<a href="{markup.link(file, "clouds")}">PLY</a>, '
+            f"{len(made.xyz):,} points)"
+        )
+        pictures.append(figure(markup.jpeg(made.picture), "point cloud", after=note))
+    lines = [*gaps, *missing]
+    return (
+        f'<div class="sample">{sample_heading(sample, rows)}'
+        f'<div class="panels">{"".join(pictures)}</div>'
+        + (gap(" ".join(lines)) if lines else "")
+        + "</div>"
+    )
+
+
+def sample_heading(sample: Sample, rows: dict[str, Row]) -> str:
+    """Returns name, type and score of a sample, and its rank within the type."""
+    row = rows.get(sample.name)
+    if row is None:
+        return f"<h3>{text(sample.name)}</h3>" + gap("scores.csv has no such sample.")
+    alike = [r.score for r in rows.values() if r.defect == row.defect]
+    rank = 1 + sum(score > row.score for score in alike)
+    kind = ("good", "defective")[row.label]
+    bad = " bad" if row.label else ""
+    return (
+        f"<h3>{text(row.defect)} / {text(row.stem)} "
+        f'<span class="tag{bad}">{kind}</span> '
+        f'<span class="tag plain">score {number(row.score)}, '
+        f"{rank} of {len(alike)} in its type</span></h3>"
+    )
