@@ -1,0 +1,304 @@
+"""Training a system: its phases in order, resumable, on any number of devices."""
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from ad3d_jax.base import (
+    Array,
+    Batch,
+    Dataset,
+    Gather,
+    State,
+    System,
+    Train,
+    Tree,
+    missing_fields,
+)
+from ad3d_jax.train import parallel
+from ad3d_jax.train.monitor import Interruption, Monitor, NonFiniteError, Preempted
+from ad3d_jax.train.resume import Position, restore, save
+from ad3d_jax.train.step import begin, fixed_part, train_step
+
+__all__ = ["NonFiniteError", "Options", "Preempted", "check_fields", "fit"]
+
+
+class Options(NamedTuple):
+    """How a fit runs; only batch size, seed and clipping change what it gives."""
+
+    batch_size: int = 8  # rows of all devices together
+    seed: int = 0  # of the order of samples
+    engine: str = "pmap"  # pmap | shard_map | jit
+    devices: int | None = None  # how many to use; None = all local ones
+    max_grad_norm: float | None = None  # clips an update's global gradient norm
+    checkpoint_every: int | None = None  # steps; None = at the ends of phases alone
+    log_every: int = 50  # steps
+    patience: int = 5  # steps in a row that may be not finite, less one
+    artifacts: Mapping[str, str] = {}  # files that stand for phases, by artifact name
+    save_artifacts: Mapping[str, str] = {}  # files to write, by artifact name
+    progress: bool = True  # show bars
+
+
+class Run(NamedTuple):
+    """What the phases of one fit share."""
+
+    system: System
+    dataset: Dataset
+    options: Options
+    engine: parallel.Engine
+    checkpointer: Any
+    log: Any
+    interruption: Interruption
+
+
+def fit(
+    system: System,
+    state: State,
+    key: Array,
+    dataset: Dataset,
+    options: Options = Options(),  # noqa: B008 (immutable)
+    checkpointer=None,
+    log=None,
+) -> State:
+    """Runs the phases of a system in order and returns the fitted state.
+
+    Args:
+        system: what to fit.
+        state: from `system.init`, with frozen parts loaded.
+        key: typed key; phase p uses fold_in(key, p).
+        dataset: where the samples come from.
+        options: see `Options`.
+        checkpointer: `train.checkpoint.Checkpointer`; the fit goes on from the newest
+            checkpoint it holds, with the same bits as if it had never stopped.
+        log: `train.log.Log`.
+
+    Raises:
+        ValueError: a field that the system needs is missing, a split is empty, the
+            batch size does not suit the devices, or a checkpoint or artifact does not
+            fit.
+        NonFiniteError: the loss stays infinite or undefined.
+        Preempted: SIGTERM or SIGINT came; the position is saved.
+    """
+    devices = jax.local_devices()[: options.devices]
+    engine = parallel.make_engine(options.engine, devices)
+    _check_artifacts(system, options)
+    position = None
+    if checkpointer is not None:
+        position = restore(system, state, checkpointer)
+    position = position or Position(state)
+    with Interruption() as interruption:
+        run = Run(system, dataset, options, engine, checkpointer, log, interruption)
+        _check_data(run, system.phases[position.phase :])
+        for index in range(position.phase, len(system.phases)):
+            started = time.monotonic()
+            state = _run_phase(run, position, jax.random.fold_in(key, index))
+            position = Position(state, index + 1)
+            _save(run, position)
+            _write(
+                run,
+                kind="phase",
+                phase=system.phases[index].name,
+                seconds=time.monotonic() - started,
+            )
+    return position.state
+
+
+def check_fields(name: str, needs: tuple[str, ...], batch: Batch, purpose: str) -> None:
+    """Checks that a batch holds the fields a system needs.
+
+    Raises:
+        ValueError: fields are missing; names the system, the fields and what is there.
+    """
+    missing = missing_fields(needs, batch)
+    if missing:
+        present = [f for f in Batch._fields if getattr(batch, f) is not None]
+        present = [f for f in present if f != "extras"]
+        present += [f"extras.{name}" for name in batch.extras]
+        raise ValueError(
+            f"system {name} needs {', '.join(missing)} to {purpose}, but the data "
+            f"holds only {', '.join(present)}"
+        )
+
+
+def _run_phase(run: Run, position: Position, key: Array) -> State:
+    """Runs, or loads, the phase of a position and returns the state after it."""
+    # Imported late: a fit without artifacts needs no readers of weights.
+    from ad3d_jax.features import weights
+
+    phase, state, options = (
+        run.system.phases[position.phase],
+        position.state,
+        run.options,
+    )
+    artifact = phase.artifact
+    if artifact is not None and artifact.name in options.artifacts:
+        tree = weights.load(options.artifacts[artifact.name], artifact.get(state))
+        return artifact.put(state, tree)
+    if isinstance(phase, Train):
+        state = _train(run, position, key)
+    else:
+        state = _gather(run, phase, state, key)
+    if artifact is not None and artifact.name in options.save_artifacts:
+        weights.save(options.save_artifacts[artifact.name], artifact.get(state))
+    return state
+
+
+def _train(run: Run, position: Position, key: Array) -> State:
+    """Runs a Train phase from where it stands."""
+    phase, state, options = (
+        run.system.phases[position.phase],
+        position.state,
+        run.options,
+    )
+    engine, name = run.engine, f"{run.system.name}.{phase.name}"
+    carry = begin(phase, state) if position.carry is None else position.carry
+    start = position.step
+    batches = run.dataset.endless(phase.source, options.batch_size, options.seed, start)
+    if phase.cache is not None:
+        batches = _with_cache(batches, _cached(run, phase, state, key))
+    compiled = parallel.compile_step(
+        engine, train_step(phase, options.max_grad_norm), name=name
+    )
+    key, fixed = parallel.replicate(engine, (key, fixed_part(state)))
+    carry = parallel.replicate(engine, carry, copy=True)
+    monitor = Monitor(name, start, phase.steps, options.batch_size, options, run.log)
+    try:
+        for step in range(start + 1, phase.steps + 1):
+            batch = next(batches)
+            carry, report = compiled(key, fixed, carry, parallel.split(engine, batch))
+            monitor.add(step, batch.id, report)
+            stop = run.interruption.wanted
+            every = options.checkpoint_every
+            if stop or (every and step % every == 0 and step < phase.steps):
+                monitor.drain()
+                here = Position(state, position.phase, carry)
+                monitor.saved(_save(run, here))
+            if stop:
+                raise Preempted(f"stopped in phase {name} after step {step}")
+        monitor.drain()
+    finally:
+        monitor.close()
+    params, extra = jax.device_put(jax.device_get((carry.params, carry.extra)))
+    return state._replace(params=params, extra=extra)
+
+
+def _gather(run: Run, phase: Gather, state: State, key: Array) -> State:
+    """Runs a Gather phase: one ordered pass, then absorption of all rows at once."""
+    name = f"{run.system.name}.{phase.name}"
+
+    def emit(key, state, batch):
+        if phase.cache is not None:
+            batch = batch._replace(extras={**batch.extras, **phase.cache(state, batch)})
+        return phase.emit(key, state, batch)
+
+    rows = _ordered_pass(
+        run, name, phase.source, emit, state, jax.random.fold_in(key, 0)
+    )
+    parts = [part for _, part in rows]
+    rows = jax.tree.map(lambda *x: np.concatenate(x), *parts)
+    del parts
+    if run.interruption.wanted:
+        raise Preempted(f"stopped in phase {name} before its rows were absorbed")
+    return phase.absorb(jax.random.fold_in(key, 1), state, rows)
+
+
+def _ordered_pass(
+    run: Run, name: str, source: str, function, state: State, key: Array
+) -> Iterator[tuple[Batch, Tree]]:
+    """Yields (batch, rows) of `function(key, state, batch)` over a split, in order."""
+    options, engine = run.options, run.engine
+    compiled = parallel.compile_map(engine, function, name=name)
+    key, state = parallel.replicate(engine, (key, state))
+    batches = run.dataset.ordered(source, options.batch_size, 0)
+    with tqdm(
+        total=run.dataset.size(source),
+        desc=name,
+        unit="image",
+        mininterval=1.0,
+        disable=not options.progress,
+    ) as bar:
+        for batch, rows in parallel.map_rows(engine, compiled, key, state, batches):
+            bar.update(len(batch.weight))
+            yield batch, rows
+            if run.interruption.wanted:
+                raise Preempted(f"stopped in {name}; it begins anew next time")
+
+
+def _cached(run: Run, phase: Train, state: State, key: Array) -> dict[int, Tree]:
+    """Returns the frozen features of every sample of a split, by the sample's id."""
+    found: dict[int, Tree] = {}
+    name = f"{run.system.name}.{phase.name} (features)"
+    passes = _ordered_pass(
+        run,
+        name,
+        phase.source,
+        lambda _, state, batch: phase.cache(state, batch),
+        state,
+        key,
+    )
+    for batch, rows in passes:
+        for row, sample in enumerate(np.asarray(batch.id).tolist()):
+            features = jax.tree.map(lambda x, row=row: x[row], rows)
+            known = found.setdefault(sample, features)
+            if known is not features and not _equal(known, features):
+                raise ValueError(
+                    f"two samples of split {phase.source} share the id {sample} and "
+                    "differ; their features cannot be told apart"
+                )
+    return found
+
+
+def _with_cache(
+    batches: Iterator[Batch], cached: Mapping[int, Tree]
+) -> Iterator[Batch]:
+    """Yields the batches with the cached features among the extras."""
+    for batch in batches:
+        rows = [cached[sample] for sample in np.asarray(batch.id).tolist()]
+        features = jax.tree.map(lambda *x: np.stack(x), *rows)
+        yield batch._replace(extras={**batch.extras, **features})
+
+
+def _equal(one: Tree, other: Tree) -> bool:
+    return all(jax.tree.leaves(jax.tree.map(np.array_equal, one, other)))
+
+
+def _check_data(run: Run, phases) -> None:
+    """Checks the first batch of every split that the phases read."""
+    loaded = run.options.artifacts
+    due = [p for p in phases if p.artifact is None or p.artifact.name not in loaded]
+    for source in dict.fromkeys(phase.source for phase in due):
+        if run.dataset.size(source) < 1:
+            raise ValueError(
+                f"split {source} holds no samples to fit {run.system.name}"
+            )
+        batch = next(iter(run.dataset.ordered(source, run.options.batch_size, 0)))
+        check_fields(run.system.name, run.system.needs_fit, batch, "fit")
+        parallel.check_divisible(run.engine, batch)
+
+
+def _check_artifacts(system: System, options: Options) -> None:
+    """Checks that every artifact that the options name exists in the system."""
+    known = [p.artifact.name for p in system.phases if p.artifact is not None]
+    for name in (*options.artifacts, *options.save_artifacts):
+        if name not in known:
+            raise ValueError(
+                f"system {system.name} has no artifact {name!r}; it has: "
+                + (", ".join(known) or "none")
+            )
+
+
+def _save(run: Run, position: Position) -> int | None:
+    """Saves a position where there is a checkpointer, and returns its number."""
+    if run.checkpointer is None:
+        return None
+    return save(run.system, position, run.checkpointer)
+
+
+def _write(run: Run, **values) -> None:
+    """Writes a line to the log, where there is one."""
+    if run.log is not None:
+        run.log.write(**values)

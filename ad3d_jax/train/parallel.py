@@ -1,0 +1,266 @@
+"""Running pure functions on one or several devices; the only file that names pmap.
+
+An engine says how: "pmap" (default) and "shard_map" share the rows of a batch between
+devices, "jit" uses one device. All three take the same arguments and give the same
+numbers. State is replicated, a batch has a leading axis of devices.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from ad3d_jax.base import ALONE, Across, Array, Batch, Tree, without_truth
+
+AXIS = "batch"
+KINDS = ("pmap", "shard_map", "jit")
+TRACES_TOLERATED = 2
+
+
+class Engine(NamedTuple):
+    """How a function runs: its kind and the devices, as a mesh of one axis."""
+
+    kind: str
+    mesh: Mesh
+
+    @property
+    def devices(self) -> int:
+        """Returns the number of devices."""
+        return self.mesh.size
+
+
+class Compiled:
+    """A compiled function of (key, state, …) that counts how often it was traced.
+
+    A function that is traced again and again loses minutes without a word, so the
+    third trace is reported.
+    """
+
+    def __init__(self, name: str, function: Callable, transform: Callable):
+        self.traces = 0
+
+        def counted(*arguments):
+            self.traces += 1
+            if self.traces == TRACES_TOLERATED + 1:
+                logging.warning(
+                    "%s is traced for the %dth time: a shape, a dtype or a Python "
+                    "number changes between calls, and each change compiles anew",
+                    name,
+                    self.traces,
+                )
+            return function(*arguments)
+
+        self._run = transform(counted)
+
+    def __call__(self, key: Array, state: Tree, *rest):
+        """Runs the function."""
+        # Key and state travel as one argument: pmap mistakes its axes when an argument
+        # is an empty tree and the numbers of leaves and of arguments happen to agree.
+        return self._run((key, state), *rest)
+
+
+def make_engine(
+    kind: str = "pmap", devices: Sequence[jax.Device] | None = None
+) -> Engine:
+    """Returns the Engine of `kind` on `devices`, by default all local ones.
+
+    "jit" takes the first device.
+
+    Raises:
+        ValueError: the kind is unknown.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"engine is {kind!r}, expected one of {', '.join(KINDS)}")
+    devices = list(jax.local_devices() if devices is None else devices)
+    if kind == "jit":
+        devices = devices[:1]
+    return Engine(kind, Mesh(np.array(devices), (AXIS,)))
+
+
+def across(engine: Engine) -> Across:
+    """Returns the reductions over the rows of all devices; identities under "jit"."""
+    if engine.kind == "jit":
+        return ALONE
+    return Across(
+        sum=lambda x: jax.lax.psum(x, AXIS),
+        gather=lambda x: jax.lax.all_gather(x, AXIS, tiled=True),
+    )
+
+
+def replicate(engine: Engine, tree: Tree, copy: bool = False) -> Tree:
+    """Places a copy of every leaf on every device.
+
+    A step gets its own output back, which lives on the mesh; were its first input
+    elsewhere, the second call would trace again. What will be donated needs `copy`, or
+    the caller's own arrays may be lost.
+    """
+    sharding = NamedSharding(engine.mesh, P())
+    if not copy:
+        return jax.device_put(tree, sharding)
+    return jax.tree.map(lambda x: jax.device_put(x, sharding, may_alias=False), tree)
+
+
+def check_divisible(engine: Engine, batch: Batch) -> None:
+    """Checks that the rows of a batch can be shared equally between the devices.
+
+    Raises:
+        ValueError: they cannot.
+    """
+    rows, count = len(batch.weight), engine.devices
+    if rows % count:
+        raise ValueError(
+            f"batch size {rows} is not divisible by the {count} devices in use; choose "
+            f"a multiple of {count} or use fewer devices"
+        )
+
+
+def split(engine: Engine, batch: Batch) -> Batch:
+    """Places a host batch on the devices, as [devices, B/devices, ...].
+
+    The truth stays behind. The transfer is asynchronous. Row r lies on device
+    r // (B / devices).
+
+    Raises:
+        ValueError: the number of rows is not divisible by the number of devices.
+    """
+    check_divisible(engine, batch)
+    count, each = engine.devices, len(batch.weight) // engine.devices
+    shaped = jax.tree.map(
+        lambda x: np.asarray(x).reshape((count, each) + np.shape(x)[1:]),
+        without_truth(batch),
+    )
+    return jax.device_put(shaped, NamedSharding(engine.mesh, P(AXIS)))
+
+
+def join(tree: Tree) -> Tree:
+    """Returns per-row results [devices, B/devices, ...] as host arrays [B, ...]."""
+    return jax.tree.map(lambda x: x.reshape((-1,) + x.shape[2:]), jax.device_get(tree))
+
+
+def zero_padding(batch: Batch) -> Batch:
+    """Returns the batch with zeros in all fields of the rows of weight 0.
+
+    Selected, not multiplied, so that no NaN survives, in a gradient neither.
+    """
+    real = batch.weight > 0
+
+    def clear(x: Array) -> Array:
+        keep = real.reshape(real.shape + (1,) * (x.ndim - 1))
+        return jnp.where(keep, x, jnp.zeros_like(x))
+
+    return jax.tree.map(clear, batch)
+
+
+def compile_step(
+    engine: Engine, function: Callable, donate: bool = True, name: str = "step"
+) -> Compiled:
+    """Compiles `function(key, fixed, carry, batch, across) -> (carry, report)`.
+
+    The result is called as (key, fixed, carry, batch) with replicated key, fixed and
+    carry (`replicate`) and a batch from `split`; it gives replicated trees. The
+    function sees the rows of its own device with the padding zeroed and must return the
+    same on every device. With `donate` the memory of `carry` is reused for the result.
+    """
+
+    def step(shared, carry, batch):
+        return function(*shared, carry, zero_padding(batch), across(engine))
+
+    transform = partial(_transform, engine, replicated=2, mapped=False, donate=donate)
+    return Compiled(name, step, transform)
+
+
+def compile_map(engine: Engine, function: Callable, name: str = "map") -> Compiled:
+    """Compiles `function(key, state, batch) -> tree of [rows, ...]`, e.g. a score.
+
+    The result is called as (key, state, batch) with replicated key and state and a
+    batch from `split`; it gives per-row results on the devices, for `join`. The
+    function sees the rows of its own device with the padding zeroed.
+    """
+
+    def rows(shared, batch):
+        return function(*shared, zero_padding(batch))
+
+    transform = partial(_transform, engine, replicated=1, mapped=True, donate=False)
+    return Compiled(name, rows, transform)
+
+
+def map_rows(
+    engine: Engine,
+    compiled: Compiled,
+    key: Array,
+    state: Tree,
+    batches: Iterable[Batch],
+) -> Iterator[tuple[Batch, Tree]]:
+    """Yields (host batch, host rows) in order, both without padding.
+
+    Args:
+        engine: where to run.
+        compiled: from `compile_map`.
+        key: replicated key.
+        state: replicated state.
+        batches: host batches; padding at will.
+
+    One batch is under way while the caller works on the one before.
+    """
+    waiting = None
+    for batch in batches:
+        begun = (batch, compiled(key, state, split(engine, batch)))
+        if waiting is not None:
+            yield _without_padding(*waiting)
+        waiting = begun
+    if waiting is not None:
+        yield _without_padding(*waiting)
+
+
+def _without_padding(batch: Batch, rows: Tree) -> tuple[Batch, Tree]:
+    """Returns the real rows of a host batch and of what was computed from it."""
+    rows = join(rows)
+    real = np.asarray(batch.weight) > 0
+    if real.all():
+        return batch, rows
+    return jax.tree.map(lambda x: np.asarray(x)[real], (batch, rows))
+
+
+def _transform(
+    engine: Engine, function: Callable, replicated: int, mapped: bool, donate: bool
+) -> Callable:
+    """Returns `function` compiled for the engine.
+
+    The first `replicated` arguments are replicated, the last is a batch; the result is
+    mapped (rows) or replicated; argument 1 is donated if asked.
+    """
+    donated = (1,) if donate else ()
+    if engine.kind == "pmap":
+        return jax.pmap(
+            function,
+            axis_name=AXIS,
+            in_axes=(None,) * replicated + (0,),
+            out_axes=0 if mapped else None,
+            donate_argnums=donated,
+            devices=list(engine.mesh.devices.flat),
+        )
+
+    def on_one_device(*arguments):
+        *trees, batch = arguments
+        result = function(*trees, jax.tree.map(lambda x: x[0], batch))
+        return jax.tree.map(lambda x: x[None], result) if mapped else result
+
+    if engine.kind == "jit":
+        return jax.jit(on_one_device, donate_argnums=donated)
+    # With its replication check on, shard_map would sum the gradients a second time.
+    return jax.jit(
+        jax.shard_map(
+            on_one_device,
+            mesh=engine.mesh,
+            in_specs=(P(),) * replicated + (P(AXIS),),
+            out_specs=P(AXIS) if mapped else P(),
+            check_vma=False,
+        ),
+        donate_argnums=donated,
+    )

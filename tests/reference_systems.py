@@ -1,0 +1,347 @@
+"""Small systems and data that exercise every part of the interface.
+
+`restorer` trains with batch norm through sums and fold, noise and global reductions;
+`critic` alternates two updates, one of them repeated, and gathers rows of all devices;
+`bank` caches frozen features, has an artifact and builds a memory. All work on any image
+size and know RGB and depth alone.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ad3d_jax.base import (
+    Artifact,
+    Batch,
+    Gather,
+    Scores,
+    State,
+    System,
+    Train,
+    Update,
+    sample_keys,
+)
+
+DEFECT = (slice(4, 9), slice(4, 9))  # rows and columns of the planted defect
+
+
+def make_batch(
+    count: int, size: int = 16, seed: int = 0, defect: bool = False
+) -> Batch:
+    """Returns host samples of one textured board, [count,size,size,...]."""
+    rng = np.random.default_rng(seed)
+    y, x = np.meshgrid(np.arange(size), np.arange(size), indexing="ij")
+    waves = 0.5 + 0.2 * np.sin(x[None] + rng.uniform(0, 6, (count, 1, 1)))
+    rgb = np.stack([waves, 0.5 * waves + 0.2, 1 - waves], -1)
+    rgb = rgb + rng.normal(0, 0.01, rgb.shape)
+    depth = 0.5 + 0.001 * np.cos(y)[None] + rng.normal(0, 1e-4, (count, size, size))
+    normalised = 0.5 + 10 * (depth - 0.5)
+    mask = np.zeros((count, size, size), bool)
+    if defect:
+        mask[(slice(None), *DEFECT)] = True
+        rgb[mask] = (0.95, 0.9, 0.95)
+        depth[mask] += 0.02
+        normalised[mask] += 0.25
+    xyz = np.stack(
+        [0.001 * np.broadcast_to(x, depth.shape), 0.001 * y + 0 * depth, depth], -1
+    )
+    everywhere = np.ones((count, size, size, 1), bool)
+    return Batch(
+        rgb=np.clip(rgb, 0, 1).astype(np.float32),
+        xyz=xyz.astype(np.float32),
+        depth=depth[..., None].astype(np.float32),
+        valid=everywhere,
+        foreground=everywhere.copy(),
+        extras={"depth_normalised": normalised[..., None].astype(np.float32)},
+        weight=np.ones(count, np.float32),
+        id=rng.choice(2**31 - 1, count, replace=False).astype(np.int32),
+        category=np.zeros(count, np.int32),
+        mask=mask[..., None],
+        label=np.full(count, int(defect), np.int32),
+    )
+
+
+def take(batch: Batch, rows) -> Batch:
+    """Returns the given rows of a host batch."""
+    return jax.tree.map(lambda x: x[np.asarray(rows)], batch)
+
+
+def pad(batch: Batch, count: int, garbage: float = np.nan) -> Batch:
+    """Returns the batch with `count` more rows of weight 0 that hold garbage."""
+
+    def extend(x):
+        fill = garbage if np.issubdtype(x.dtype, np.floating) else 1
+        return np.concatenate([x, np.full((count, *x.shape[1:]), fill, x.dtype)])
+
+    weight = np.concatenate([batch.weight, np.zeros(count, np.float32)])
+    return jax.tree.map(extend, batch)._replace(weight=weight)
+
+
+class MemoryDataset(NamedTuple):
+    """A base.Dataset over host batches in memory, one a split."""
+
+    splits: dict[str, Batch]
+
+    def size(self, split):
+        """Returns the number of samples."""
+        return len(self.splits[split].weight)
+
+    def endless(self, split, batch_size, seed, start):
+        """Yields batches for ever; see base.Dataset."""
+        data, size = self.splits[split], self.size(split)
+        while True:
+            places = np.arange(start * batch_size, (start + 1) * batch_size)
+            rows = [
+                np.random.default_rng((seed, place // size)).permutation(size)[
+                    place % size
+                ]
+                for place in places
+            ]
+            yield take(data, rows)
+            start += 1
+
+    def ordered(self, split, batch_size, start):
+        """Yields each sample once; see base.Dataset."""
+        data, size = self.splits[split], self.size(split)
+        for first in range(start * batch_size, size, batch_size):
+            rows = np.arange(first, min(first + batch_size, size))
+            yield pad(take(data, rows), batch_size - len(rows))
+
+
+class MemoryCheckpointer:
+    """A checkpointer that keeps host trees in memory."""
+
+    def __init__(self):
+        self.trees: dict[int, dict] = {}
+
+    def save(self, step, tree):
+        """Keeps a tree."""
+        assert step not in self.trees
+        self.trees[step] = jax.tree.map(np.array, tree)
+
+    def latest(self, like):
+        """Returns the newest (step, tree)."""
+        assert like is None
+        return max(self.trees.items(), default=None)
+
+
+def adam(hyper, steps):
+    """Returns Adam with the learning rate of the hyperparameters."""
+    return optax.adam(hyper["learning_rate"])
+
+
+def pixels(batch):
+    """Returns colour and scaled depth of every pixel, [B,H,W,4]."""
+    return jnp.concatenate([batch.rgb, 20 * (batch.depth - 0.5)], -1)
+
+
+def restorer(steps: int = 60, width: int = 2) -> System:
+    """Returns a linear denoising autoencoder of pixels with one batch norm."""
+
+    def init(key, batch):
+        encoder, decoder = jax.random.split(key)
+        return State(
+            params={
+                "encoder": 0.5 * jax.random.normal(encoder, (4, width)),
+                "decoder": 0.5 * jax.random.normal(decoder, (width, 4)),
+                "offset": jnp.zeros(4),
+            },
+            extra={"mean": jnp.zeros(width), "square": jnp.ones(width)},
+            hyper={"learning_rate": jnp.array(0.03), "noise": jnp.array(0.02)},
+        )
+
+    def restore(params, x, mean, square):
+        code = x @ params["encoder"]
+        variance = square - mean**2
+        spread = [1] * (code.ndim - 1) + [-1]
+        code = (code - mean.reshape(spread)) * jax.lax.rsqrt(
+            variance.reshape(spread) + 1e-3
+        )
+        return code @ params["decoder"] + params["offset"].reshape(spread)
+
+    def loss(keys, params, state, batch, across):
+        x = pixels(batch)
+        noise = jax.vmap(lambda key: jax.random.normal(key, x.shape[1:]))(keys)
+        noisy = x + state.hyper["noise"] * noise
+        code = noisy @ params["encoder"]
+        weight = batch.weight.reshape(-1, 1, 1, 1)
+        places = code.shape[1] * code.shape[2]
+        sums = {
+            "count": places * jnp.sum(batch.weight),
+            "mean": jnp.sum(weight * code, (0, 1, 2)),
+            "square": jnp.sum(weight * code**2, (0, 1, 2)),
+        }
+        total = across.sum(sums)
+        count = jnp.maximum(total["count"], 1)
+        restored = restore(
+            params, noisy, total["mean"] / count, total["square"] / count
+        )
+        error = jnp.mean((restored - x) ** 2, (1, 2, 3))
+        return error, sums, {"peak": jnp.max(jnp.abs(restored - x), (1, 2, 3))}
+
+    def fold(extra, sums):
+        count = jnp.maximum(sums["count"], 1)
+        return {
+            name: 0.9 * old
+            + 0.1 * jnp.where(sums["count"] > 0, sums[name] / count, old)
+            for name, old in extra.items()
+        }
+
+    def score(key, state, batch):
+        x = pixels(batch)
+        restored = restore(state.params, x, state.extra["mean"], state.extra["square"])
+        error = jnp.mean((restored - x) ** 2, -1, keepdims=True)
+        return Scores(map=error, image=jnp.max(error, (1, 2, 3)))
+
+    return System(
+        name="restorer",
+        needs_fit=("rgb", "depth"),
+        needs_score=("rgb", "depth"),
+        init=init,
+        phases=(Train("train", (Update(loss, adam),), steps, fold=fold),),
+        score=score,
+    )
+
+
+def critic(steps: int = 60) -> System:
+    """Returns a critic of pixels against fakes; stochastic at test time too."""
+
+    def init(key, batch):
+        hidden, head = jax.random.split(key)
+        return State(
+            params={
+                "critic": {
+                    "hidden": jax.random.normal(hidden, (4, 8)),
+                    "bias": jnp.zeros(8),
+                    "head": 0.3 * jax.random.normal(head, (8,)),
+                },
+                "faker": {"spread": jnp.ones(4), "shift": jnp.zeros(4)},
+            },
+            hyper={
+                "learning_rate": jnp.array(0.02),
+                "spread": jnp.array(0.5),
+                "noise": jnp.array(1e-4),
+            },
+        )
+
+    def judge(params, x):
+        hidden = jnp.tanh(x @ params["hidden"] + params["bias"].reshape(1, 1, 1, -1))
+        return hidden @ params["head"]
+
+    def fakes(keys, params, state, x):
+        noise = jax.vmap(lambda key: jax.random.normal(key, x.shape[1:]))(keys)
+        spread = params["spread"].reshape(1, 1, 1, 4) * state.hyper["spread"]
+        return x + spread * noise + params["shift"].reshape(1, 1, 1, 4)
+
+    def critic_loss(keys, params, state, batch, across):
+        x = pixels(batch)
+        fake = fakes(keys, params["faker"], state, x)
+        real, false = judge(params["critic"], x), judge(params["critic"], fake)
+        per_sample = jnp.mean(jax.nn.softplus(real) + jax.nn.softplus(-false), (1, 2))
+        return per_sample, {}, {"margin": jnp.mean(false - real, (1, 2))}
+
+    def faker_loss(keys, params, state, batch, across):
+        x = pixels(batch)
+        fake = fakes(keys, params["faker"], state, x)
+        means, weights = (
+            across.gather(jnp.mean(x, (1, 2))),
+            across.gather(batch.weight),
+        )
+        centre = weights @ means / jnp.maximum(jnp.sum(weights), 1)
+        away = jnp.mean(fake, (1, 2)) - centre.reshape(1, -1)
+        spread = jnp.mean((params["faker"]["spread"] - 1) ** 2)
+        return jnp.sum(away**2, 1) + 0.01 * spread, {}, {}
+
+    def score(key, state, batch):
+        x = pixels(batch)
+        keys = sample_keys(key, batch)
+        noise = jax.vmap(lambda key: jax.random.normal(key, x.shape[1:]))(keys)
+        logits = judge(state.params["critic"], x + state.hyper["noise"] * noise)
+        return Scores(map=logits[..., None], image=jnp.max(logits, (1, 2)))
+
+    return System(
+        name="critic",
+        needs_fit=("rgb", "depth"),
+        needs_score=("rgb", "depth"),
+        init=init,
+        phases=(
+            Train(
+                "train",
+                (
+                    Update(critic_loss, adam, trainable=("critic",), repeat=2),
+                    Update(faker_loss, adam, trainable=("faker",)),
+                ),
+                steps,
+            ),
+        ),
+        score=score,
+    )
+
+
+def bank(steps: int = 10) -> System:
+    """Returns a nearest-neighbour bank of adapted patch features."""
+
+    def init(key, batch):
+        _, height, width, _ = batch.rgb.shape
+        if height % 4 or width % 4:
+            raise ValueError(f"image is {height} x {width}, expected multiples of 4")
+        features, adapter = jax.random.split(key)
+        return State(
+            params={"adapter": jnp.eye(8) + 0.01 * jax.random.normal(adapter, (8, 8))},
+            frozen={"features": 0.3 * jax.random.normal(features, (64, 8))},
+            hyper={"learning_rate": jnp.array(1e-3)},
+        )
+
+    def features(state, batch):
+        x = pixels(batch)
+        count, height, width, channels = x.shape
+        x = x.reshape(count, height // 4, 4, width // 4, 4, channels)
+        x = x.transpose(0, 1, 3, 2, 4, 5).reshape(count, height // 4, width // 4, -1)
+        return {"features": jnp.tanh(x @ state.frozen["features"])}
+
+    def loss(keys, params, state, batch, across):
+        adapted = batch.extras["features"] @ params["adapter"]
+        away = jnp.mean((adapted - batch.extras["features"]) ** 2, (1, 2, 3))
+        norm = jnp.sum(params["adapter"] ** 2)
+        return away + 1e-3 * norm, {}, {}
+
+    def emit(key, state, batch):
+        adapted = batch.extras["features"] @ state.params["adapter"]
+        return {"rows": adapted, "id": batch.id}
+
+    def absorb(key, state, rows):
+        return state._replace(
+            memory={
+                "bank": jnp.asarray(rows["rows"].reshape(-1, 8)),
+                "id": jnp.asarray(rows["id"]),
+            }
+        )
+
+    def score(key, state, batch):
+        queries = features(state, batch)["features"] @ state.params["adapter"]
+        stored = state.memory["bank"].reshape(1, 1, 1, -1, 8)
+        squared = jnp.sum((queries[..., None, :] - stored) ** 2, -1)
+        near = jnp.sqrt(jnp.min(squared, -1))
+        whole = jnp.repeat(jnp.repeat(near, 4, 1), 4, 2)[..., None]
+        return Scores(map=whole, image=jnp.max(near, (1, 2)), parts={"near": whole})
+
+    def put(state, tree):
+        return state._replace(params=tree)
+
+    adapter = Artifact("adapter", get=lambda state: state.params, put=put)
+    return System(
+        name="bank",
+        needs_fit=("rgb", "depth"),
+        needs_score=("rgb", "depth"),
+        init=init,
+        phases=(
+            Train(
+                "adapt", (Update(loss, adam),), steps, cache=features, artifact=adapter
+            ),
+            Gather("bank", emit, absorb, cache=features),
+        ),
+        score=score,
+    )
