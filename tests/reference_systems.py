@@ -2,8 +2,8 @@
 
 `restorer` trains with batch norm through sums and fold, noise and global reductions;
 `critic` alternates two updates, one of them repeated, and gathers rows of all devices;
-`bank` caches frozen features, has an artifact and builds a memory. All work on any image
-size and know RGB and depth alone.
+`bank` caches frozen features, has an artifact and builds a memory. All work on any
+image size and know RGB and depth alone.
 """
 
 from typing import NamedTuple
