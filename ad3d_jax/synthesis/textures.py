@@ -1,6 +1,7 @@
 """Anomaly textures: the library's own, and those of a folder of pictures."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,8 @@ import numpy as np
 
 from ad3d_jax.ops.perlin import MAX_EXPONENT, perlin_noise
 
+OCTAVES = MAX_EXPONENT + 1
+LATTICE = 64
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 
@@ -15,8 +18,8 @@ def procedural_textures(key: jax.Array, count: int, size: int) -> jax.Array:
     """Returns random textures of eight families, [count,size,size,3] uint8.
 
     Clouds, marble, stripes, tiles, cells, cracks, spots and weave, warped by noise,
-    coloured from random palettes, with shading and grain. Texture i depends on the key,
-    i and the size alone.
+    coloured from random palettes, muted more often than vivid, with shading and grain.
+    Texture i depends on the key, i and the size alone.
 
     Args:
         key: typed key.
@@ -64,153 +67,159 @@ def load_textures(
     return textures
 
 
+class Ground(NamedTuple):
+    """What a family of textures is made from."""
+
+    draws: jax.Array  # [4] float32, uniform in (0,1)
+    y: jax.Array  # [H,W] float32, turned and warped coordinates; the image's side is 1
+    x: jax.Array  # [H,W] float32
+    clouds: jax.Array  # [H,W] float32, noise of all octaves, about (-1,1)
+    lattice: jax.Array  # [3,64,64] float32, uniform in (0,1)
+
+
 def _texture(key: jax.Array, size: int) -> jax.Array:
-    keys = jax.random.split(key, 6)
-    family = jax.random.randint(keys[0], (), 0, len(FAMILIES))
-    field = jax.lax.switch(family, FAMILIES, keys[1], _coordinates(keys[2], size))
-    colours = _colour(keys[3], field)
-    shade_key, grain_key, amount_key = jax.random.split(keys[4], 3)
-    shading, grain = jax.random.uniform(amount_key, (2,))
-    shade = 1.0 + 0.5 * shading * _clouds(shade_key, size)
-    noise = jax.random.normal(grain_key, (size, size))
-    colours = colours * shade[..., None] + 0.12 * grain**2 * noise[..., None]
+    """Returns one texture, [size,size,3] uint8.
+
+    All random numbers are drawn here: each call site of the generator costs far more to
+    compile than the numbers cost to draw.
+    """
+    draw_key, cloud_key, lattice_key, grain_key = jax.random.split(key, 4)
+    draws = jax.random.uniform(draw_key, (32,))
+    warp_y, warp_x, clouds, shade = _clouds(cloud_key, draws[:4], size)
+    y, x = _coordinates(draws[4:8], jnp.stack([warp_y, warp_x]))
+    lattice = jax.random.uniform(lattice_key, (3, LATTICE, LATTICE))
+    ground = Ground(draws[8:12], y, x, clouds, lattice)
+    family = jnp.floor(draws[12] * len(FAMILIES)).astype(jnp.int32)
+    colours = _colour(draws[16:32], jax.lax.switch(family, FAMILIES, ground))
+    noise = 0.1 * draws[13] ** 4 * jax.random.normal(grain_key, (size, size))
+    colours = colours * (1.0 + 0.5 * draws[14] * shade)[..., None] + noise[..., None]
     return jnp.round(255.0 * jnp.clip(colours, 0.0, 1.0)).astype(jnp.uint8)
 
 
-def _coordinates(key: jax.Array, size: int) -> jax.Array:
-    """Returns turned, shifted and warped coordinates, [2,size,size], image side 1."""
-    turn_key, shift_key, amount_key, *warp_keys = jax.random.split(key, 5)
-    angle = jax.random.uniform(turn_key, (), maxval=2 * jnp.pi)
+def _clouds(key: jax.Array, draws: jax.Array, size: int) -> jax.Array:
+    """Returns four fields of noise of all octaves, [4,size,size], about (-1,1)."""
+
+    def octave(key, exponent):
+        return perlin_noise(key, size, size, (exponent, exponent))
+
+    keys = jax.random.split(key, (4, OCTAVES))
+    exponents = jnp.arange(OCTAVES)
+    octaves = jax.vmap(jax.vmap(octave), (0, None))(keys, exponents)
+    roughness = 0.3 + 0.6 * draws[:, None]
+    weights = roughness ** exponents[None]
+    weights = 2.0 * weights / jnp.sum(weights, axis=1, keepdims=True)
+    return jnp.einsum("fo,fohw->fhw", weights, octaves)
+
+
+def _coordinates(draws: jax.Array, warp: jax.Array) -> jax.Array:
+    """Returns turned, shifted and warped coordinates, [2,H,W]."""
+    size = warp.shape[1]
     ramp = jnp.arange(size, dtype=jnp.float32) / size
     y, x = jnp.meshgrid(ramp, ramp, indexing="ij")
-    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    cos, sin = jnp.cos(2 * jnp.pi * draws[0]), jnp.sin(2 * jnp.pi * draws[0])
     turned = jnp.stack([cos * y + sin * x, cos * x - sin * y])
-    shift = jax.random.uniform(shift_key, (2, 1, 1), maxval=8.0)
-    warp = jnp.stack([perlin_noise(k, size, size, (1, 3)) for k in warp_keys])
-    amount = jax.random.uniform(amount_key) ** 3
-    return turned + shift + 0.15 * amount * warp
+    return turned + 8.0 * draws[1:3, None, None] + 0.2 * draws[3] ** 3 * warp
 
 
-def _clouds(key: jax.Array, size: int) -> jax.Array:
-    """Returns noise of all octaves, [size,size], roughly in (-1,1)."""
-    roughness_key, *octave_keys = jax.random.split(key, MAX_EXPONENT + 2)
-    roughness = jax.random.uniform(roughness_key, (), minval=0.3, maxval=0.95)
-    octaves = [
-        roughness**i * perlin_noise(k, size, size, (i, i))
-        for i, k in enumerate(octave_keys)
-    ]
-    weights = sum(roughness**i for i in range(len(octaves)))
-    return 2.0 * sum(octaves) / weights
-
-
-def _colour(key: jax.Array, field: jax.Array) -> jax.Array:
+def _colour(draws: jax.Array, field: jax.Array) -> jax.Array:
     """Returns the field, stretched, along a palette of four colours, [H,W,3]."""
-    base_key, spread_key, anchors_key, bend_key = jax.random.split(key, 4)
-    base = jax.random.uniform(base_key, (3,))
-    spread = jax.random.uniform(spread_key, (), minval=0.3, maxval=1.0)
-    anchors = jax.random.uniform(anchors_key, (4, 3))
-    palette = base[None] + spread * (anchors - base[None])
+    brightness, tints = draws[:4, None], draws[4:16].reshape(4, 3) - 0.5
+    vividness = draws[15] ** 2
+    common = tints[:1]
+    palette = brightness + (0.3 * common + vividness * tints)
     low, high = jnp.min(field), jnp.max(field)
-    position = (field - low) / jnp.maximum(high - low, 1e-6)
-    position = position ** jnp.exp(0.5 * jax.random.normal(bend_key))
-    stops = jnp.linspace(0.0, 1.0, 4)
-    channels = [jnp.interp(position, stops, palette[:, c]) for c in range(3)]
-    return jnp.stack(channels, axis=-1)
+    position = 3.0 * (field - low) / jnp.maximum(high - low, 1e-6)
+    stops = jnp.arange(4.0)[None, None]
+    # Hat functions around 0, 1, 2, 3 interpolate linearly between the colours.
+    weights = jnp.maximum(1.0 - jnp.abs(position[..., None] - stops), 0.0)
+    return weights @ jnp.clip(palette, 0.0, 1.0)
 
 
-def _frequency(key: jax.Array, low: float, high: float) -> jax.Array:
+def _between(draw: jax.Array, low: float, high: float) -> jax.Array:
     """Returns a log-uniform number between low and high."""
-    return low * (high / low) ** jax.random.uniform(key)
+    return low * (high / low) ** draw
 
 
-def _cloud_field(key, coordinates):
-    return _clouds(key, coordinates.shape[1])
+def _cloud_field(ground: Ground) -> jax.Array:
+    return ground.clouds
 
 
-def _marble(key, coordinates):
-    cloud_key, frequency_key, amount_key = jax.random.split(key, 3)
-    amount = jax.random.uniform(amount_key, (), minval=1.0, maxval=8.0)
-    phase = 2 * jnp.pi * _frequency(frequency_key, 1.0, 8.0) * coordinates[0]
-    return jnp.abs(jnp.sin(phase + amount * _clouds(cloud_key, coordinates.shape[1])))
+def _marble(ground: Ground) -> jax.Array:
+    frequency = _between(ground.draws[0], 1.0, 8.0)
+    phase = 2 * jnp.pi * frequency * ground.y
+    return jnp.abs(jnp.sin(phase + (1.0 + 6.0 * ground.draws[1]) * ground.clouds))
 
 
-def _stripes(key, coordinates):
-    frequency_key, sharpness_key, second_key, share_key = jax.random.split(key, 4)
-    first = jnp.sin(2 * jnp.pi * _frequency(frequency_key, 2.0, 40.0) * coordinates[0])
-    second = jnp.sin(2 * jnp.pi * _frequency(second_key, 1.0, 12.0) * coordinates[0])
-    sharpness = _frequency(sharpness_key, 0.5, 20.0)
-    return jnp.tanh(sharpness * (first + jax.random.uniform(share_key) * second))
+def _stripes(ground: Ground) -> jax.Array:
+    fine = jnp.sin(2 * jnp.pi * _between(ground.draws[0], 2.0, 40.0) * ground.y)
+    coarse = jnp.sin(2 * jnp.pi * _between(ground.draws[1], 1.0, 12.0) * ground.y)
+    sharpness = _between(ground.draws[2], 0.5, 20.0)
+    return jnp.tanh(sharpness * (fine + ground.draws[3] * coarse))
 
 
-def _tiles(key, coordinates):
+def _tiles(ground: Ground) -> jax.Array:
     """Tiles of random tone in shifted rows, with joints."""
-    frequency_key, aspect_key, tone_key, joint_key, shift_key = jax.random.split(key, 5)
-    frequency = _frequency(frequency_key, 3.0, 24.0)
-    aspect = jnp.stack([frequency, frequency * _frequency(aspect_key, 0.4, 1.0)])
-    y, x = aspect[:, None, None] * coordinates
+    frequency = _between(ground.draws[0], 3.0, 24.0)
+    y = frequency * ground.y
     row = jnp.floor(y)
-    x = x + jax.random.uniform(shift_key) * row
-    tones = jax.random.uniform(tone_key, (64, 64))
-    tone = tones[row.astype(jnp.int32) % 64, jnp.floor(x).astype(jnp.int32) % 64]
+    aspect = _between(ground.draws[1], 0.4, 1.0)
+    x = frequency * aspect * ground.x + ground.draws[2] * row
+    tone = _look_up(ground.lattice[0], row, jnp.floor(x))
     edge = jnp.minimum(jnp.minimum(y % 1, 1 - y % 1), jnp.minimum(x % 1, 1 - x % 1))
-    joint = jax.random.uniform(joint_key, (), maxval=0.12)
-    return jnp.where(edge < joint, -0.5, tone)
+    return jnp.where(edge < 0.12 * ground.draws[3], -0.5, tone)
 
 
-def _nearest_two(key, coordinates):
-    """Returns distances to the nearest two of random points, and a tone a cell.
-
-    One point lies in each cell of a lattice, so the nearest ones are in 3 x 3 cells.
-    """
-    frequency_key, point_key, tone_key = jax.random.split(key, 3)
-    position = _frequency(frequency_key, 3.0, 30.0) * coordinates
-    cell = jnp.floor(position).astype(jnp.int32)
-    points = jax.random.uniform(point_key, (64, 64, 2))
-    tones = jax.random.uniform(tone_key, (64, 64))
-    first = jnp.full(cell.shape[1:], jnp.inf)
-    second, tone = first, jnp.zeros_like(first)
-    for step in np.ndindex(3, 3):
-        y, x = cell[0] + step[0] - 1, cell[1] + step[1] - 1
-        point = points[y % 64, x % 64]
-        distance = jnp.hypot(
-            position[0] - y - point[..., 0], position[1] - x - point[..., 1]
-        )
-        tone = jnp.where(distance < first, tones[y % 64, x % 64], tone)
-        second = jnp.minimum(second, jnp.maximum(first, distance))
-        first = jnp.minimum(first, distance)
-    return first, second, tone
+def _cells(ground: Ground) -> jax.Array:
+    first, _, tone = _nearest_two(ground)
+    return tone + (2.0 * ground.draws[1] - 1.0) * first
 
 
-def _cells(key, coordinates):
-    share_key, key = jax.random.split(key)
-    first, _, tone = _nearest_two(key, coordinates)
-    return tone + jax.random.uniform(share_key, (), minval=-1.0) * first
+def _cracks(ground: Ground) -> jax.Array:
+    first, second, tone = _nearest_two(ground)
+    width = 0.03 + 0.5 * ground.draws[1]
+    return jnp.minimum((second - first) / width, 1.0) + 0.5 * ground.draws[2] * tone
 
 
-def _cracks(key, coordinates):
-    width_key, share_key, key = jax.random.split(key, 3)
-    first, second, tone = _nearest_two(key, coordinates)
-    width = jax.random.uniform(width_key, (), minval=0.03, maxval=0.5)
-    edge = jnp.minimum((second - first) / width, 1.0)
-    return edge + 0.5 * jax.random.uniform(share_key) * tone
+def _spots(ground: Ground) -> jax.Array:
+    first, _, tone = _nearest_two(ground)
+    radius = (0.15 + 0.35 * ground.draws[1]) * (0.5 + tone)
+    spot = jax.nn.sigmoid(20.0 * (radius - first))
+    return spot * (1.0 - ground.draws[2] * tone)
 
 
-def _spots(key, coordinates):
-    radius_key, share_key, key = jax.random.split(key, 3)
-    first, _, tone = _nearest_two(key, coordinates)
-    radius = jax.random.uniform(radius_key, (), minval=0.15, maxval=0.5)
-    spot = jax.nn.sigmoid(20.0 * (radius * (0.5 + tone) - first))
-    return spot * (1.0 - jax.random.uniform(share_key) * tone)
-
-
-def _weave(key, coordinates):
+def _weave(ground: Ground) -> jax.Array:
     """Threads that pass over and under each other."""
-    frequency_key, depth_key = jax.random.split(key)
-    y, x = _frequency(frequency_key, 4.0, 28.0) * coordinates
-    over = (jnp.floor(y) + jnp.floor(x)) % 2
-    along = jnp.abs(jnp.sin(jnp.pi * y)), jnp.abs(jnp.sin(jnp.pi * x))
-    depth = jax.random.uniform(depth_key, (), minval=0.2, maxval=1.0)
-    return jnp.where(over > 0.5, along[0], along[1] - depth)
+    frequency = _between(ground.draws[0], 4.0, 28.0)
+    y, x = frequency * ground.y, frequency * ground.x
+    over = (jnp.floor(y) + jnp.floor(x)) % 2 > 0.5
+    depth = 0.2 + 0.8 * ground.draws[1]
+    along_y, along_x = jnp.abs(jnp.sin(jnp.pi * y)), jnp.abs(jnp.sin(jnp.pi * x))
+    return jnp.where(over, along_y, along_x - depth)
+
+
+def _nearest_two(ground: Ground):
+    """Returns distances to the nearest two of scattered points, and a tone a point.
+
+    One point lies in each cell of a lattice, so the nearest are looked for in 3 x 3.
+    """
+    frequency = _between(ground.draws[0], 3.0, 30.0)
+    y, x = frequency * ground.y, frequency * ground.x
+    steps = jnp.arange(9)
+    cell_y = jnp.floor(y)[None] + (steps // 3 - 1)[:, None, None]
+    cell_x = jnp.floor(x)[None] + (steps % 3 - 1)[:, None, None]
+    tones, ahead_y, ahead_x = (_look_up(t, cell_y, cell_x) for t in ground.lattice)
+    distances = jnp.hypot(cell_y + ahead_y - y[None], cell_x + ahead_x - x[None])
+    first = jnp.min(distances, axis=0)
+    is_first = distances == first[None]
+    second = jnp.min(jnp.where(is_first, jnp.inf, distances), axis=0)
+    return first, second, jnp.max(jnp.where(is_first, tones, 0.0), axis=0)
+
+
+def _look_up(table: jax.Array, row: jax.Array, column: jax.Array) -> jax.Array:
+    """Returns entries of a table [64,64] that repeats endlessly."""
+    row, column = row.astype(jnp.int32), column.astype(jnp.int32)
+    index = LATTICE * (row % LATTICE) + column % LATTICE
+    return table.reshape(-1).at[index].get(mode="promise_in_bounds")
 
 
 FAMILIES = (
