@@ -6,7 +6,6 @@ size. `generate` writes the MVTec 3D-AD layout. `docs/sample_set.md` describes t
 
 import json
 import os
-import shutil
 import tempfile
 import zlib
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from data_pipelines.synthetic.defects import DEFECTS, DEPTH_ONLY, MAKERS
 from data_pipelines.synthetic.surfaces import SURFACES
 
 CATEGORIES = tuple(sorted(SURFACES))
-VERSION = 1
+VERSION = 2
 SHIFT = 3.5  # mm, largest displacement of a part along either axis
 TURN = 8.0  # degrees, largest rotation of a part
 MARKER = "sample_set.json"
@@ -56,8 +55,8 @@ def sample(category: str, defect: str, seed: int, size: int = 128) -> Sample:
     if defect != "good" and defect not in DEFECTS[category]:
         expected = ("good", *DEFECTS[category])
         raise ValueError(f"defect of {category}: expected {expected}, found {defect!r}")
-    if size < 32:
-        raise ValueError(f"size: expected at least 32 pixels, found {size}")
+    _require_at_least(0, seed=seed)
+    _require_at_least(32, size=size)
     shape, pose, damage, colour_noise, depth_noise, dropouts = (
         np.random.default_rng([seed, zlib.crc32(category.encode()), stream])
         for stream in range(6)
@@ -81,7 +80,7 @@ def sample(category: str, defect: str, seed: int, size: int = 128) -> Sample:
 
 
 def _part_axes(pose: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns each pixel's place (x, y) [H,W] in mm in the frame of a randomly laid part."""
+    """Returns each pixel's place (x, y), each [H,W] mm, on a randomly laid part."""
     shift, turn = pose.uniform(-SHIFT, SHIFT, 2), np.deg2rad(pose.uniform(-TURN, TURN))
     axis = ((np.arange(size) + 0.5) / size - 0.5) * sensor.FIELD
     right, down = axis[None, :] - shift[0], axis[:, None] - shift[1]
@@ -102,38 +101,45 @@ def generate(
     """Writes the sample set as `root`/category/… in the MVTec 3D-AD layout.
 
     A category that is there with the same settings is left alone, one of other settings
-    is replaced as a whole. Returns `root` as a path. Raises ValueError where a folder of
-    that name was not written by this function.
+    is replaced as a whole. The counts are samples a split and, of `test_per_defect`, a
+    defect. Returns `root` as a path. Raises ValueError on an unknown category, a size
+    or count out of range, and where a folder was not written by this function.
     """
     root = Path(root)
+    counts = {
+        "train": train,
+        "validation": validation,
+        "test_good": test_good,
+        "test_per_defect": test_per_defect,
+    }
+    _require_at_least(0, seed=seed, **counts)
+    _require_at_least(32, size=size)
+    unknown = [category for category in categories if category not in SURFACES]
+    if unknown:
+        raise ValueError(f"categories: expected {CATEGORIES}, found {unknown}")
     for category in categories:
-        if category not in SURFACES:
-            raise ValueError(f"categories: expected {CATEGORIES}, found {category!r}")
-        settings = {
-            "version": VERSION,
-            "category": category,
-            "size": size,
-            "train": train,
-            "validation": validation,
-            "test_good": test_good,
-            "test_per_defect": test_per_defect,
-            "seed": seed,
-        }
-        folder = root / category
-        if _settings_of(folder) != settings:
-            _replace(folder, settings)
+        settings = {"version": VERSION, "category": category, "size": size}
+        settings |= {**counts, "seed": seed}
+        if _settings_of(root / category) != settings:
+            _replace(root / category, settings)
     return root
 
 
+def _require_at_least(least: int, **values: int) -> None:
+    for name, value in values.items():
+        if value < least:
+            raise ValueError(f"{name}: expected at least {least}, found {value}")
+
+
 def _settings_of(folder: Path) -> dict | None:
-    """Returns the settings that a category was written with, None where there is none."""
+    """Returns the settings of a written category, None where there is none."""
     if not folder.exists():
         return None
     marker = folder / MARKER
     if not marker.is_file():
         raise ValueError(
-            f"{folder}: expected a generated category or nothing, found a folder without"
-            f" {MARKER}; choose another root"
+            f"{folder}: expected a generated category or nothing, found a folder"
+            f" without {MARKER}; choose another root"
         )
     return json.loads(marker.read_text())
 
@@ -164,7 +170,7 @@ def _write_category(folder: Path, settings: dict) -> None:
     for split, defect, count in plan:
         for index in range(count):
             name = f"{split}/{defect}/{index}".encode()
-            seed = zlib.crc32(name, settings["seed"] & 0xFFFFFFFF)
+            seed = settings["seed"] << 32 | zlib.crc32(name)
             scan = sample(category, defect, seed, size)
             code = ids[defect] if split == "test" else None
             _write_sample(folder / split / defect, f"{index:03d}", scan, code)

@@ -42,7 +42,7 @@ def place(rng: np.random.Generator, x, y, inside, margin: float) -> tuple[float,
 
 
 def blob(rng, x, y, centre, radius: float, ragged: float) -> np.ndarray:
-    """Returns the level [H,W] of an irregular ellipse: 1 in the middle, 0 on its edge."""
+    """Returns the level [H,W] of an uneven ellipse: 1 in the middle, 0 at its edge."""
     angle, aspect = rng.uniform(0, np.pi), rng.uniform(0.75, 1.0)
     edge = noise(rng, x, y, 1.6 * radius)
     right, down = x - centre[0], y - centre[1]

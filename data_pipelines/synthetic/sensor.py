@@ -63,9 +63,9 @@ def view(rng: np.random.Generator) -> View:
     tilt = np.array([0.02, 0.12]) + rng.normal(0, 0.003, 2)
     azimuth, elevation = np.deg2rad(rng.uniform([200, 48], [245, 62]))
     light = np.array([np.cos(azimuth), np.sin(azimuth), np.tan(elevation)])
-    tint = rng.uniform(0.85, 1.1) * (1 + rng.uniform(-0.03, 0.03, 3))
+    tint = rng.uniform(0.85, 1.1) * (1 + rng.uniform(-0.02, 0.02, 3))
     light = light / np.linalg.norm(light)
-    return View(tilt, rng.normal(0, 0.4), light, tint, rng.uniform(0.12, 0.3))
+    return View(tilt, rng.normal(0, 0.4), light, tint, rng.uniform(0.2, 0.42))
 
 
 def relief(part: Surface) -> np.ndarray:

@@ -1,9 +1,8 @@
 """Procedural parts on a table: height, colour and outline of a normal specimen.
 
 All lengths are millimetres. `x` and `y` are [H,W] float64 coordinates in the frame of
-the part, `x` to the right and `y` downwards, with the origin at its middle. Every random
-number is drawn before a pixel is looked at, so that a seed gives the same specimen at any
-image size.
+the part, `x` to the right and `y` downwards, with the origin at its middle. No random
+number depends on the pixels, so that a seed gives the same specimen at any image size.
 """
 
 from typing import NamedTuple
@@ -44,8 +43,8 @@ def mix(first, second, share) -> np.ndarray:
 
 
 def tint(rng: np.random.Generator, colour, spread: float) -> np.ndarray:
-    """Returns a colour [3] varied in brightness by `spread` and in hue by a fifth of it."""
-    gain = 1.0 + spread * rng.uniform(-1, 1) + 0.2 * spread * rng.uniform(-1, 1, 3)
+    """Returns a colour [3] varied in brightness by `spread`, in hue by a sixth."""
+    gain = 1.0 + spread * rng.uniform(-1, 1) + 0.15 * spread * rng.uniform(-1, 1, 3)
     return np.clip(np.asarray(colour) * gain, 0.0, 1.0)
 
 
@@ -81,13 +80,13 @@ def biscuit(rng: np.random.Generator, x, y) -> Surface:
     inside = 9.0 - corner + 0.45 * teeth + 0.35 * rough
     rim = ramp(inside, 0.0, 4.0)
     middle = 1.0 - (x / half_x) ** 2 - (y / half_y) ** 2
-    height = top * (0.55 + 0.45 * rim) + bow * middle + 0.45 * rough + 0.3 * crumb
+    height = top * (0.55 + 0.45 * rim) + bow * middle + 0.3 * rough + 0.18 * crumb
     pitch_x, pitch_y = half_x / 2.45, half_y / 1.95
     pit_x = x - pitch_x * np.clip(np.round(x / pitch_x), -2, 2)
     pit_y = y - pitch_y * np.clip(np.round(y / pitch_y), -1, 1)
-    pit = 1.0 - ramp(np.hypot(pit_x, pit_y), 0.8, 2.4)
+    pit = 1.0 - ramp(np.hypot(pit_x, pit_y), 0.9, 2.6)
     height = height - 2.6 * pit
-    share = 0.62 - 0.5 * rim + 0.14 * bake + 0.1 * crumb - 0.1 * rough + 0.35 * pit
+    share = 0.62 - 0.5 * rim + 0.14 * bake + 0.1 * crumb - 0.06 * rough + 0.6 * pit
     return Surface(height, mix(pale, brown, share), inside, 0.04)
 
 
