@@ -1,0 +1,114 @@
+"""The converter, with torch where it is installed and with its absence told."""
+
+import hashlib
+import importlib.util
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors
+
+from ad3d_jax.features import weights
+
+SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "convert_torch.py"
+
+
+@pytest.fixture
+def script():
+    """The script as a module."""
+    spec = importlib.util.spec_from_file_location("convert_torch", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def torch():
+    """The torch module, or a skip."""
+    return pytest.importorskip("torch")
+
+
+def test_absence_of_torch_is_one_sentence(script, tmp_path, monkeypatch):
+    source = tmp_path / "model.pth"
+    source.write_bytes(b"anything")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(SystemExit, match="needs torch, which is not installed"):
+        script.main([str(source), str(tmp_path / "model.safetensors")])
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_old_torch_is_refused(script, tmp_path, monkeypatch):
+    source = tmp_path / "model.pth"
+    source.write_bytes(b"anything")
+
+    class Old:
+        __version__ = "2.9.1+cpu"
+
+    monkeypatch.setitem(sys.modules, "torch", Old)
+    with pytest.raises(SystemExit, match="expected torch 2.10 or later, found 2.9.1"):
+        script.main([str(source), str(tmp_path / "model.safetensors")])
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "message"),
+    [
+        ("none.pth", "out.safetensors", "there is no such file"),
+        ("none.pth", "out.npz", "ends in .safetensors"),
+    ],
+)
+def test_wrong_paths_are_told(tmp_path, source, target, message):
+    command = [sys.executable, SCRIPT, tmp_path / source, tmp_path / target]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert message in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_state_dict_is_converted(script, torch, tmp_path, capsys):
+    source, target = tmp_path / "model.pth", tmp_path / "model.safetensors"
+    kernel = torch.arange(24.0).reshape(2, 3, 4).permute(2, 0, 1)
+    state = {
+        "layer1.0.weight": kernel,
+        "half": torch.tensor([1.5], dtype=torch.bfloat16),
+        "count": torch.tensor(7),
+    }
+    torch.save({"state_dict": state, "epoch": 3}, source)
+    with pytest.raises(
+        ValueError, match="convert_torch.py model.pth model.safetensors"
+    ):
+        weights.read(source)
+    script.main([str(source), str(target)])
+    assert "left out, not tensors: epoch" in capsys.readouterr().out
+    found = weights.read(target)
+    assert set(found) == {
+        "state_dict/layer1/0/weight",
+        "state_dict/half",
+        "state_dict/count",
+    }
+    np.testing.assert_array_equal(found["state_dict/layer1/0/weight"], kernel.numpy())
+    assert found["state_dict/half"].dtype == np.float32
+    assert found["state_dict/count"].shape == ()
+    with safetensors.safe_open(target, framework="np") as file:
+        metadata = file.metadata()
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()
+    assert metadata == {"source": "model.pth", "sha256": digest}
+
+
+@pytest.mark.slow
+def test_code_in_the_source_is_not_run(script, torch, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source = tmp_path / "model.pth"
+
+    class Trap:
+        def __reduce__(self):
+            return Path.mkdir, (Path("sprung"),)
+
+    with open(source, "wb") as file:
+        pickle.dump({"w": Trap()}, file, protocol=2)
+    with pytest.raises(SystemExit, match="expected tensors alone"):
+        script.main([str(source), "model.safetensors"])
+    assert not Path("sprung").exists()
+    assert not Path("model.safetensors").exists()
