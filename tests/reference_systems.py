@@ -66,7 +66,7 @@ def make_batch(
 
 def take(batch: Batch, rows) -> Batch:
     """Returns the given rows of a host batch."""
-    return jax.tree.map(lambda x: x[np.asarray(rows)], batch)
+    return jax.tree.map(lambda x: x[np.asarray(rows, int)], batch)
 
 
 def pad(batch: Batch, count: int, garbage: float = np.nan) -> Batch:

@@ -32,8 +32,6 @@ class Options(NamedTuple):
 
     batch_size: int = 8  # rows of all devices together
     seed: int = 0  # of the order of samples
-    engine: str = "pmap"  # pmap | shard_map | jit
-    devices: int | None = None  # how many to use; None = all local ones
     max_grad_norm: float | None = None  # clips an update's global gradient norm
     checkpoint_every: int | None = None  # steps; None = at the ends of phases alone
     log_every: int = 50  # steps
@@ -61,6 +59,7 @@ def fit(
     key: Array,
     dataset: Dataset,
     options: Options = Options(),  # noqa: B008 (immutable)
+    engine: parallel.Engine | None = None,
     checkpointer=None,
     log=None,
 ) -> State:
@@ -72,6 +71,7 @@ def fit(
         key: typed key; phase p uses fold_in(key, p).
         dataset: where the samples come from.
         options: see `Options`.
+        engine: what to run on; None = pmap on all local devices.
         checkpointer: `train.checkpoint.Checkpointer`; the fit goes on from the newest
             checkpoint it holds, with the same bits as if it had never stopped.
         log: `train.log.Log`.
@@ -83,8 +83,7 @@ def fit(
         NonFiniteError: the loss stays infinite or undefined.
         Preempted: SIGTERM or SIGINT came; the position is saved.
     """
-    devices = jax.local_devices()[: options.devices]
-    engine = parallel.make_engine(options.engine, devices)
+    engine = parallel.make_engine() if engine is None else engine
     _check_artifacts(system, options)
     position = None
     if checkpointer is not None:
@@ -126,9 +125,6 @@ def check_fields(name: str, needs: tuple[str, ...], batch: Batch, purpose: str) 
 
 def _run_phase(run: Run, position: Position, key: Array) -> State:
     """Runs, or loads, the phase of a position and returns the state after it."""
-    # Imported late: a fit without artifacts needs no readers of weights.
-    from ad3d_jax.features import weights
-
     phase, state, options = (
         run.system.phases[position.phase],
         position.state,
@@ -136,6 +132,8 @@ def _run_phase(run: Run, position: Position, key: Array) -> State:
     )
     artifact = phase.artifact
     if artifact is not None and artifact.name in options.artifacts:
+        from ad3d_jax.features import weights
+
         tree = weights.load(options.artifacts[artifact.name], artifact.get(state))
         return artifact.put(state, tree)
     if isinstance(phase, Train):
@@ -143,6 +141,8 @@ def _run_phase(run: Run, position: Position, key: Array) -> State:
     else:
         state = _gather(run, phase, state, key)
     if artifact is not None and artifact.name in options.save_artifacts:
+        from ad3d_jax.features import weights
+
         weights.save(options.save_artifacts[artifact.name], artifact.get(state))
     return state
 

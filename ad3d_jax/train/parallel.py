@@ -49,10 +49,9 @@ class Compiled:
             self.traces += 1
             if self.traces == TRACES_TOLERATED + 1:
                 logging.warning(
-                    "%s is traced for the %dth time: a shape, a dtype or a Python "
+                    "%s is traced for the third time: a shape, a dtype or a Python "
                     "number changes between calls, and each change compiles anew",
                     name,
-                    self.traces,
                 )
             return function(*arguments)
 
@@ -100,10 +99,10 @@ def replicate(engine: Engine, tree: Tree, copy: bool = False) -> Tree:
     elsewhere, the second call would trace again. What will be donated needs `copy`, or
     the caller's own arrays may be lost.
     """
-    sharding = NamedSharding(engine.mesh, P())
-    if not copy:
-        return jax.device_put(tree, sharding)
-    return jax.tree.map(lambda x: jax.device_put(x, sharding, may_alias=False), tree)
+    if copy:
+        # device_put(may_alias=False) still aliases one of several replicas (0.10).
+        tree = jax.tree.map(lambda x: jnp.array(x, copy=True), tree)
+    return jax.device_put(tree, NamedSharding(engine.mesh, P()))
 
 
 def check_divisible(engine: Engine, batch: Batch) -> None:

@@ -120,7 +120,7 @@ def _apply(
     # Summed afterwards and not inside: whether differentiation adds a sum of its own
     # depends on the engine.
     loss, gradient, sums = across.sum((local, gradient, sums))
-    norm = optax.global_norm(gradient)
+    norm = optax.tree.norm(gradient)
     if max_grad_norm is not None:
         clip = optax.clip_by_global_norm(max_grad_norm)
         gradient, _ = clip.update(gradient, clip.init(gradient))
