@@ -1,7 +1,7 @@
 """Decodes the files of a sample and trusts nothing that they say of themselves.
 
-Sizes are checked before memory is asked for, shapes and values after. Whatever a decoder
-may raise becomes a `CorruptSampleError` with the path and the reason.
+Sizes are checked before memory is asked for, shapes and values after. Whatever a
+decoder may raise becomes a `CorruptSampleError` with the path and the reason.
 """
 
 from collections.abc import Iterator
@@ -105,8 +105,8 @@ def read_xyz(path: str | Path) -> tuple[np.ndarray, int]:
         and the number of points that were NaN or infinite.
 
     Raises:
-        CorruptSampleError: wrong shape, dtype or size, truncated, over half of the points
-            not finite, or distances of 10 m and over (millimetres?).
+        CorruptSampleError: wrong shape, dtype or size, truncated, over half of the
+            points not finite, or distances of 10 m and over (millimetres?).
     """
     path = Path(path)
     _check_file(path)

@@ -21,8 +21,8 @@ def resize_nearest(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def resize_picture(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resizes a uint8 picture [H,W,C] to `size` (rows, columns).
 
-    Each axis that shrinks is averaged over the area of each output pixel; each axis that
-    grows is interpolated linearly between half-pixel centres.
+    Each axis that shrinks is averaged over the area of each output pixel; each axis
+    that grows is interpolated linearly between half-pixel centres.
     """
     if picture.shape[:2] == size:
         return picture

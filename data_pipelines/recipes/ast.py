@@ -1,9 +1,9 @@
 """The recipe `ast`: depth filled and normalised, the object told from the table.
 
 The preprocessing of AST (Rudolph et al., WACV 2023) as DBRN (Bi et al., arXiv
-2311.06797) changed it: what stays missing gets the mean depth of the background, and the
-threshold of the foreground follows the height of the class. All is done at the sensor's
-resolution; resizing comes last.
+2311.06797) changed it: what stays missing gets the mean depth of the background, and
+the threshold of the foreground follows the height of the class. All is done at the
+sensor's resolution; resizing comes last.
 """
 
 from collections.abc import Iterable, Mapping
@@ -111,9 +111,10 @@ def apply(params: Parameters, sample: Sample) -> Applied:
 
     Returns:
         The record of `base.Recipe` with the extra `depth_normalised` [H,W,1] float32,
-        0.2 on the table and towards 0.8 at the top of the object. Where the object cannot
-        be told from the table, all that was measured is foreground and a flag says so:
-        `nothing_found` or `all_foreground`; `nothing_measured` marks a depth of zeros.
+        0.2 on the table and towards 0.8 at the top of the object. Where the object
+        cannot be told from the table, all that was measured is foreground and a flag
+        says so: `nothing_found` or `all_foreground`; `nothing_measured` marks a depth
+        of zeros.
 
     Raises:
         DatasetError: the sample has points and those that were fitted had none.

@@ -29,8 +29,8 @@ class Recipe(NamedTuple):
 
     `fit(parameters, samples)` takes the defaults updated with the user's choice and the
     training samples, which it may visit once, and returns all that `apply` needs as a
-    table that JSON can hold. `apply(params, sample)` returns the record, with the fields
-    rgb [H,W,3] uint8, xyz [H,W,3] float32 metres, depth [H,W,1] float32 metres,
+    table that JSON can hold. `apply(params, sample)` returns the record, with the
+    fields rgb [H,W,3] uint8, xyz [H,W,3] float32 metres, depth [H,W,1] float32 metres,
     valid and foreground [H,W,1] bool, mask [Hm,Wm,1] bool and the declared extras; the
     fields that need points are absent for a sample without points.
     """

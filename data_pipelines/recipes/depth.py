@@ -37,8 +37,8 @@ def _window_sum(array: np.ndarray) -> np.ndarray:
 def background_surface(depth: np.ndarray) -> np.ndarray:
     """Returns the table's depth at each pixel, from the four corners of the image.
 
-    Each corner counts with the mean of the positive depths in its window of 2 x 2 pixels,
-    doubled in side until it holds one; between the corners it is bilinear.
+    Each corner counts with the mean of the positive depths in its window of 2 x 2
+    pixels, doubled in side until it holds one; between the corners it is bilinear.
 
     Args:
         depth: [h,w] metres, 0 where unmeasured, with one positive value at least.

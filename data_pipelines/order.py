@@ -1,0 +1,41 @@
+"""Which samples a batch holds; the same for every reader."""
+
+import numpy as np
+
+from data_pipelines.errors import DatasetError
+
+
+def epoch_order(seed: int, epoch: int, size: int) -> np.ndarray:
+    """Returns the order [size] of an epoch, which depends on seed, epoch and size."""
+    return np.random.default_rng((seed, epoch)).permutation(size)
+
+
+def endless_batches(size: int, batch_size: int, seed: int, start: int):
+    """Yields the sample numbers [batch_size] of batch `start` and of all that follow.
+
+    Epochs follow on each other without a gap; nothing before `start` is computed.
+
+    Raises:
+        DatasetError: there are no samples.
+    """
+    if size == 0:
+        raise DatasetError(
+            "expected samples to draw batches from, found an empty split"
+        )
+    epoch, order = -1, np.array([], np.int64)
+    first = start * batch_size
+    while True:
+        batch = np.empty(batch_size, np.int64)
+        for row in range(batch_size):
+            now, place = divmod(first + row, size)
+            if now != epoch:
+                epoch, order = now, epoch_order(seed, now, size)
+            batch[row] = order[place]
+        yield batch
+        first += batch_size
+
+
+def ordered_batches(size: int, batch_size: int, start: int):
+    """Yields the sample numbers of each batch in order; the last may be shorter."""
+    for first in range(start * batch_size, size, batch_size):
+        yield np.arange(first, min(first + batch_size, size))

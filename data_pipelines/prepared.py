@@ -1,0 +1,101 @@
+"""A preprocessed class on disk: its folder and its manifest."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ad3d_jax.base import Batch
+from data_pipelines.errors import DatasetError
+
+MANIFEST = "manifest.json"
+MEASURED = ("xyz", "depth", "valid", "foreground")
+
+
+class Prepared(NamedTuple):
+    """What `preprocess.prepare` wrote.
+
+    The manifest is a table with: category, category_index, recipe, parameters, params
+    (what the recipe learned), fields (name -> [shape, dtype] of each array of a
+    record), extras (names), samples (in the order of all readers: split, defect, stem,
+    id, label, nonfinite, flags, sha256), counts, faults, flags, duplicates,
+    image_sizes, shards, format, package and hash.
+    """
+
+    folder: Path
+    manifest: dict[str, Any]
+
+    def rows(self, split: str) -> list[dict[str, Any]]:
+        """Returns the manifest's entries of one split, in order.
+
+        Raises:
+            DatasetError: no such split is known.
+        """
+        if split not in ("train", "validation", "test"):
+            raise DatasetError(
+                f"split: expected train, validation or test, found {split!r}"
+            )
+        return [row for row in self.manifest["samples"] if row["split"] == split]
+
+
+def open_prepared(folder: str | Path) -> Prepared:
+    """Opens a folder that `preprocess.prepare` wrote.
+
+    Raises:
+        DatasetError: there is no manifest or it cannot be read.
+    """
+    path = Path(folder) / MANIFEST
+    try:
+        return Prepared(Path(folder), json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise DatasetError(
+            f"{path}: expected the manifest of preprocessed data: {error}"
+        ) from error
+
+
+def damaged(shard: str | Path, reason: object) -> DatasetError:
+    """Returns the error of a shard that cannot be read, with what to do about it."""
+    folder = Path(shard).parent
+    return DatasetError(
+        f"{shard}: the shard is damaged ({reason}); remove the preprocessed "
+        f"folder that holds it ({folder}) and run again, and it is made anew"
+    )
+
+
+def to_batch(
+    prepared: Prepared,
+    rows: list[dict[str, Any]],
+    arrays: dict[str, np.ndarray],
+    batch_size: int,
+) -> Batch:
+    """Returns stored arrays as a batch, filled up with rows of zeros and of weight 0.
+
+    Args:
+        prepared: where the arrays come from.
+        rows: the manifest's entries of the samples, n <= batch_size of them.
+        arrays: [n,...] of each field of the manifest.
+        batch_size: rows of the batch.
+    """
+    manifest = prepared.manifest
+    padding = batch_size - len(rows)
+
+    def fill(array: np.ndarray) -> np.ndarray:
+        if not padding:
+            return array
+        return np.concatenate(
+            [array, np.zeros((padding, *array.shape[1:]), array.dtype)]
+        )
+
+    full = {name: fill(array) for name, array in arrays.items()}
+    index = manifest["category_index"]
+    return Batch(
+        rgb=full["rgb"].astype(np.float32) / np.float32(255),
+        **{name: full.get(name) for name in MEASURED},
+        extras={name: full[name] for name in manifest["extras"]},
+        weight=fill(np.ones(len(rows), np.float32)),
+        id=fill(np.array([row["id"] for row in rows], np.int32)),
+        category=fill(np.full(len(rows), index, np.int32)),
+        mask=full["mask"],
+        label=fill(np.array([row["label"] for row in rows], np.int32)),
+    )

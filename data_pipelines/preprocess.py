@@ -1,0 +1,294 @@
+"""Preprocesses a class once, off-line: `python -m data_pipelines.preprocess`.
+
+    python -m data_pipelines.preprocess --root=DATA --category=bagel --recipe=ast
+
+What is written depends on the source files' bytes, the recipe, its parameters and the
+version of the package; their hash names the folder, so that a change of any makes a
+new folder and leaves the old ones alone. A folder is complete or absent: it is written
+under another name and renamed at the end.
+"""
+
+import collections
+import errno
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags, logging
+from tqdm import tqdm
+
+import ad3d_jax
+from data_pipelines import layout, shards
+from data_pipelines.errors import DatasetError, DiskFullError
+from data_pipelines.layout import GOOD, Layout
+from data_pipelines.prepared import MANIFEST, Prepared, open_prepared
+from data_pipelines.recipes import RECIPES
+from data_pipelines.samples import (
+    Processed,
+    complete_parameters,
+    fit_recipe,
+    record_fields,
+    sample_id,
+    sha256,
+)
+
+FORMATS = ("tfds", "npz")
+SHOWN_FAULTS = 10
+
+
+def prepare(
+    root: str | Path,
+    category: str,
+    recipe: str,
+    parameters: Mapping[str, Any],
+    cache_dir: str | Path,
+    on_missing: str = "error",
+    format: str | None = None,
+) -> Prepared:
+    """Preprocesses a class, or finds that it was done before.
+
+    Args:
+        root: folder that holds the classes in the MVTec 3D-AD layout.
+        category: name of the class.
+        recipe: a name of `recipes.RECIPES`.
+        parameters: those of the recipe that differ from its defaults.
+        cache_dir: where the preprocessed folder goes.
+        on_missing: `error`, or `skip` for samples of which a file is missing.
+        format: `tfds` shards for `stream`, `npz` for machines without TensorFlow; None
+            takes the first where TensorFlow Datasets is installed.
+
+    Raises:
+        DatasetError: the class, the recipe or a parameter is unknown, or files are
+            missing.
+        CorruptSampleError: a file cannot be read; nothing is written then.
+        DiskFullError: no space is left in `cache_dir`.
+    """
+    if format is None:
+        installed = importlib.util.find_spec("tensorflow_datasets") is not None
+        format = "tfds" if installed else "npz"
+    for field, value, allowed in (
+        ("format", format, FORMATS),
+        ("on_missing", on_missing, ("error", "skip")),
+    ):
+        if value not in allowed:
+            raise DatasetError(f"{field}: expected one of {allowed}, found {value!r}")
+    parameters = complete_parameters(recipe, parameters)
+    found = layout.scan(root, category)
+    _refuse_faults(found, on_missing)
+    digests = {
+        files.key: {
+            name: sha256(getattr(files, name))
+            for name in layout.SUFFIXES
+            if getattr(files, name) is not None
+        }
+        for files in tqdm(
+            found.samples, desc=f"{category}: checking", leave=False, disable=None
+        )
+    }
+    inputs = {
+        "package": ad3d_jax.__version__,
+        "format": format,
+        "category": category,
+        "category_index": layout.categories(root).index(category),
+        "recipe": recipe,
+        "parameters": parameters,
+    }
+    whole = json.dumps([inputs, digests], sort_keys=True).encode()
+    inputs["hash"] = hashlib.sha256(whole).hexdigest()
+    cache_dir = Path(cache_dir)
+    folder = cache_dir / f"{safe_name(category)}-{inputs['hash'][:12]}"
+    if not (folder / MANIFEST).is_file():
+        with _complete_or_absent(folder) as unfinished:
+            _write(unfinished, found, inputs, digests)
+    return open_prepared(folder)
+
+
+def safe_name(category: str) -> str:
+    """Returns the name with all but letters, digits, `_` and `-` replaced."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", category)
+
+
+def _refuse_faults(found: Layout, on_missing: str) -> None:
+    faults = [fault for fault in found.faults if not fault.warning]
+    fatal = [f for f in faults if f.kind in ("missing_split", "empty_class")]
+    shown = fatal or ([] if on_missing == "skip" else faults)
+    if shown:
+        lines = [f"  {fault.kind}: {fault.message}" for fault in shown[:SHOWN_FAULTS]]
+        if len(shown) > SHOWN_FAULTS:
+            lines.append(f"  and {len(shown) - SHOWN_FAULTS} more")
+        advice = "" if fatal else "\non_missing=skip leaves such samples out"
+        raise DatasetError(
+            f"{found.root / found.category}: {len(shown)} faults\n"
+            + "\n".join(lines)
+            + advice
+        )
+    for fault in found.faults:
+        logging.warning("%s: %s", fault.kind, fault.message)
+
+
+@contextmanager
+def _complete_or_absent(folder: Path) -> Iterator[Path]:
+    """Gives a folder to write into that becomes `folder` if all goes well."""
+    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.unfinished")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(folder)
+        unfinished.mkdir()
+        yield unfinished
+        if folder.exists():
+            shutil.rmtree(folder)
+        unfinished.rename(folder)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise DiskFullError(
+                f"no space is left in {folder.parent}; nothing was kept of what was "
+                "being written"
+            ) from error
+        raise
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    for path in folder.parent.glob(f".{folder.name}.*.unfinished"):
+        process = int(path.name.split(".")[-2])
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            logging.warning("removing %s, left by a run that was ended", path)
+            shutil.rmtree(path, ignore_errors=True)
+        except PermissionError:
+            pass
+
+
+def _write(
+    folder: Path,
+    found: Layout,
+    inputs: dict[str, Any],
+    digests: dict[str, dict[str, str]],
+) -> None:
+    recipe = RECIPES[inputs["recipe"]]
+    training = tqdm(
+        found.split("train"),
+        desc=f"{found.category}: fitting",
+        leave=False,
+        disable=None,
+    )
+    params = fit_recipe(recipe, inputs["parameters"], training)
+    samples: list[dict[str, Any]] = []
+    sizes: collections.Counter[str] = collections.Counter()
+    with tqdm(
+        total=len(found.samples),
+        desc=f"{found.category}: writing",
+        leave=False,
+        disable=None,
+    ) as bar:
+
+        def note(processed: Processed) -> None:
+            samples.append(_entry(processed, digests[processed.files.key]))
+            sizes["{}x{}".format(*processed.size)] += 1
+            bar.update()
+
+        write = shards.write_tfds if inputs["format"] == "tfds" else shards.write_npz
+        names = write(folder, found.samples, inputs["recipe"], params, note)
+    with_xyz = found.samples[0].xyz is not None
+    samples.sort(key=lambda row: (row["split"], row["defect"], row["stem"]))
+    manifest = {
+        **inputs,
+        "params": params,
+        "fields": record_fields(recipe, params, with_xyz),
+        "extras": sorted(recipe.extras(params)) if with_xyz else [],
+        "counts": _counts(samples),
+        "flags": dict(collections.Counter(f for row in samples for f in row["flags"])),
+        "faults": [fault._asdict() for fault in found.faults],
+        "duplicates": _duplicates(samples),
+        "image_sizes": dict(sorted(sizes.items())),
+        "shards": names,
+        "samples": samples,
+    }
+    (folder / "params.json").write_text(json.dumps(params, indent=1) + "\n")
+    text = json.dumps(manifest, indent=1)
+    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+def _entry(processed: Processed, digests: dict[str, str]) -> dict[str, Any]:
+    files = processed.files
+    return {
+        "split": files.split,
+        "defect": files.defect,
+        "stem": files.stem,
+        "id": sample_id(digests["rgb"]),
+        "label": int(files.defect != GOOD),
+        "nonfinite": processed.nonfinite,
+        "flags": list(processed.applied.flags),
+        "sha256": digests,
+    }
+
+
+def _counts(samples: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
+    counts: dict[str, dict[str, int]] = {}
+    for row in samples:
+        of_split = counts.setdefault(row["split"], {})
+        of_split[row["defect"]] = of_split.get(row["defect"], 0) + 1
+    return counts
+
+
+def _duplicates(samples: list[dict[str, Any]]) -> list[list[str]]:
+    """Returns the groups of samples whose pictures have one id."""
+    groups: dict[int, list[str]] = {}
+    for row in samples:
+        key = f"{row['split']}/{row['defect']}/{row['stem']}"
+        groups.setdefault(row["id"], []).append(key)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def main(arguments: list[str]) -> None:
+    """Preprocesses the classes that the flags name."""
+    if len(arguments) > 1:
+        raise app.UsageError(f"unknown arguments: {arguments[1:]}")
+    values = flags.FLAGS
+    try:
+        parameters = json.loads(values.parameters)
+        if not isinstance(parameters, dict):
+            raise DatasetError("--parameters: expected a JSON table")
+        for category in values.category or layout.categories(values.root):
+            prepared = prepare(
+                values.root,
+                category,
+                values.recipe,
+                parameters,
+                values.cache,
+                values.on_missing,
+                values.format,
+            )
+            logging.info("%s: %s", prepared.folder, prepared.manifest["counts"])
+    except DiskFullError as error:
+        logging.error("%s", error)
+        sys.exit(3)
+    except ValueError as error:
+        logging.error("%s", error)
+        sys.exit(2)
+
+
+def define_flags() -> None:
+    """Declares the command line."""
+    flags.DEFINE_string("root", None, "Folder that holds the classes.", required=True)
+    flags.DEFINE_list("category", [], "Classes; all of them where none is named.")
+    flags.DEFINE_enum("recipe", "ast", sorted(RECIPES), "Preprocessing recipe.")
+    flags.DEFINE_string("parameters", "{}", "Parameters of the recipe, a JSON table.")
+    flags.DEFINE_string("cache", "runs/cache", "Where preprocessed folders go.")
+    flags.DEFINE_enum("on_missing", "error", ["error", "skip"], "Incomplete samples.")
+    flags.DEFINE_enum("format", None, FORMATS, "Default: tfds where it is installed.")
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)

@@ -1,0 +1,71 @@
+"""Reads a whole preprocessed class into memory; needs NumPy alone for `npz` files."""
+
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from ad3d_jax.base import Batch
+from data_pipelines.order import endless_batches, ordered_batches
+from data_pipelines.prepared import Prepared, damaged, to_batch
+
+
+class Resident:
+    """A `base.Dataset` over arrays in memory; splits are read when first asked for."""
+
+    def __init__(self, prepared: Prepared):
+        self._prepared = prepared
+        self._splits: dict[str, dict[str, np.ndarray]] = {}
+
+    def size(self, split: str) -> int:
+        """Returns the number of samples of a split."""
+        return len(self._prepared.rows(split))
+
+    def endless(self, split: str, batch_size: int, seed: int, start: int):
+        """Yields full batches for ever, see `base.Dataset.endless`."""
+        for numbers in endless_batches(self.size(split), batch_size, seed, start):
+            yield self._batch(split, numbers, batch_size)
+
+    def ordered(self, split: str, batch_size: int, start: int):
+        """Yields each sample once, see `base.Dataset.ordered`."""
+        for numbers in ordered_batches(self.size(split), batch_size, start):
+            yield self._batch(split, numbers, batch_size)
+
+    def _batch(self, split: str, numbers: np.ndarray, batch_size: int) -> Batch:
+        rows = self._prepared.rows(split)
+        if split not in self._splits:
+            self._splits[split] = _read(self._prepared, split)
+        arrays = {name: a[numbers] for name, a in self._splits[split].items()}
+        return to_batch(self._prepared, [rows[n] for n in numbers], arrays, batch_size)
+
+
+def load_resident(prepared: Prepared) -> Resident:
+    """Returns a reader that keeps the class in memory.
+
+    Raises:
+        DatasetError: (when a split is read) a shard is damaged or samples are missing.
+    """
+    return Resident(prepared)
+
+
+def _read(prepared: Prepared, split: str) -> dict[str, np.ndarray]:
+    expected = len(prepared.rows(split))
+    if prepared.manifest["format"] == "tfds":
+        from data_pipelines.stream import read_arrays
+
+        return read_arrays(prepared, split)
+    paths = [prepared.folder / name for name in prepared.manifest["shards"][split]]
+    parts = [_read_npz(path) for path in paths]
+    found = sum(len(part["rgb"]) for part in parts)
+    if found != expected:
+        raise damaged(paths[0], f"expected {expected} samples, found {found}")
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise damaged(path, error) from error

@@ -1,0 +1,103 @@
+"""Writes preprocessed records: TFDS shards, or NumPy files without TensorFlow."""
+
+import errno
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_pipelines.layout import SampleFiles
+from data_pipelines.recipes import RECIPES
+from data_pipelines.samples import Processed, records
+
+NPZ_ROWS = 64  # samples in one file
+Note = Callable[[Processed], None]
+
+
+def write_npz(
+    folder: Path,
+    samples: Iterable[SampleFiles],
+    recipe: str,
+    params: dict[str, Any],
+    note: Note,
+) -> dict[str, list[str]]:
+    """Writes `<split>-NNNNN.npz` files of the record's arrays, [n,...] each.
+
+    Args:
+        folder: where to.
+        samples: in manifest order.
+        recipe: a name of `recipes.RECIPES`.
+        params: what the recipe learned.
+        note: told of each record.
+
+    Returns:
+        The names of the files of each split, in order.
+    """
+    names: dict[str, list[str]] = {}
+    pending: list[dict[str, np.ndarray]] = []
+
+    def flush(split: str) -> None:
+        if pending:
+            of_split = names.setdefault(split, [])
+            of_split.append(f"{split}-{len(of_split):05d}.npz")
+            stacked = {k: np.stack([r[k] for r in pending]) for k in pending[0]}
+            np.savez(folder / of_split[-1], **stacked)
+            pending.clear()
+
+    split = ""
+    for processed in records(RECIPES[recipe], params, samples):
+        if processed.files.split != split or len(pending) == NPZ_ROWS:
+            flush(split)
+        split = processed.files.split
+        pending.append(processed.applied.record)
+        note(processed)
+    flush(split)
+    return names
+
+
+def write_tfds(
+    folder: Path,
+    samples: Iterable[SampleFiles],
+    recipe: str,
+    params: dict[str, Any],
+    note: Note,
+) -> dict[str, list[str]]:
+    """Writes TFRecord shards with TensorFlow Datasets; arguments as in `write_npz`.
+
+    Returns:
+        The paths of the shards of each split, in order, relative to the folder.
+    """
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    from data_pipelines.builders.mvtec3d import Mvtec3d, Mvtec3dConfig
+
+    samples = tuple(samples)
+    config = Mvtec3dConfig(
+        name="prepared",
+        recipe=recipe,
+        parameters={name: params[name] for name in RECIPES[recipe].defaults},
+        with_xyz=samples[0].xyz is not None,
+        params=params,
+        samples=samples,
+        note=note,
+    )
+    tfds.disable_progress_bar()
+    builder = Mvtec3d(data_dir=str(folder), config=config)
+    download = tfds.download.DownloadConfig(manual_dir=str(folder.parent))
+    try:
+        builder.download_and_prepare(
+            download_dir=str(folder / "downloads"), download_config=download
+        )
+        shutil.rmtree(folder / "downloads")
+    except tf.errors.ResourceExhaustedError as error:
+        raise OSError(errno.ENOSPC, str(error)) from error
+    return {
+        split: [
+            str(Path(path).relative_to(folder))
+            for path in builder.info.splits[split].filepaths
+        ]
+        for split in builder.info.splits
+    }
