@@ -65,3 +65,23 @@ class ImportanceScoring(nn.Module):
         # second + w (first - second): equal inputs come back without rounding.
         share = weights[..., :1].astype(self.dtype)
         return second + share * (first - second), weights
+
+
+class ConcatFusion(nn.Module):
+    """Mixes the features of two modalities by a 1x1 convolution (Table V)."""
+
+    features: int = 64
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        first: Array,
+        second: Array,
+        train: bool,
+        weight: Array | None = None,
+        across: Across = ALONE,
+    ) -> Array:
+        """Returns [B,H,W,features] from two of the same shape."""
+        mix = nn.Dense(self.features, dtype=self.dtype, name="mix")
+        return mix(jnp.concatenate([first, second], -1))

@@ -1,1 +1,52 @@
-"""The systems, one file each."""
+"""The systems, one file each, and the literal table of them."""
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from ad3d_jax.base import System
+from ad3d_jax.systems import dbrn
+
+
+class Entry(NamedTuple):
+    """How a system is configured and built."""
+
+    config: type  # frozen dataclass of structural choices
+    factory: Callable[[Any], System]  # config -> System
+    hyper: Mapping[str, float]  # numeric hyperparameters and their defaults
+
+
+SYSTEMS: dict[str, Entry] = {
+    "dbrn": Entry(dbrn.Config, dbrn.dbrn, dbrn.HYPER),
+}
+
+
+def build(name: str, model: Mapping[str, Any]) -> System:
+    """Returns the named system with `model` as its configuration.
+
+    Raises:
+        ValueError: the system or a field is unknown (the nearest name is given), or a
+            value is of another type than the field's default.
+    """
+    entry = SYSTEMS.get(name)
+    if entry is None:
+        raise ValueError(f"system: unknown name {name!r}{nearest(name, SYSTEMS)}")
+    defaults = {f.name: f.default for f in dataclasses.fields(entry.config)}
+    values = {}
+    for field, value in model.items():
+        if field not in defaults:
+            raise ValueError(f"model.{field}: no such field{nearest(field, defaults)}")
+        values[field] = tuple(value) if isinstance(value, list | tuple) else value
+        expected = type(defaults[field])
+        if not isinstance(values[field], expected):
+            raise ValueError(
+                f"model.{field}: expected {expected.__name__}, found {value!r}"
+            )
+    return entry.factory(entry.config(**values))
+
+
+def nearest(name: str, known) -> str:
+    """Returns '; did you mean X?' for the known name closest to `name`, or ''."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {sorted(known)}"

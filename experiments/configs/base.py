@@ -1,0 +1,88 @@
+"""Fields that every experiment has, with their defaults."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from ad3d_jax.systems import SYSTEMS
+
+
+def base_config(system: str, recipe: str) -> ConfigDict:
+    """Returns the configuration of a system with its defaults, all fields typed.
+
+    Args:
+        system: a name of `ad3d_jax.systems.SYSTEMS`.
+        recipe: a name of `data_pipelines.recipes.RECIPES`.
+    """
+    entry = SYSTEMS[system]
+    return ConfigDict(
+        {
+            "system": system,
+            "variant": "default",
+            "seed": 0,
+            # Structure; a change compiles anew.
+            "model": dataclasses.asdict(entry.config()),
+            # Numbers that a sweep may change without compiling.
+            "hyper": dict(entry.hyper),
+            "data": {
+                "root": "",  # MVTec 3D-AD layout; "" = the generated sample set
+                "category": "",  # "" = the first category of the sample set
+                "recipe": recipe,
+                "image_size": 256,  # pixels, both sides
+                "mask_size": 0,  # side of maps and masks in metrics; 0 = image_size
+                "recipe_parameters": {},  # other parameters of the recipe
+                "batch_size": 8,
+                "reader": "stream",  # stream (tf.data) | resident (in memory)
+                "on_missing": "error",  # error | skip
+                "textures": "",  # folder of pictures; "" = procedural textures
+                "cache": "runs/cache",  # preprocessed data and the sample set
+                "sample_set": {
+                    "train": 80,
+                    "validation": 10,
+                    "test_good": 20,
+                    "test_per_defect": 8,
+                    "seed": 0,
+                },
+            },
+            "weights": "",  # file of pretrained weights for `State.frozen`
+            "fit": {
+                "engine": "pmap",  # pmap | shard_map | jit
+                "max_grad_norm": 1.0,
+                "checkpoint_every": 500,  # steps
+                "keep": 2,  # checkpoints
+                "log_every": 20,  # steps
+                "patience": 20,  # steps without a finite loss before the run stops
+                "tensorboard": False,
+            },
+            "eval": {
+                "batch_size": 8,
+                "pictures_per_defect": 2,  # best and worst samples shown in the report
+            },
+        }
+    )
+
+
+def apply_variants(
+    config: ConfigDict, variant: str, variants: Mapping[str, Mapping[str, Any]]
+) -> ConfigDict:
+    """Applies the named rows in order; names are joined by '+', as in `cpu+rgb`.
+
+    Args:
+        config: what `base_config` returned.
+        variant: names joined by '+', or "" for the default.
+        variants: name -> {dotted field: value}.
+
+    Raises:
+        ValueError: a name is unknown; the message lists the known ones.
+    """
+    for name in filter(None, variant.split("+")):
+        if name not in variants:
+            raise ValueError(
+                f"variant {name!r} of {config.system} is unknown; known: "
+                f"{', '.join(sorted(variants))}"
+            )
+        config.update_from_flattened_dict(variants[name])
+    config.variant = variant or "default"
+    return config

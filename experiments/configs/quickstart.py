@@ -1,0 +1,15 @@
+"""A light DBRN on one class of the generated sample set, in minutes on two cores.
+
+python -m experiments.main --config=experiments/configs/quickstart.py
+"""
+
+from ml_collections import ConfigDict
+
+from experiments.configs import dbrn
+
+
+def get_config() -> ConfigDict:
+    """Returns `dbrn.py:cpu` with a shorter training."""
+    config = dbrn.get_config("cpu")
+    config.model.steps = 600
+    return config

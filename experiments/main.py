@@ -1,0 +1,173 @@
+"""Trains a system, scores the test split and writes the report.
+
+    python -m experiments.main --config=experiments/configs/dbrn.py[:variant] \
+        --workdir=DIR [--config.FIELD=VALUE …] [--mode=fit|eval|fit_eval]
+"""
+
+import sys
+import time
+from pathlib import Path
+
+from absl import app, flags, logging
+from ml_collections import ConfigDict
+
+from ad3d_jax import eval as evaluation
+from ad3d_jax.report import write_report
+from ad3d_jax.train import parallel
+from ad3d_jax.train.checkpoint import Checkpointer, save_tree
+from ad3d_jax.train.fit import Options, Preempted, fit
+from ad3d_jax.train.log import Log, read_log
+from ad3d_jax.train.workdir import open_workdir, write_json
+from data_pipelines.preprocess import prepare
+from experiments import flag_errors, session
+
+CONFIG = flag_errors.define_config("experiments/configs/quickstart.py")
+WORKDIR = flags.DEFINE_string("workdir", "", "Default: runs/<system>-<category>.")
+MODE = flags.DEFINE_enum("mode", "fit_eval", ("fit", "eval", "fit_eval"), "What to do.")
+ALLOW = flags.DEFINE_multi_string(
+    "allow_config_change", [], "Fields that may differ from those of the workdir."
+)
+EXIT_PREEMPTED = 75
+
+
+def run(config: ConfigDict, workdir: str, mode: str, allow: tuple[str, ...]) -> dict:
+    """Does what the flags say and returns the metrics, {} where only fitted."""
+    system = session.build_system(config)
+    engine = parallel.make_engine(config.fit.engine)
+    root, category = session.data_folder(config)
+    folder = Path(workdir or f"runs/{config.system}-{category}").expanduser()
+    with open_workdir(folder, session.plain(config), allow):
+        prepared = prepare(
+            root,
+            category,
+            config.data.recipe,
+            session.recipe_parameters(config),
+            cache_dir=Path(config.data.cache).expanduser(),
+            on_missing=config.data.on_missing,
+        )
+        manifest = prepared.manifest
+        write_json(
+            folder / "recipe.json", {k: manifest[k] for k in ("recipe", "params")}
+        )
+        dataset = open_dataset(config, prepared)
+        first = next(dataset.ordered("train", config.data.batch_size, 0))
+        evaluation.check_needs(system, first)
+        with Log(folder / "log.jsonl", tensorboard=tensorboard(config, folder)) as log:
+            log.write(kind="start", mode=mode, **session.facts(config, category))
+            if "fit" in mode:
+                train(config, system, engine, dataset, first, folder, log)
+            if "eval" not in mode:
+                return {}
+            return evaluate(config, system, engine, dataset, first, folder, manifest)
+
+
+def open_dataset(config: ConfigDict, prepared):
+    """Returns the reader of prepared data that `data.reader` names."""
+    if config.data.reader == "resident":
+        from data_pipelines.resident import load_resident
+
+        return load_resident(prepared)
+    if config.data.reader != "stream":
+        raise ValueError(
+            f"data.reader: expected stream or resident, found {config.data.reader!r}"
+        )
+    from data_pipelines.stream import open_stream
+
+    return open_stream(prepared)
+
+
+def tensorboard(config: ConfigDict, folder: Path) -> Path | None:
+    """Returns where TensorBoard's files go, None unless asked for."""
+    return folder / "tensorboard" if config.fit.tensorboard else None
+
+
+def train(config, system, engine, dataset, first, folder, log) -> None:
+    """Runs the system's phases and saves the trained state."""
+    checkpoints = folder / "checkpoints"
+    if (checkpoints / session.FINAL).exists():
+        logging.info("%s is trained already; remove it to start anew", folder)
+        return
+    state = session.initial_state(config, system, first)
+    options = Options(
+        batch_size=config.data.batch_size,
+        seed=config.seed,
+        max_grad_norm=config.fit.max_grad_norm,
+        checkpoint_every=config.fit.checkpoint_every,
+        log_every=config.fit.log_every,
+        patience=config.fit.patience,
+    )
+    start = time.perf_counter()
+    with Checkpointer(checkpoints / "steps", keep=config.fit.keep) as checkpointer:
+        state = fit(
+            system,
+            state,
+            session.key_of(config, "fit"),
+            dataset,
+            options,
+            engine=engine,
+            checkpointer=checkpointer,
+            log=log,
+        )
+    save_tree(checkpoints / session.FINAL, state)
+    log.write(kind="event", event="fitted", seconds=time.perf_counter() - start)
+
+
+def evaluate(config, system, engine, dataset, first, folder, manifest) -> dict:
+    """Scores the test split; writes maps, scores, metrics and the report."""
+    state = session.trained_state(config, system, first, folder)
+    samples = session.samples_of(manifest, "test")
+    score = evaluation.compile_score(
+        system, engine, session.key_of(config, "score"), state
+    )
+    size = config.eval.batch_size
+    scored = evaluation.score_split(score, dataset, size)
+    evaluation.write_scores(folder / "scores.csv", scored, samples)
+    evaluation.write_maps(folder / "maps", scored, samples)
+    rows = evaluation.chosen_rows(scored, samples, config.eval.pictures_per_defect)
+    pictures = folder / "maps" / "samples"
+    evaluation.write_pictures(pictures, score, dataset, samples, rows, size)
+    metrics = {
+        **evaluation.measure(scored, samples),
+        "seconds_fit": seconds_fit(folder),
+        "peak_memory_bytes": evaluation.peak_memory_bytes(),
+        **session.facts(config, manifest["category"]),
+    }
+    write_json(folder / "metrics.json", metrics)
+    report = write_report(folder)
+    show(metrics, report)
+    return metrics
+
+
+def seconds_fit(folder: Path) -> float | None:
+    """Returns the wall time that fitting took in all runs of the workdir."""
+    seconds = [r["seconds"] for r in read_log(folder / "log.jsonl") if "seconds" in r]
+    return sum(seconds) if seconds else None
+
+
+def show(metrics: dict, report: Path) -> None:
+    """Prints the table of metrics and where the report lies."""
+    names = [n for n in metrics if n.startswith(("i_", "p_", "aupro_"))]
+    print(f"\n{metrics['system']} ({metrics['variant']}) on {metrics['category']}")
+    for name in names:
+        value = metrics[name]
+        text = (
+            "–  " + metrics["notes"].get(name, "") if value is None else f"{value:.4f}"
+        )
+        print(f"  {name:<16} {text}")
+    print(f"\nreport: {report}")
+
+
+def main(_) -> None:
+    """Runs the command; a user's mistake ends it with one sentence and no trace."""
+    try:
+        run(CONFIG.value, WORKDIR.value, MODE.value, tuple(ALLOW.value))
+    except Preempted as stopped:
+        logging.warning("%s", stopped)
+        sys.exit(EXIT_PREEMPTED)
+    except ValueError as mistake:
+        logging.debug("in full", exc_info=True)
+        sys.exit(f"error: {mistake}")
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=flag_errors.parse)
