@@ -1,0 +1,151 @@
+"""A log of one JSON object a line, which survives the death of its writer."""
+
+import importlib.util
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+
+_OWN = ("kind", "time", "non_finite")
+
+
+class Log:
+    """Appends lines `{"kind": …, "time": …, name: value, …}` to a file.
+
+    `time` is in seconds since 1970. Each line is on disk when `write` returns; a last
+    line that a killed run left half-written is cut off on opening. With `tensorboard`,
+    a folder, finite numbers of lines with a `step` are written there too, tagged
+    "kind/name"; that needs the package tensorboard (ImportError).
+    """
+
+    def __init__(self, path: str | Path, tensorboard: str | Path | None = None):
+        self._path = Path(path)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._board = None if tensorboard is None else _open_board(tensorboard)
+        _repair(self._path)
+        self._file = self._path.open("a", encoding="utf-8")
+
+    def write(self, kind: str, **values: Any) -> None:
+        """Appends a line.
+
+        Args:
+            kind: what the line tells of, such as "train".
+            **values: numbers, text, arrays, and lists and dicts of these. NaN and
+                infinities are written as null and their names listed in `non_finite`.
+
+        Raises:
+            ValueError: a name that the log uses itself.
+            TypeError: a value that JSON has no form for.
+        """
+        taken = [name for name in _OWN if name in values]
+        if taken:
+            raise ValueError(f"{self._path}: the log itself writes {taken}")
+        line = {"kind": kind, "time": round(time.time(), 3)}
+        line |= {name: to_json(value) for name, value in values.items()}
+        non_finite = [name for name, value in values.items() if not is_finite(value)]
+        if non_finite:
+            line["non_finite"] = non_finite
+        self._file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+        self._file.flush()
+        if self._board is not None and "step" in values:
+            self._write_board(kind, line)
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+    def __enter__(self) -> "Log":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def _write_board(self, kind: str, line: dict) -> None:
+        for name, value in line.items():
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if number and name not in ("step", "time"):
+                self._board.add_scalar(f"{kind}/{name}", value, line["step"])
+        self._board.flush()
+
+
+def read_log(path: str | Path) -> list[dict]:
+    """Returns the lines of a log; a half-written last line is left out.
+
+    ValueError names the file and line if another line is not JSON.
+    """
+    lines = []
+    for number, text in enumerate(Path(path).read_bytes().split(b"\n")[:-1], 1):
+        try:
+            lines.append(json.loads(text))
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: not JSON: {error}") from error
+    return lines
+
+
+def to_json(value: Any) -> Any:
+    """Returns a value made of what JSON knows; arrays become lists, NaN and ±inf None.
+
+    TypeError for what is neither a number, text, bool, None, array, path nor a list,
+    tuple or mapping of these.
+    """
+    if value is None or isinstance(value, str | bool):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, jax.Array | np.ndarray | np.generic):
+        return to_json(np.asarray(value).tolist())
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, list | tuple):
+        return [to_json(item) for item in value]
+    if hasattr(value, "items"):
+        return {str(name): to_json(item) for name, item in value.items()}
+    raise TypeError(f"no JSON form for a {type(value).__name__}: {value!r}")
+
+
+def is_finite(value: Any) -> bool:
+    """Returns whether no number inside a value for `to_json` is NaN or infinite."""
+    if isinstance(value, list | tuple):
+        return all(is_finite(item) for item in value)
+    if hasattr(value, "items"):
+        return all(is_finite(item) for _, item in value.items())
+    if isinstance(value, jax.Array | np.ndarray | np.generic):
+        return is_finite(np.asarray(value).tolist())
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def _repair(path: Path) -> None:
+    """Cuts off a last line without its end."""
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        logging.warning(
+            "%s: cutting off %d bytes of a half-written last line",
+            path,
+            len(content) - whole,
+        )
+        with path.open("r+b") as file:
+            file.truncate(whole)
+
+
+def _open_board(folder: str | Path) -> Any:
+    if importlib.util.find_spec("tensorboard") is None:
+        raise ImportError(
+            "the TensorBoard log needs the package tensorboard (pip install "
+            "tensorboard); without it, leave the option off: log.jsonl has the same "
+            "values"
+        )
+    from tensorboard.summary import Writer
+
+    return Writer(str(folder))
