@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-INK, FAINT = "#1f2a37", "#d8dde4"
+INK, FAINT = "#1f2a37", "#b3bcc7"
 GOOD, DEFECTIVE = "#0072b2", "#d55e00"
 PRO_END = 0.35
 LIMITS = ((0.3, "#eef3f9"), (0.1, "#dbe6f2"), (0.05, "#c3d5e9"), (0.01, "#a5c0dd"))
@@ -72,7 +72,7 @@ def roc_chart(false_rate: np.ndarray, true_rate: np.ndarray) -> bytes:
     return drawn(4, 3.4, draw)
 
 
-def pr_chart(precision: np.ndarray, recall: np.ndarray, prevalence: float) -> bytes:
+def pr_chart(recall: np.ndarray, precision: np.ndarray, prevalence: float) -> bytes:
     """Returns the precision-recall curve over images, as the steps that AP sums."""
 
     def draw(figure):
@@ -169,7 +169,7 @@ def score_chart(
             top.plot([], [], color=INK, lw=1, ls="--", label="threshold of F1-max")
         top.legend(loc="upper right")
 
-    return drawn(8.4, 2.6 + 0.42 * len(scores), draw)
+    return drawn(11, 2.7 + 0.4 * len(scores), draw)
 
 
 def training_chart(steps: Mapping[str, np.ndarray], values: Mapping[str, np.ndarray]):
@@ -197,12 +197,14 @@ def training_chart(steps: Mapping[str, np.ndarray], values: Mapping[str, np.ndar
             finite = np.isfinite(y).sum()
             if finite and len(positive) == finite and np.ptp(np.log10(positive)) > 1.3:
                 axes.set_yscale("log")
+                axes.yaxis.set_major_formatter("{x:g}")
+                axes.yaxis.set_minor_formatter("")
             axes.set_title(short(name, 32))
             axes.set_xlabel("step")
         for axes in grid[len(names) :]:
             axes.set_axis_off()
 
-    return drawn(2.9 * columns, 2.3 * rows, draw)
+    return drawn(3.5 * columns, 2.5 * rows, draw)
 
 
 def smoothed(values: np.ndarray) -> np.ndarray:

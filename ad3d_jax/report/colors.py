@@ -86,8 +86,8 @@ def picture(rgb: np.ndarray) -> np.ndarray:
 def overlay(rgb: np.ndarray, map: np.ndarray, low: float, high: float) -> np.ndarray:
     """Returns uint8 [H,W,3]: the picture under its anomaly map.
 
-    The opacity of the heat map grows linearly from 0 at `low` to 0.8 at `high`, so that
-    normal parts look as they are.
+    The opacity of the heat map grows with the square of the distance from `low`, from 0
+    there to 0.8 at `high`, so that normal parts look as they are.
 
     Args:
         rgb: [H,W,3] floats in [0,1] or uint8.
@@ -104,7 +104,8 @@ def overlay(rgb: np.ndarray, map: np.ndarray, low: float, high: float) -> np.nda
             f"expected a picture {(*map.shape, 3)} for a map {map.shape}, "
             f"found {base.shape}"
         )
-    opacity = np.nan_to_num(position(map, low, high))[..., None] * OVERLAY_STRENGTH
+    strength = np.nan_to_num(position(map, low, high))[..., None]
+    opacity = OVERLAY_STRENGTH * strength**2
     mixed = base * (1 - opacity) + heat_map(map, low, high) * opacity
     return np.rint(mixed).astype(np.uint8)
 
@@ -116,7 +117,7 @@ def contour(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
     stands out on any ground.
     """
     mask = plane(mask).astype(bool)
-    wide = max(1, round(min(mask.shape) / 160))
+    wide = max(1, round(min(mask.shape) / 240))
     line = grown(mask, wide)
     edge = grown(line, 1)
     result = picture.copy()

@@ -95,6 +95,10 @@ def read_scores(path: Path, gaps: list[str]) -> tuple[Row, ...]:
     silent = [row.name for row in rows if math.isnan(row.score)]
     if silent:
         gaps.append(f"scores.csv has no score for {listed(silent)}.")
+    names = [row.name for row in rows]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        gaps.append(f"More than one line of scores.csv is about {listed(twice)}.")
     if not rows:
         gaps.append("scores.csv holds no sample.")
     return tuple(rows)

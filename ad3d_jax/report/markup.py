@@ -19,11 +19,12 @@ body{margin:0;background:var(--ground);color:var(--ink);
 main{max-width:1180px;margin:0 auto;padding:28px 20px 60px}
 h1{font-size:26px;margin:0 0 6px;overflow-wrap:anywhere}
 h2{font-size:19px;margin:0 0 4px}
-h3{font-size:15px;margin:0;overflow-wrap:anywhere}
+h3{font-size:15px;margin:14px 0 4px;overflow-wrap:anywhere}
 p{margin:6px 0 12px;max-width:85ch}
 a{color:var(--blue)}
 section,.sample{background:#fff;border:1px solid var(--line);border-radius:10px;
  padding:18px 20px;margin:18px 0}
+.sample h3{margin:0}
 .sample{padding:12px 14px;margin:14px 0;background:var(--ground)}
 .lead{font-size:17px}.soft{color:var(--soft);font-size:13px}
 nav{display:flex;flex-wrap:wrap;gap:4px 16px;margin:12px 0;font-size:14px}
@@ -39,10 +40,11 @@ nav{display:flex;flex-wrap:wrap;gap:4px 16px;margin:12px 0;font-size:14px}
 table{border-collapse:collapse;width:100%;font-size:14px}
 th,td{text-align:left;padding:6px 12px 6px 0;border-bottom:1px solid var(--line);
  vertical-align:top;overflow-wrap:anywhere}
-thead th{color:var(--soft);font-weight:600;white-space:nowrap;overflow-wrap:normal}
+thead th{color:var(--soft);font-weight:600;vertical-align:bottom;overflow-wrap:normal}
 td.number,th.number{text-align:right;font-variant-numeric:tabular-nums;
- white-space:nowrap;padding-right:24px}
+ padding-right:18px}td.number{white-space:nowrap}
 tbody th{font-weight:600;white-space:nowrap}
+.wide{margin:10px 0}
 .charts,.panels{display:grid;gap:12px;margin:10px 0}
 .charts{grid-template-columns:repeat(auto-fit,minmax(300px,1fr))}
 .panels{grid-template-columns:repeat(auto-fill,minmax(164px,1fr))}
@@ -52,6 +54,9 @@ figcaption{font-size:12.5px;color:var(--soft);margin:4px 0 2px;overflow-wrap:any
 .tag{display:inline-block;border-radius:20px;padding:1px 10px;font-size:12.5px;
  color:#fff;background:#0072b2}.tag.bad{background:#b84a00}
 .tag.plain{background:#e6eaf0;color:var(--ink)}
+dl{display:grid;grid-template-columns:repeat(auto-fill,minmax(200px,1fr));gap:8px 20px;
+ margin:8px 0}dt{color:var(--soft);font-size:12.5px}
+dd{margin:0;overflow-wrap:anywhere}
 details{margin:8px 0}summary{cursor:pointer;color:var(--blue)}
 pre{overflow:auto;max-height:420px;background:var(--ground);padding:10px;font-size:12.5px}
 @media print{body{background:#fff}section{break-inside:avoid}}

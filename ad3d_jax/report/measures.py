@@ -28,6 +28,9 @@ def image_ranking(rows: tuple[Row, ...]) -> Ranking | str:
     silent = sum(math.isnan(row.score) for row in rows)
     if silent:
         return f"{silent} of {len(rows)} samples have no score"
+    categories = {row.category for row in rows}
+    if len(categories) > 1:
+        return f"scores of {len(categories)} categories cannot be ranked together"
     labels = np.array([row.label for row in rows])
     ranking = rank_images(scores_of(rows), labels)
     if not ranking.defects:
@@ -39,6 +42,8 @@ def image_ranking(rows: tuple[Row, ...]) -> Ranking | str:
 
 def pixel_ranking(run: Run) -> Ranking | str:
     """Returns the ranking of the pixels of all test maps, or why there is none."""
+    if len({row.category for row in run.rows}) > 1:
+        return "maps of several categories cannot be ranked together"
     names = [row.name for row in run.rows]
     absent = sum(name not in run.maps for name in names)
     if absent or not names:

@@ -24,7 +24,7 @@ from ad3d_jax.report.samples import samples_section
 from ad3d_jax.report.training import events_section, training_section
 
 FEW = 10  # samples of a kind below which the page asks for caution
-LINKS = ("metrics", "curves", "scores", "samples", "training", "facts")
+LINKS = ("facts", "metrics", "curves", "scores", "samples", "training")
 
 
 def write_report(workdir: Path) -> Path:
@@ -62,12 +62,12 @@ def compose(run: Run, folder: Path) -> str:
         random_weights(run.metrics),
         cards(run.metrics),
         gap_list(gaps),
+        facts_section(run),
         metrics_section(run.metrics),
         curves_section(run.metrics, images, pixels),
         scores_section(run.rows, images),
         samples_section(run, folder),
         training_section(run.train),
-        facts_section(run),
         events_section(run.events),
     )
     return (
@@ -97,9 +97,9 @@ def headline(run: Run) -> str:
     ranked, marked = run.metrics.get("i_auroc"), run.metrics.get("aupro_30")
     if number(ranked) != DASH:
         words.append(
-            f"Of a good and a defective part it gives the defective one the higher "
-            f"score in {ranked:.1%} of all pairs (I-AUROC {ranked:.4f}; guessing "
-            "gives 50 %)."
+            "Of a good and a defective part it gives the defective one the higher "
+            f"score in {100 * ranked:.1f} % of all pairs (I-AUROC {ranked:.4f}; "
+            "guessing gives 50 %)."
         )
     else:
         words.append("How well it tells good from defective parts is not known.")
@@ -174,14 +174,20 @@ def cautions(rows: tuple[Row, ...]) -> list[str]:
     ]
 
 
+def notes(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Returns the recorded notes by the name of the metric or fact."""
+    found = metrics.get("notes")
+    return found if isinstance(found, dict) else {}
+
+
 def note(name: str, metrics: dict[str, Any]) -> str:
     """Returns the recorded note on a metric; if it is null without one, says so."""
-    notes = metrics.get("notes")
-    if isinstance(notes, dict) and name in notes:
-        return str(notes[name])
+    if name in notes(metrics):
+        return str(notes(metrics)[name])
     if name not in metrics:
         return "not in metrics.json"
-    return "undefined, no reason was recorded" if metrics[name] is None else ""
+    undefined = number(metrics[name]) == DASH
+    return "undefined, no reason was recorded" if undefined else ""
 
 
 def metrics_section(metrics: dict[str, Any]) -> str:
@@ -193,8 +199,8 @@ def metrics_section(metrics: dict[str, Any]) -> str:
         said = note(name, metrics)
         meaning = f"{term.meaning} Note: {said}." if said else term.meaning
         rows.append((term.name, number(metrics.get(name)), meaning))
-    notes = metrics.get("notes")
-    others = {k: v for k, v in notes.items() if k not in METRICS} if notes else {}
+    told = {*METRICS, *FACTS}
+    others = {k: v for k, v in notes(metrics).items() if k not in told}
     return section(
         "metrics",
         "Metrics",
@@ -210,8 +216,9 @@ def metrics_section(metrics: dict[str, Any]) -> str:
 
 def parts_table(metrics: dict[str, Any]) -> str:
     """Returns the same metrics for each part of the scores, if there are parts."""
-    parts = metrics.get("parts")
-    if not isinstance(parts, dict) or not parts:
+    found = metrics.get("parts")
+    parts = {k: v for k, v in (found or {}).items() if isinstance(v, dict)}
+    if not parts:
         return ""
     names = [n for n in METRICS if any(n in part for part in parts.values())]
     heads = ("part", *(METRICS[name].name for name in names))
@@ -223,7 +230,7 @@ def parts_table(metrics: dict[str, Any]) -> str:
         gap(f"{part}, {METRICS[name].name}: {note(name, values)}.")
         for part, values in parts.items()
         for name in names
-        if values.get(name) is None
+        if number(values.get(name)) == DASH
     ]
     return "\n".join(
         (
@@ -282,19 +289,16 @@ def scores_section(rows: tuple[Row, ...], images: Ranking | str) -> str:
             (
                 row.defect,
                 str(row.count),
-                DASH if row.mean_score is None else f"{row.mean_score:.5g}",
+                DASH if row.mean_score is None else f"{row.mean_score:.4f}",
                 DASH
                 if row.detected is None
-                else f"{row.detected} ({row.detected / row.count:.0%})",
+                else f"{row.detected} ({100 * row.detected / row.count:.0f} %)",
                 number(row.auroc),
             )
             for row in found
         ],
         (1, 2, 3, 4),
     )
-    if threshold is None:
-        words = f"No threshold: {images}."
-        return section("scores", title, gap(words), table)
     by_type = {
         d: scores_of([r for r in rows if r.defect == d]) for d in defect_names(rows)
     }
@@ -305,8 +309,10 @@ def scores_section(rows: tuple[Row, ...], images: Ranking | str) -> str:
             "Each dot is a test image; boxes hold the middle half of a type.",
         )
         if all(np.isfinite(values).all() for values in by_type.values())
-        else gap("No histogram: some scores are infinite.")
+        else gap("No histogram: some scores are missing or infinite.")
     )
+    if threshold is None:
+        return section("scores", title, gap(f"No threshold: {images}."), chart, table)
     words = (
         f"The threshold {threshold:.5g} is the one at which F1 is largest on this test "
         "set. It describes this test set; it is not an operating point, which would "
@@ -319,12 +325,16 @@ def facts_section(run: Run) -> str:
     """Returns the facts of the run and its configuration."""
     skipped = {*METRICS, "parts", "notes"}
     names = [*FACTS, *(n for n in run.metrics if n not in skipped and n not in FACTS)]
-    rows = [(FACTS.get(name, name), shown_fact(name, run.metrics)) for name in names]
+    facts = "".join(
+        f"<div><dt>{text(FACTS.get(name, name))}</dt>"
+        f"<dd>{text(shown_fact(name, run.metrics))}</dd></div>"
+        for name in names
+    )
     config = json.dumps(run.config, indent=2, ensure_ascii=False)
     return section(
         "facts",
         "Facts of the run",
-        markup.table(("fact", "value"), rows),
+        f"<dl>{facts}</dl>",
         f"<details><summary>Configuration</summary><pre>{text(config)}</pre></details>",
     )
 
@@ -333,7 +343,10 @@ def shown_fact(name: str, metrics: dict[str, Any]) -> str:
     """Returns a fact as words; a missing one is a dash with its reason."""
     value = metrics.get(name)
     if value is None:
-        return f"{DASH} ({note(name, metrics)})"
+        words = note(name, metrics) if name in notes(metrics) else ""
+        return f"{DASH} ({words or 'not recorded'})"
     if isinstance(value, float):
         return f"{value:.6g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {shown}" for key, shown in value.items())
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

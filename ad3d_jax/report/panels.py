@@ -139,7 +139,7 @@ def base_picture(arrays: dict[str, np.ndarray], size: tuple[int, int]) -> np.nda
 def panels(
     sample: Sample, scales: dict[str, Scale], map_scale: Scale
 ) -> tuple[list[Panel], list[str]]:
-    """Returns the panels of a checked sample and the gaps among them."""
+    """Returns measurement, truth and verdict of a checked sample, and what lacks."""
     arrays, shown, gaps = sample.arrays, [], []
     if "rgb" in arrays:
         shown.append(Panel("RGB", at_panel(colors.picture(arrays["rgb"]))))
@@ -159,11 +159,17 @@ def panels(
         gaps.append("No anomaly map was recorded.")
     if "mask" not in arrays:
         gaps.append("No ground truth was recorded.")
-    for name in sorted(name for name in arrays if name.startswith(PART)):
-        title = name.removeprefix(PART)
-        picture = part_picture(title, arrays[name], scales[name])
-        shown.append(Panel(title, at_panel(picture)))
     return shown, gaps
+
+
+def part_panels(sample: Sample, scales: dict[str, Scale]) -> list[Panel]:
+    """Returns a panel for each part of a checked sample, by name."""
+    names = sorted(name for name in sample.arrays if name.startswith(PART))
+    pictures = [part_picture(n, sample.arrays[n], scales[n]) for n in names]
+    return [
+        Panel(name.removeprefix(PART), at_panel(picture))
+        for name, picture in zip(names, pictures, strict=True)
+    ]
 
 
 def verdict(arrays: dict[str, np.ndarray], scale: Scale) -> list[Panel]:

@@ -9,7 +9,14 @@ from ad3d_jax.report import charts, colors, markup
 from ad3d_jax.report.cloud import write_ply
 from ad3d_jax.report.files import Row, Run, Sample
 from ad3d_jax.report.markup import figure, gap, number, paragraph, section, text
-from ad3d_jax.report.panels import Scale, checked, cloud, panels, part_scales
+from ad3d_jax.report.panels import (
+    Scale,
+    checked,
+    cloud,
+    panels,
+    part_panels,
+    part_scales,
+)
 
 
 def samples_section(run: Run, folder: Path) -> str:
@@ -66,6 +73,10 @@ def sample_block(
     """Returns the panels of one sample and writes its cloud."""
     shown, missing = panels(sample, scales, scale)
     pictures = [figure(markup.jpeg(panel.picture), panel.title) for panel in shown]
+    details = [
+        figure(markup.jpeg(panel.picture), panel.title)
+        for panel in part_panels(sample, scales)
+    ]
     made = cloud(sample, scale)
     if isinstance(made, str):
         missing.append(made)
@@ -82,6 +93,7 @@ def sample_block(
     return (
         f'<div class="sample">{sample_heading(sample, rows)}'
         f'<div class="panels">{"".join(pictures)}</div>'
+        + (f'<div class="panels">{"".join(details)}</div>' if details else "")
         + (gap(" ".join(lines)) if lines else "")
         + "</div>"
     )
