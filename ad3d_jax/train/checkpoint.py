@@ -95,7 +95,7 @@ class Checkpointer:
             raise self._save_error(step, error) from error
         self._pending = (step, response)
 
-    def latest(self, like: Tree) -> tuple[int, Tree] | None:
+    def latest(self, like: Tree | None = None) -> tuple[int, Tree] | None:
         """Returns the newest whole step and its tree, or None where nothing was saved.
 
         A step that is damaged is passed over with a warning. Reading changes nothing on
@@ -104,7 +104,9 @@ class Checkpointer:
         Args:
             like: tree of arrays or `jax.ShapeDtypeStruct`, of the structure, shapes and
                 dtypes expected. A leaf comes back as a jax array, placed like the
-                leaf of `like`, or as a NumPy array where that is one.
+                leaf of `like`, or as a NumPy array where that is one. None takes
+                whatever was saved, as dicts in dicts of NumPy arrays by the names in
+                the leaves' paths; what had no leaves is not in it.
 
         Raises:
             CheckpointError: the newest whole step has other leaves, shapes or dtypes
@@ -203,11 +205,26 @@ def _paths(tree: Tree) -> dict[str, Any]:
     """Returns the leaves by path, such as `params/dense/kernel`."""
     leaves = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        parts = (jax.tree_util.keystr((part,), simple=True) for part in path)
+        name = "/".join(p.replace("%", "%25").replace("/", "%2F") for p in parts)
         if name in leaves:
             raise CheckpointError(f"two leaves have the path {name!r}", leaf=name)
         leaves[name] = leaf
     return leaves
+
+
+def _nested(leaves: dict[str, Any]) -> dict:
+    """Returns leaves by path as dicts in dicts."""
+    tree: dict = {}
+    for path, leaf in leaves.items():
+        *outer, last = (
+            part.replace("%2F", "/").replace("%25", "%") for part in path.split("/")
+        )
+        node = tree
+        for name in outer:
+            node = node.setdefault(name, {})
+        node[last] = leaf
+    return tree
 
 
 def _is_key(leaf: Any) -> bool:
@@ -260,14 +277,14 @@ def _decode(manifest: np.ndarray) -> dict[str, _Leaf]:
     }
 
 
-def _load(folder: Path, step: int, like: Tree) -> Tree:
-    """Returns a verified step as a tree like `like`."""
+def _load(folder: Path, step: int, like: Tree | None) -> Tree:
+    """Returns a verified step as a tree like `like`, or in nested dicts."""
     content, manifest = _read(folder, step)
-    expected = _paths(like)
-    _check_fit(folder, step, manifest, expected)
-    leaves = []
-    for path, leaf in expected.items():
-        record = manifest[path]
+    if like is not None:
+        expected = _paths(like)
+        _check_fit(folder, step, manifest, expected)
+    arrays = {}
+    for path, record in manifest.items():
         if path in content:
             array = content[path]
         else:
@@ -279,7 +296,10 @@ def _load(folder: Path, step: int, like: Tree) -> Tree:
                 step,
                 path,
             )
-        leaves.append(_placed(array, record, leaf))
+        arrays[path] = array
+    if like is None:
+        return _nested({p: _placed(a, manifest[p], a) for p, a in arrays.items()})
+    leaves = [_placed(arrays[p], manifest[p], leaf) for p, leaf in expected.items()]
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
