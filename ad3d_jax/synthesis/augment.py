@@ -143,7 +143,7 @@ def auto_contrast(image: jax.Array, cutoff) -> jax.Array:
 def equalise(image: jax.Array) -> jax.Array:
     """Returns each channel with its histogram made as flat as a table can."""
     levels = _levels(image)
-    counts = histogram(levels).astype(jnp.int32)
+    counts = histogram(levels)
     highest = jnp.max(jnp.where(counts > 0, jnp.arange(LEVELS)[None], 0), axis=1)
     last = jnp.take_along_axis(counts, highest[:, None], axis=1)
     step = (levels[..., 0].size - last) // (LEVELS - 1)
@@ -154,15 +154,11 @@ def equalise(image: jax.Array) -> jax.Array:
 
 
 def histogram(levels: jax.Array) -> jax.Array:
-    """Returns how often each level occurs in each channel of [H,W,3], [3,256] float32.
-
-    Counted as a product of one-hot halves of a byte: exact, without scattered writes.
-    """
-    flat = levels.reshape(-1, levels.shape[-1]).T
-    digits = jnp.arange(16)[None, None, :]
-    high = ((flat >> 4)[..., None] == digits).astype(jnp.float32)
-    low = ((flat & 15)[..., None] == digits).astype(jnp.float32)
-    return jnp.einsum("cni,cnj->cij", high, low).reshape(-1, LEVELS)
+    """Returns how often each level occurs in each channel of [H,W,3], [3,256] int32."""
+    bins = _bins(levels).reshape(-1)
+    counts = jnp.zeros((levels.shape[-1] * LEVELS,), jnp.int32)
+    counts = counts.at[bins].add(1, mode="promise_in_bounds")
+    return counts.reshape(-1, LEVELS)
 
 
 def _levels(image: jax.Array) -> jax.Array:
@@ -172,8 +168,12 @@ def _levels(image: jax.Array) -> jax.Array:
 def _look_up(table: jax.Array, levels: jax.Array) -> jax.Array:
     """Returns [H,W,3] float32 in [0,1], levels replaced by a table [3,256]."""
     flat = (table.astype(jnp.float32) / (LEVELS - 1)).reshape(-1)
-    index = levels + LEVELS * jnp.arange(levels.shape[-1])[None, None, :]
-    return flat.at[index].get(mode="promise_in_bounds")
+    return flat.at[_bins(levels)].get(mode="promise_in_bounds")
+
+
+def _bins(levels: jax.Array) -> jax.Array:
+    """Returns the position of each level in a flattened table [3,256]."""
+    return levels + LEVELS * jnp.arange(levels.shape[-1])[None, None, :]
 
 
 def _random_gamma(key, image):

@@ -1,0 +1,65 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import ndimage
+
+from ad3d_jax.ops.resize import resize_area, resize_bilinear, resize_nearest
+
+SIZES = [(8, 8), (12, 20), (5, 3), (16, 7)]
+
+
+def pictures():
+    return np.random.default_rng(0).random((2, 8, 10, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_bilinear_reads_at_half_pixel_centres(size):
+    x = pictures()
+    rows = (np.arange(size[0]) + 0.5) * 8 / size[0] - 0.5
+    columns = (np.arange(size[1]) + 0.5) * 10 / size[1] - 0.5
+    grid = np.meshgrid(rows, columns, indexing="ij")
+    for b in range(2):
+        for c in range(3):
+            expected = ndimage.map_coordinates(
+                x[b, ..., c], grid, order=1, mode="nearest"
+            )
+            np.testing.assert_allclose(
+                resize_bilinear(x, size)[b, ..., c], expected, atol=1e-5
+            )
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_nearest_takes_the_floor(size):
+    x = pictures()
+    resized = np.asarray(resize_nearest(x, size))
+    for i in range(size[0]):
+        for j in range(size[1]):
+            expected = x[
+                :, int(np.floor(i * 8 / size[0])), int(np.floor(j * 10 / size[1]))
+            ]
+            np.testing.assert_array_equal(resized[:, i, j], expected)
+
+
+def test_nearest_keeps_booleans():
+    assert resize_nearest(jnp.ones((1, 4, 4, 1), bool), (2, 3)).dtype == bool
+
+
+@pytest.mark.parametrize("size", [(8, 10), (4, 5), (5, 3), (3, 7)])
+def test_area_is_the_box_filter_of_pillow(size):
+    x = pictures()
+    resized = resize_area(x, size)
+    for c in range(3):
+        picture = Image.fromarray(x[0, ..., c])
+        expected = picture.reduce((10 // size[1], 8 // size[0]))
+        if (8 % size[0], 10 % size[1]) == (0, 0):
+            np.testing.assert_allclose(
+                resized[0, ..., c], np.asarray(expected), atol=1e-5
+            )
+    np.testing.assert_allclose(resized.mean((1, 2)), x.mean((1, 2)), rtol=1e-5)
+
+
+def test_area_splits_a_pixel_by_its_overlap():
+    x = np.array([1.0, 2.0, 6.0], np.float32).reshape(1, 1, 3, 1)
+    expected = [(1 + 0.5 * 2) / 1.5, (0.5 * 2 + 6) / 1.5]
+    np.testing.assert_allclose(resize_area(x, (1, 2)).ravel(), expected, rtol=1e-6)
