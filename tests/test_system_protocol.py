@@ -1,0 +1,486 @@
+"""The thirteen clauses of the contract, each one test over the table of all systems."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from reference_systems import MemoryDataset, pad, take
+from systems_table import TABLE
+
+from ad3d_jax.base import ALONE, Gather, State, Train, sample_keys, without_truth
+from ad3d_jax.train import parallel, resume
+from ad3d_jax.train.checkpoint import Checkpointer
+from ad3d_jax.train.fit import Options, check_fields, fit
+from ad3d_jax.train.step import begin, fixed_part, train_step
+
+ROWS = 4
+KEY = jax.random.key(11)
+OPTIONS = Options(batch_size=ROWS, progress=False, log_every=1000)
+every_system = pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
+
+
+@functools.cache
+def engine(kind="jit", devices=1):
+    return parallel.make_engine(kind, jax.devices()[:devices])
+
+
+class Trial:
+    """One system with its data; what is costly is computed once."""
+
+    def __init__(self, row):
+        self.row, self.system = row, row.make()
+        self.batch = row.make_batch(ROWS)
+        self.data = MemoryDataset(
+            {"train": row.make_batch(6), "validation": self.batch}
+        )
+        self.initial = jax.jit(self.system.init)(KEY, without_truth(self.batch))
+        self.score = parallel.compile_map(engine(), self.system.score)
+
+    @functools.cached_property
+    def fitted(self):
+        return fit(self.system, self.initial, KEY, self.data, OPTIONS, engine())
+
+    @functools.cache  # noqa: B019 (trials live as long as the session)
+    def before(self, index):
+        """Returns the state with which phase `index` begins."""
+        if index == 0:
+            return self.initial
+        shorter = self.system._replace(phases=self.system.phases[:index])
+        return fit(shorter, self.initial, KEY, self.data, OPTIONS, engine())
+
+    def phases(self, kind):
+        """Yields (index, phase, state before it)."""
+        for index, phase in enumerate(self.system.phases):
+            if isinstance(phase, kind):
+                yield index, phase, self.before(index)
+
+    def scores(self, batch, state=None, key=KEY):
+        """Returns host scores; one trace for all batches of ROWS rows."""
+        state = self.fitted if state is None else state
+        return scored(engine(), self.score, batch, state, key)
+
+    @functools.cache  # noqa: B019
+    def step(self, index):
+        """Returns the compiled training step of a phase on one device."""
+        return parallel.compile_step(engine(), train_step(self.system.phases[index]))
+
+
+@functools.cache
+def trial_of(row):
+    return Trial(row)
+
+
+@pytest.fixture
+def trial(row):
+    return trial_of(row)
+
+
+def scored(where, compiled, batch, state, key=KEY):
+    key, state = parallel.replicate(where, (key, state))
+    return parallel.join(compiled(key, state, parallel.split(where, batch)))
+
+
+def with_cache(phase, state, batch):
+    """Returns the batch as the phase reads it."""
+    batch = without_truth(batch)
+    if phase.cache is None:
+        return batch
+    clean = parallel.zero_padding(jax.tree.map(jnp.asarray, batch))
+    cached = jax.device_get(jax.jit(phase.cache)(state, clean))
+    return batch._replace(extras={**batch.extras, **cached})
+
+
+def stepped(where, compiled, phase, state, batches, key=KEY):
+    """Returns (carry, reports) of one step a batch."""
+    key, fixed = parallel.replicate(where, (key, fixed_part(state)))
+    carry, reports = parallel.replicate(where, begin(phase, state), copy=True), []
+    for batch in batches:
+        batch = with_cache(phase, state, batch)
+        carry, report = compiled(key, fixed, carry, parallel.split(where, batch))
+        reports.append(jax.device_get(report))
+    return jax.device_get(carry), reports
+
+
+def with_plain_descent(phase):
+    """Returns the phase with steps of minus the gradient, which shows the gradient.
+
+    Adam divides by the gradient's size, which makes rounding errors large where the
+    gradient is next to nothing.
+    """
+    updates = [
+        u._replace(optimizer=lambda _h, _s: optax.sgd(1.0)) for u in phase.updates
+    ]
+    return phase._replace(updates=tuple(updates))
+
+
+def gathered(where, phase, state, batch, size):
+    """Returns the rows that a Gather phase emits in batches of `size`."""
+    data = MemoryDataset({"x": batch})
+
+    def emit(key, state, batch):
+        cached = phase.cache(state, batch) if phase.cache else {}
+        batch = batch._replace(extras={**batch.extras, **cached})
+        return phase.emit(key, state, batch)
+
+    compiled = parallel.compile_map(where, emit)
+    key, state = parallel.replicate(where, (KEY, state))
+    batches = data.ordered("x", size, 0)
+    parts = [r for _, r in parallel.map_rows(where, compiled, key, state, batches)]
+    return jax.tree.map(lambda *x: np.concatenate(x), *parts)
+
+
+def degenerate(batch):
+    """Returns rows: as measured, all zero, nothing measured, saturated."""
+
+    def spoil(name, x):
+        x = np.array(x)
+        x[1] = 0
+        if name in ("xyz", "depth", "valid", "foreground", "extras"):
+            x[2] = 0
+        if x.dtype != bool:
+            x[3] = 1
+        return x
+
+    images = {n: getattr(batch, n) for n in ("rgb", "xyz", "depth", "valid")}
+    images["foreground"] = batch.foreground
+    spoilt = {n: spoil(n, x) for n, x in images.items() if x is not None}
+    extras = {n: spoil("extras", x) for n, x in batch.extras.items()}
+    return batch._replace(**spoilt, extras=extras)
+
+
+def same(one, other):
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def near(found, expected, tolerance):
+    """Asserts closeness relative to the largest magnitude of each leaf."""
+
+    def check(one, other):
+        one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
+        scale = max(np.abs(other).max(initial=0), 1e-3)
+        np.testing.assert_allclose(one / scale, other / scale, rtol=0, atol=tolerance)
+
+    jax.tree.map(check, found, expected)
+
+
+def differ(one, other):
+    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    return any(not np.array_equal(a, b) for a, b in pairs)
+
+
+@every_system
+def test_01_init_depends_on_key_and_shapes_alone(trial):
+    init = jax.jit(trial.system.init)
+    batch = without_truth(trial.batch)
+    other = without_truth(trial.row.make_batch(ROWS, seed=5, defect=True))
+    same(trial.initial, init(KEY, other))
+    same(trial.initial, init(KEY, jax.tree.map(np.zeros_like, batch)))
+    assert differ(trial.initial, init(jax.random.key(12), batch))
+    outside = trial.system.init(KEY, batch)
+    assert isinstance(outside, State)
+    leaves = jax.tree.leaves(outside)
+    assert leaves and all(isinstance(x, jax.Array | np.ndarray) for x in leaves)
+    assert all(np.shape(x) == () for x in outside.hyper.values())
+    assert jax.tree.structure(outside) == jax.tree.structure(trial.initial)
+
+
+@every_system
+def test_02_the_loss_is_finite_for_every_row(trial):
+    for index, phase, state in trial.phases(Train):
+        bad = with_cache(phase, state, degenerate(trial.batch))
+        padded = pad(take(bad, [0, 1, 2]), 1)
+        padded = jax.device_get(
+            parallel.zero_padding(jax.tree.map(jnp.asarray, padded))
+        )
+        for update in phase.updates:
+
+            @jax.jit
+            def loss_and_gradient(batch, update=update, state=state):
+                keys = sample_keys(KEY, batch)
+
+                def total(params):
+                    each, sums, info = update.loss(keys, params, state, batch, ALONE)
+                    return jnp.sum(each), (each, sums, info)
+
+                return jax.grad(total, has_aux=True)(state.params)
+
+            for batch in (bad, padded):
+                found = loss_and_gradient(batch)
+                assert found[1][0].shape == (ROWS,)
+                for path, leaf in jax.tree_util.tree_leaves_with_path(found):
+                    assert np.isfinite(leaf).all(), (phase.name, path)
+        _, reports = stepped(engine(), trial.step(index), phase, state, [padded])
+        assert int(reports[0].bad) == 0
+
+
+@every_system
+def test_03_padding_changes_nothing(trial):
+    three = take(trial.batch, [0, 1, 2])
+    for index, phase, state in trial.phases(Train):
+        step = trial.step(index)
+        nan, one = (pad(three, 1, garbage) for garbage in (np.nan, 1.0))
+        same(
+            stepped(engine(), step, phase, state, [nan]),
+            stepped(engine(), step, phase, state, [one]),
+        )
+        empty = pad(take(trial.batch, []), ROWS)
+        carry, reports = stepped(engine(), step, phase, state, [empty])
+        expected = jax.device_get(begin(phase, state))
+        same(carry._replace(step=0), expected._replace(step=0))
+        assert reports[0].bad == 0
+
+        plain = with_plain_descent(phase)
+        compiled = parallel.compile_step(engine(), train_step(plain))
+        found = stepped(engine(), compiled, plain, state, [nan])
+        exact = stepped(engine(), compiled, plain, state, [three])
+        near(found, exact, 1e-5)
+    for _, phase, state in trial.phases(Gather):
+        rows = gathered(engine(), phase, state, nan, ROWS)
+        near(rows, gathered(engine(), phase, state, three, 3), 1e-6)
+    full = trial.scores(trial.batch)
+    part = trial.scores(pad(three, 1))
+    near(take(part, [0, 1, 2]), take(full, [0, 1, 2]), 1e-6)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(part))
+
+
+@pytest.mark.slow
+@every_system
+def test_03_a_device_that_holds_only_padding_changes_nothing(trial):
+    two = engine("pmap", 2)
+    padded = pad(trial.batch, ROWS)
+    for _, phase, state in trial.phases(Train):
+        plain = with_plain_descent(phase)
+        found = stepped(
+            two,
+            parallel.compile_step(two, train_step(plain)),
+            plain,
+            state,
+            [padded],
+        )
+        alone = parallel.compile_step(engine(), train_step(plain))
+        near(found, stepped(engine(), alone, plain, state, [trial.batch]), 1e-5)
+    compiled = parallel.compile_map(two, trial.system.score)
+    scores = scored(two, compiled, padded, trial.fitted)
+    near(take(scores, range(ROWS)), trial.scores(trial.batch), 1e-6)
+
+
+@every_system
+def test_04_score_is_per_sample(trial):
+    whole = trial.scores(trial.batch)
+    order = [2, 0, 3, 1]
+    near(trial.scores(take(trial.batch, order)), take(whole, order), 1e-6)
+    # A row must not see its neighbours: replace them.
+    strangers = trial.row.make_batch(ROWS, seed=8, defect=True)
+    mixed = jax.tree.map(
+        lambda a, b: np.concatenate([a[:1], b[1:]]), trial.batch, strangers
+    )
+    near(take(trial.scores(mixed), [0]), take(whole, [0]), 1e-6)
+    assert differ(take(trial.scores(mixed), [1]), take(whole, [1]))
+    half = scored(
+        engine(),
+        parallel.compile_map(engine(), trial.system.score),
+        take(trial.batch, [2, 3]),
+        trial.fitted,
+    )
+    near(half, take(whole, [2, 3]), 1e-6)
+
+
+@every_system
+def test_05_maps_have_the_size_of_the_input_and_are_finite(trial):
+    shape = trial.batch.rgb.shape[:3]
+    for batch in (trial.batch, degenerate(trial.batch)):
+        scores = trial.scores(batch)
+        assert scores.map.shape == (*shape, 1) and scores.map.dtype == np.float32
+        assert scores.image.shape == (ROWS,) and scores.image.dtype == np.float32
+        for part in scores.parts.values():
+            assert part.shape[:3] == shape and part.ndim == 4
+            assert part.dtype == np.float32
+        assert all(np.isfinite(x).all() for x in jax.tree.leaves(scores))
+
+
+@every_system
+def test_06_a_planted_defect_raises_the_scores(trial):
+    good = trial.scores(trial.row.make_batch(ROWS, seed=21))
+    batch = trial.row.make_batch(ROWS, seed=21, defect=True)
+    bad = trial.scores(batch)
+    assert (bad.image > good.image).all()
+    for row in range(ROWS):
+        inside = bad.map[row][batch.mask[row]].mean()
+        assert inside > bad.map[row][~batch.mask[row]].mean()
+        assert inside > good.map[row][batch.mask[row]].mean()
+
+
+@every_system
+def test_07_same_key_and_data_same_bits(trial):
+    other = jax.random.key(99)
+    for index, phase, state in trial.phases(Train):
+        run = functools.partial(
+            stepped, engine(), trial.step(index), phase, state, [trial.batch] * 2
+        )
+        same(run(), run())
+        changed = differ(run()[0].params, run(other)[0].params)
+        assert changed == ("train" in trial.row.stochastic), "another key in training"
+    for _, phase, state in trial.phases(Gather):
+        rows = gathered(engine(), phase, state, trial.batch, ROWS)
+        same(rows, gathered(engine(), phase, state, trial.batch, ROWS))
+        one, again = (phase.absorb(KEY, state, rows) for _ in range(2))
+        same(one, again)
+        changed = differ(one, phase.absorb(other, state, rows))
+        assert changed == ("gather" in trial.row.stochastic), "another key in absorb"
+    same(trial.scores(trial.batch), trial.scores(trial.batch))
+    changed = differ(trial.scores(trial.batch), trial.scores(trial.batch, key=other))
+    assert changed == ("score" in trial.row.stochastic), "another key in scoring"
+
+
+@every_system
+def test_08_neither_a_second_call_nor_a_hyperparameter_traces_again(trial):
+    for index, phase, state in trial.phases(Train):
+        step = parallel.compile_step(engine(), train_step(phase))
+        stepped(engine(), step, phase, state, [trial.batch] * 2)
+        hyper = {name: value * 0.5 for name, value in state.hyper.items()}
+        changed = state._replace(hyper=hyper)
+        stepped(engine(), step, phase, changed, [trial.batch])
+        assert step.traces == 1, phase.name
+        assert index in range(len(trial.system.phases))
+    score = parallel.compile_map(engine(), trial.system.score)
+    hyper = {name: value * 0.5 for name, value in trial.fitted.hyper.items()}
+    for state in (trial.fitted, trial.fitted, trial.fitted._replace(hyper=hyper)):
+        scored(engine(), score, trial.batch, state)
+    assert score.traces == 1
+
+
+@every_system
+def test_09_absorb_depends_on_neither_chunks_nor_devices(trial):
+    batch = trial.data.splits["train"]
+    for _, phase, state in trial.phases(Gather):
+        memories = []
+        for where, size in [(engine(), 6), (engine(), 2), (engine("pmap", 2), 4)]:
+            rows = gathered(where, phase, state, batch, size)
+            memories.append(phase.absorb(KEY, state, rows).memory)
+        near(memories[1], memories[0], 1e-6)
+        near(memories[2], memories[0], 1e-6)
+        # Reversed samples must be told apart, or the comparison above is blind.
+        backwards = take(batch, range(5, -1, -1))
+        rows = gathered(engine(), phase, state, backwards, 6)
+        assert differ(phase.absorb(KEY, state, rows).memory, memories[0])
+
+
+@every_system
+def test_10_a_saved_and_loaded_state_scores_the_same(trial, tmp_path):
+    count = len(trial.system.phases)
+    with Checkpointer(tmp_path) as checkpointer:
+        resume.save(trial.system, resume.Position(trial.fitted, count), checkpointer)
+    found = resume.restore(trial.system, trial.initial, Checkpointer(tmp_path))
+    assert found.phase == count
+    same(found.state, trial.fitted)
+    same(trial.scores(trial.batch, found.state), trial.scores(trial.batch))
+    for _, phase, state in trial.phases(Train):
+        carry = begin(phase, state)
+        position = resume.Position(state, trial.system.phases.index(phase), carry)
+        packed = resume.pack(position)
+        again = resume.unpack(trial.system, trial.initial, packed)
+        same(again.carry, carry)
+
+
+@every_system
+def test_11_needs_are_truthful(trial):
+    system = trial.system
+
+    def only(needs, batch):
+        book = ("weight", "id", "category")
+        extras = {n: x for n, x in batch.extras.items() if f"extras.{n}" in needs}
+        empty = {n: None for n in batch._fields if n not in (*needs, *book)}
+        return batch._replace(**{**empty, "extras": extras})
+
+    def train_shapes(batch):
+        state = system.init(KEY, batch)
+        for phase in system.phases:
+            seen = batch
+            if phase.cache is not None:
+                extras = {**batch.extras, **phase.cache(state, batch)}
+                seen = batch._replace(extras=extras)
+            keys = sample_keys(KEY, batch)
+            if isinstance(phase, Train):
+                for update in phase.updates:
+                    update.loss(keys, state.params, state, seen, ALONE)
+            else:
+                phase.emit(KEY, state, seen)
+        return batch.weight
+
+    def score_shapes(batch):
+        return system.score(KEY, trial.fitted, batch)
+
+    for needs, run in (
+        (system.needs_fit, train_shapes),
+        (system.needs_score, score_shapes),
+    ):
+        enough = only(needs, trial.batch)
+        check_fields(system.name, needs, enough, "run")
+        jax.eval_shape(run, enough)
+        for name in needs:
+            lacking = only([n for n in needs if n != name], trial.batch)
+            with pytest.raises(ValueError, match=f"{system.name} needs {name}"):
+                check_fields(system.name, needs, lacking, "run")
+            with pytest.raises((AttributeError, KeyError, TypeError, ValueError)):
+                jax.eval_shape(run, lacking)
+                pytest.fail(f"{name} is declared as needed, but not used")
+
+
+@pytest.mark.slow
+@every_system
+def test_12_one_two_and_four_devices_agree(trial):
+    batches = [trial.row.make_batch(8, seed=seed) for seed in range(5)]
+    batches[2] = pad(take(batches[2], range(5)), 3)
+    assert jax.config.jax_numpy_rank_promotion == "raise"
+    for _, phase, state in trial.phases(Train):
+        found = []
+        for kind, devices in [("jit", 1), ("pmap", 2), ("pmap", 4)]:
+            where = engine(kind, devices)
+            compiled = parallel.compile_step(where, train_step(phase))
+            _, reports = stepped(where, compiled, phase, state, batches)
+            found.append([report.values for report in reports])
+        for values in found[1:]:
+            near(values, found[0], 1e-5)
+    expected = scored(
+        engine(),
+        parallel.compile_map(engine(), trial.system.score),
+        batches[0],
+        trial.fitted,
+    )
+    for devices in (2, 4):
+        where = engine("pmap", devices)
+        compiled = parallel.compile_map(where, trial.system.score)
+        near(scored(where, compiled, batches[0], trial.fitted), expected, 1e-6)
+
+
+@every_system
+def test_13_steps_and_scores_lower_for_cpu_cuda_and_tpu(trial):
+    platforms = ("cpu", "cuda", "tpu")
+
+    def lowered(function, *arguments):
+        # Random keys cross the border of an exported function as their data.
+        data = jax.random.key_data(KEY)
+
+        def with_key(data, *rest):
+            return function(jax.random.wrap_key_data(data), *rest)
+
+        shapes = jax.eval_shape(lambda *x: x, data, *arguments)
+        return jax.export.export(jax.jit(with_key), platforms=platforms)(*shapes)
+
+    for _, phase, state in trial.phases(Train):
+        batch = with_cache(phase, state, trial.batch)
+        step = train_step(phase)
+        exported = lowered(
+            lambda key, fixed, carry, batch, step=step: step(
+                key, fixed, carry, batch, ALONE
+            ),
+            fixed_part(state),
+            begin(phase, state),
+            batch,
+        )
+        assert exported.platforms == platforms
+    exported = lowered(trial.system.score, trial.fitted, without_truth(trial.batch))
+    assert exported.platforms == platforms
