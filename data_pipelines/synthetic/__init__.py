@@ -21,7 +21,7 @@ from data_pipelines.synthetic.defects import DEFECTS, DEPTH_ONLY, MAKERS
 from data_pipelines.synthetic.surfaces import SURFACES
 
 CATEGORIES = tuple(sorted(SURFACES))
-VERSION = 2
+VERSION = 3
 SHIFT = 3.5  # mm, largest displacement of a part along either axis
 TURN = 8.0  # degrees, largest rotation of a part
 MARKER = "sample_set.json"
@@ -150,13 +150,15 @@ def _replace(folder: Path, settings: dict) -> None:
     with tempfile.TemporaryDirectory(prefix=".", dir=folder.parent) as scratch:
         fresh = Path(scratch) / "fresh"
         _write_category(fresh, settings)
-        if folder.exists():
-            folder.rename(Path(scratch) / "old")
+        # Another process may be putting the same category there at the same time.
         try:
+            if folder.exists():
+                if _settings_of(folder) == settings:
+                    return
+                folder.rename(Path(scratch) / "old")
             fresh.rename(folder)
         except OSError:
-            # Another process may have put the same category there in the meantime.
-            if not folder.exists() or _settings_of(folder) != settings:
+            if _settings_of(folder) != settings:
                 raise
 
 

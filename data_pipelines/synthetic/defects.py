@@ -82,17 +82,17 @@ def print_(rng, part: Surface, x, y) -> Defect:
 
 
 def dent(rng, part: Surface, x, y) -> Defect:
-    """Presses a smooth hollow of 2 to 4 mm into the part: depth alone."""
-    return _swell(rng, part, x, y, -rng.uniform(2.0, 4.0))
+    """Presses a smooth hollow of 2.5 to 4.5 mm into the part: depth alone."""
+    return _swell(rng, part, x, y, -rng.uniform(2.5, 4.5))
 
 
 def bump(rng, part: Surface, x, y) -> Defect:
-    """Raises a smooth blister of 2 to 4 mm: depth alone."""
-    return _swell(rng, part, x, y, rng.uniform(2.0, 4.0))
+    """Raises a smooth blister of 2.5 to 4.5 mm: depth alone."""
+    return _swell(rng, part, x, y, rng.uniform(2.5, 4.5))
 
 
 def _swell(rng, part: Surface, x, y, amount: float) -> Defect:
-    radius = rng.uniform(5.5, 9.0)
+    radius = rng.uniform(6.0, 9.5)
     level = blob(rng, x, y, place(rng, x, y, part.inside, radius), radius, 0.1)
     profile = ramp(level, 0.0, 0.8)
     mask = (profile > 0.1) & (part.inside > 0)

@@ -69,8 +69,8 @@ def bun(rng: np.random.Generator, x, y) -> Surface:
 def biscuit(rng: np.random.Generator, x, y) -> Surface:
     """Returns a rough rectangular biscuit with docking pits, 76 x 58 mm, 9 mm high."""
     half_x, half_y = rng.uniform(36.5, 39), rng.uniform(27.5, 30)
-    top, bow = rng.uniform(8.0, 10.5), rng.uniform(-1.2, 1.2)
-    pale, brown = tint(rng, (0.82, 0.62, 0.35), 0.1), tint(rng, (0.5, 0.29, 0.12), 0.1)
+    top, bow = rng.uniform(7.5, 11.5), rng.uniform(-2.0, 2.0)
+    pale, brown = tint(rng, (0.8, 0.6, 0.34), 0.15), tint(rng, (0.5, 0.29, 0.12), 0.15)
     bake, rough = noise(rng, x, y, 34.0), noise(rng, x, y, 5.0)
     crumb = noise(rng, x, y, 2.6)
     teeth = np.cos(x * 2 * np.pi / 6.3) * np.cos(y * 2 * np.pi / 6.3)
@@ -86,7 +86,7 @@ def biscuit(rng: np.random.Generator, x, y) -> Surface:
     pit_y = y - pitch_y * np.clip(np.round(y / pitch_y), -1, 1)
     pit = 1.0 - ramp(np.hypot(pit_x, pit_y), 0.9, 2.6)
     height = height - 2.6 * pit
-    share = 0.62 - 0.5 * rim + 0.14 * bake + 0.1 * crumb - 0.06 * rough + 0.6 * pit
+    share = 0.62 - 0.5 * rim + 0.18 * bake + 0.1 * crumb - 0.06 * rough + 0.6 * pit
     return Surface(height, mix(pale, brown, share), inside, 0.04)
 
 
