@@ -167,8 +167,8 @@ def _is_pickle(data: bytes) -> bool:
         try:
             with zipfile.ZipFile(io.BytesIO(data)) as archive:
                 return any(name.endswith(".pkl") for name in archive.namelist())
-        except zipfile.BadZipFile:
-            return False
+        except (zipfile.BadZipFile, RuntimeError, ValueError, OSError):
+            return False  # damaged: the reader of the format says how
     # A safetensors header of 640 bytes begins like a pickle of protocol 2.
     header = data[3:9] == b"\0\0\0\0\0{"
     return (

@@ -297,6 +297,16 @@ def test_npz_that_claims_more_than_it_holds(tmp_path):
         weights.read(path)
 
 
+def test_damaged_archive_names_the_file(tmp_path):
+    path = tmp_path / "model.npz"
+    np.savez(path, w=np.zeros(2))
+    data = bytearray(path.read_bytes())
+    data[data.index(b"PK\x01\x02") + 6] = 64  # asks for a later zip version
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="model.npz: expected an npz archive"):
+        weights.read(path)
+
+
 def test_other_formats_and_missing_files(tmp_path):
     with pytest.raises(FileNotFoundError):
         weights.load(tmp_path / "none.npz", {})
