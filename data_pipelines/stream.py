@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_datasets as tfds
 
 from data_pipelines.errors import DatasetError
 from data_pipelines.order import endless_batches, ordered_batches
@@ -35,7 +34,6 @@ class Stream:
 
     def __init__(self, prepared: Prepared):
         self._prepared = prepared
-        self._features = _features(prepared)
         self._places: dict[str, list[Place]] = {}
 
     def size(self, split: str) -> int:
@@ -56,7 +54,7 @@ class Stream:
         if split not in self._places:
             self._places[split] = _places(self._prepared, split)
         rows, places = self._prepared.rows(split), self._places[split]
-        dataset = _decoded(self._prepared, self._features, places, numbers)
+        dataset = _decoded(self._prepared, places, numbers)
         for batch, arrays in dataset.as_numpy_iterator():
             chosen = [rows[number] for number in batch]
             yield to_batch(self._prepared, chosen, arrays, batch_size)
@@ -64,24 +62,24 @@ class Stream:
 
 def _decoded(
     prepared: Prepared,
-    features: tfds.features.FeaturesDict,
     places: list[Place],
     numbers: Iterator[np.ndarray],
 ) -> tf.data.Dataset:
     """Returns a data set of (numbers [n], {field: [n,...]}) for each of `numbers`."""
-    fields = sorted(prepared.manifest["fields"])
-    types = {name: features[name].tf_dtype for name in fields}
+    fields = prepared.manifest["fields"]
+    parsing = {name: tf.io.FixedLenFeature([], tf.string) for name in fields}
 
     def read():
         for batch in numbers:
             yield batch, [_read(places[number]) for number in batch]
 
     def decode(batch, serialized):
-        def one(record):
-            example = features.deserialize_example(record)
-            return {name: example[name] for name in fields}
-
-        return batch, tf.map_fn(one, serialized, fn_output_signature=types)
+        example = tf.io.parse_example(serialized, parsing)
+        arrays = {}
+        for name, (shape, dtype) in fields.items():
+            flat = tf.io.decode_raw(example[name], tf.as_dtype(dtype))
+            arrays[name] = tf.reshape(flat, [-1, *shape])
+        return batch, arrays
 
     signature = tf.TensorSpec([None], tf.int64), tf.TensorSpec([None], tf.string)
     dataset = tf.data.Dataset.from_generator(read, output_signature=signature)
@@ -116,17 +114,8 @@ def read_arrays(prepared: Prepared, split: str) -> dict[str, np.ndarray]:
     """
     places = _places(prepared, split)
     whole = iter([np.arange(len(places))])
-    dataset = _decoded(prepared, _features(prepared), places, whole)
+    dataset = _decoded(prepared, places, whole)
     return next(dataset.as_numpy_iterator())[1]
-
-
-def _features(prepared: Prepared) -> tfds.features.FeaturesDict:
-    names = next(iter(prepared.manifest["shards"].values()))
-    folder = (prepared.folder / names[0]).parent
-    try:
-        return tfds.builder_from_directory(str(folder)).info.features
-    except (OSError, ValueError, tf.errors.OpError) as error:
-        raise damaged(folder / "dataset_info.json", error) from error
 
 
 def _places(prepared: Prepared, split: str) -> list[Place]:

@@ -77,9 +77,7 @@ class Mvtec3d(tfds.core.GeneratorBasedBuilder):
         fields = record_fields(recipe, params, config.with_xyz)
         features = {
             name: tfds.features.Tensor(
-                shape=shape,
-                dtype=np.dtype(dtype),
-                encoding="zlib" if dtype == "bool" else "bytes",
+                shape=shape, dtype=np.dtype(dtype), encoding="bytes"
             )
             for name, (shape, dtype) in fields.items()
         }
