@@ -55,6 +55,7 @@ class Layout(NamedTuple):
     root: Path
     category: str
     samples: tuple[SampleFiles, ...]  # complete ones, by (split, defect, stem)
+    incomplete: tuple[SampleFiles, ...]  # those of which a file is missing
     faults: tuple[Fault, ...]
     class_ids: dict[int, str] | None  # value in a gt mask -> defect
 
@@ -113,6 +114,7 @@ def scan(root: str | Path, category: str) -> Layout:
     """
     folder = category_folder(root, category)
     samples: list[SampleFiles] = []
+    incomplete: list[SampleFiles] = []
     faults: list[Fault] = []
     with_xyz = any(True for _ in folder.glob("*/*/xyz"))
     for split in sorted(SPLITS):
@@ -123,10 +125,19 @@ def scan(root: str | Path, category: str) -> Layout:
             )
             continue
         for defect in _defects(folder / split, split, faults):
-            samples += _pair(folder / split / defect, split, defect, with_xyz, faults)
+            place = folder / split / defect
+            complete, partial = _pair(place, split, defect, with_xyz, faults)
+            samples += complete
+            incomplete += partial
     _note_empty(folder, samples, faults)
+    class_ids = _class_ids(folder, faults)
     return Layout(
-        Path(root), category, tuple(samples), tuple(faults), _class_ids(folder, faults)
+        Path(root),
+        category,
+        tuple(samples),
+        tuple(incomplete),
+        tuple(faults),
+        class_ids,
     )
 
 
@@ -165,14 +176,15 @@ def _files(folder: Path, modality: str, faults: list[Fault]) -> dict[str, Path]:
 
 def _pair(
     folder: Path, split: str, defect: str, with_xyz: bool, faults: list[Fault]
-) -> list[SampleFiles]:
+) -> tuple[list[SampleFiles], list[SampleFiles]]:
     files = {m: _files(folder / m, m, faults) for m in SUFFIXES}
     required = ["rgb"]
     if with_xyz:
         required.append("xyz")
     if split == "test" and defect != GOOD:
         required.append("gt")
-    samples = []
+    complete: list[SampleFiles] = []
+    incomplete: list[SampleFiles] = []
     for stem in sorted(set().union(*files.values())):
         missing = [m for m in required if stem not in files[m]]
         present = [str(files[m][stem]) for m in files if stem in files[m]]
@@ -180,10 +192,10 @@ def _pair(
             place = folder / modality / (stem + SUFFIXES[modality][0])
             message = f"{place} is missing; found {', '.join(present)}"
             faults.append(Fault(f"missing_{modality}", str(place), message))
-        if not missing:
-            paths = [files[m].get(stem) for m in SUFFIXES]
-            samples.append(SampleFiles(split, defect, stem, *paths))
-    return samples
+        paths = [files[m].get(stem) for m in SUFFIXES]
+        sample = SampleFiles(split, defect, stem, *paths)
+        (incomplete if missing else complete).append(sample)
+    return complete, incomplete
 
 
 def _note_empty(folder: Path, samples: list[SampleFiles], faults: list[Fault]) -> None:

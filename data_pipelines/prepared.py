@@ -1,16 +1,17 @@
 """A preprocessed class on disk: its folder and its manifest."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ad3d_jax.base import Batch
+from data_pipelines.batches import assemble
 from data_pipelines.errors import DatasetError
 
 MANIFEST = "manifest.json"
-MEASURED = ("xyz", "depth", "valid", "foreground")
 
 
 class Prepared(NamedTuple):
@@ -66,7 +67,7 @@ def damaged(shard: str | Path, reason: object) -> DatasetError:
 def to_batch(
     prepared: Prepared,
     rows: list[dict[str, Any]],
-    arrays: dict[str, np.ndarray],
+    arrays: Mapping[str, np.ndarray],
     batch_size: int,
 ) -> Batch:
     """Returns stored arrays as a batch, filled up with rows of zeros and of weight 0.
@@ -77,25 +78,10 @@ def to_batch(
         arrays: [n,...] of each field of the manifest.
         batch_size: rows of the batch.
     """
-    manifest = prepared.manifest
-    padding = batch_size - len(rows)
-
-    def fill(array: np.ndarray) -> np.ndarray:
-        if not padding:
-            return array
-        return np.concatenate(
-            [array, np.zeros((padding, *array.shape[1:]), array.dtype)]
-        )
-
-    full = {name: fill(array) for name, array in arrays.items()}
-    index = manifest["category_index"]
-    return Batch(
-        rgb=full["rgb"].astype(np.float32) / np.float32(255),
-        **{name: full.get(name) for name in MEASURED},
-        extras={name: full[name] for name in manifest["extras"]},
-        weight=fill(np.ones(len(rows), np.float32)),
-        id=fill(np.array([row["id"] for row in rows], np.int32)),
-        category=fill(np.full(len(rows), index, np.int32)),
-        mask=full["mask"],
-        label=fill(np.array([row["label"] for row in rows], np.int32)),
-    )
+    index = prepared.manifest["category_index"]
+    numbers = {
+        "id": np.array([row["id"] for row in rows], np.int32),
+        "label": np.array([row["label"] for row in rows], np.int32),
+        "category": np.full(len(rows), index, np.int32),
+    }
+    return assemble({**arrays, **numbers}, batch_size)

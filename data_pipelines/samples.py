@@ -39,21 +39,29 @@ def load_sample(files: SampleFiles) -> Loaded:
     xyz, nonfinite, mask = None, 0, None
     if files.xyz is not None:
         xyz, nonfinite = read_xyz(files.xyz)
-        if xyz.shape != rgb.shape:
-            raise CorruptSampleError(
-                files.xyz,
-                f"expected the picture's size {rgb.shape[:2]}, found {xyz.shape[:2]}",
-            )
+        check_xyz_size(files.xyz, xyz.shape[:2], rgb.shape[:2])
     if files.gt is not None and files.split == "test":
         mask = read_mask(files.gt)
-        (rows, columns), (height, width) = mask.shape, rgb.shape[:2]
-        if rows * width != columns * height:
-            raise CorruptSampleError(
-                files.gt,
-                f"expected the picture's size {(height, width)} or one of the same "
-                f"aspect ratio, found {mask.shape}",
-            )
+        check_mask_size(files.gt, mask.shape, rgb.shape[:2])
     return Loaded(Sample(rgb, xyz, mask), nonfinite)
+
+
+def check_xyz_size(path: Path, xyz: tuple[int, int], rgb: tuple[int, int]) -> None:
+    """Raises CorruptSampleError unless points and picture have one size."""
+    if xyz != rgb:
+        raise CorruptSampleError(
+            path, f"expected the picture's size {rgb}, found {xyz}"
+        )
+
+
+def check_mask_size(path: Path, mask: tuple[int, int], rgb: tuple[int, int]) -> None:
+    """Raises CorruptSampleError unless mask and picture have one aspect ratio."""
+    if mask[0] * rgb[1] != mask[1] * rgb[0]:
+        raise CorruptSampleError(
+            path,
+            f"expected the picture's size {rgb} or one of exactly the same aspect "
+            f"ratio, found {mask}",
+        )
 
 
 def sample_id(digest: str) -> int:

@@ -1,0 +1,151 @@
+"""Lists what is wrong with a data set: `python -m data_pipelines.validate ROOT`.
+
+Every file is decoded. Ends with 2 when anything is wrong; warnings alone end with 0.
+"""
+
+import collections
+import sys
+from pathlib import Path
+
+import numpy as np
+from absl import app, flags, logging
+from tqdm import tqdm
+
+from data_pipelines import layout
+from data_pipelines.decode import read_mask, read_rgb, read_xyz
+from data_pipelines.errors import CorruptSampleError, DatasetError
+from data_pipelines.layout import GOOD, Fault, Layout, SampleFiles
+from data_pipelines.samples import check_mask_size, check_xyz_size, sha256
+
+
+def validate(root: str | Path, category: str) -> list[Fault]:
+    """Decodes every file of a class and returns all faults and warnings.
+
+    Raises:
+        DatasetError: there is no such class.
+    """
+    found = layout.scan(root, category)
+    faults = list(found.faults)
+    sizes: dict[tuple[int, ...], int] = collections.Counter()
+    pictures: dict[str, list[str]] = {}
+    files = sorted(found.samples + found.incomplete, key=lambda sample: sample[:3])
+    for sample in tqdm(files, desc=category, leave=False, disable=None):
+        size = _check_sample(sample, found, faults)
+        if size is not None:
+            sizes[size] += 1
+            pictures.setdefault(sha256(sample.rgb), []).append(sample.key)
+    place = str(Path(root) / category)
+    if len(sizes) > 1:
+        listed = ", ".join(f"{h}x{w}: {n}" for (h, w), n in sorted(sizes.items()))
+        message = f"images differ in size (rows x columns: number): {listed}"
+        faults.append(Fault("image_sizes", place, message, True))
+    for keys in pictures.values():
+        if len(keys) > 1:
+            message = f"the same picture: {', '.join(keys)}"
+            faults.append(Fault("duplicate", place, message, True))
+    return faults
+
+
+def counts(found: Layout) -> dict[str, dict[str, int]]:
+    """Returns the number of complete samples by split and defect."""
+    table: dict[str, dict[str, int]] = {split: {} for split in layout.SPLITS}
+    for sample in found.samples:
+        of_split = table[sample.split]
+        of_split[sample.defect] = of_split.get(sample.defect, 0) + 1
+    return table
+
+
+def _check_sample(
+    sample: SampleFiles, found: Layout, faults: list[Fault]
+) -> tuple[int, int] | None:
+    """Adds the faults of one sample and returns its picture's size, if it has one."""
+    sizes = {}
+    try:
+        if sample.rgb is not None:
+            sizes["rgb"] = read_rgb(sample.rgb).shape[:2]
+    except CorruptSampleError as error:
+        faults.append(_corrupt(error))
+    try:
+        if sample.xyz is not None:
+            sizes["xyz"] = _check_points(sample.xyz, faults)
+            if "rgb" in sizes:
+                check_xyz_size(sample.xyz, sizes["xyz"], sizes["rgb"])
+    except CorruptSampleError as error:
+        faults.append(_corrupt(error))
+    try:
+        if sample.gt is not None:
+            mask = read_mask(sample.gt)
+            if "rgb" in sizes:
+                check_mask_size(sample.gt, mask.shape, sizes["rgb"])
+            _check_mask(sample, mask, found.class_ids, faults)
+    except CorruptSampleError as error:
+        faults.append(_corrupt(error))
+    return sizes.get("rgb")
+
+
+def _corrupt(error: CorruptSampleError) -> Fault:
+    return Fault("corrupt", str(error.path), str(error))
+
+
+def _check_points(path: Path, faults: list[Fault]) -> tuple[int, int]:
+    xyz, nonfinite = read_xyz(path)
+    if nonfinite:
+        message = f"{path}: {nonfinite} points are NaN or infinite"
+        faults.append(Fault("nonfinite", str(path), message, True))
+    if not (xyz[..., 2] > 0).any():
+        message = f"{path}: no point with a positive z"
+        faults.append(Fault("nothing_measured", str(path), message, True))
+    return xyz.shape[:2]
+
+
+def _check_mask(
+    sample: SampleFiles,
+    mask: np.ndarray,
+    class_ids: dict[int, str] | None,
+    faults: list[Fault],
+) -> None:
+    path = str(sample.gt)
+    if mask.any() != (sample.defect != GOOD):
+        there = "defect pixels" if sample.defect == GOOD else "no defect pixel"
+        message = f"{path}: {there} in the mask of a sample of {sample.defect}"
+        faults.append(Fault("mask_label", path, message, True))
+    known = {0, 1, 255} if class_ids is None else {0, *class_ids}
+    unknown = sorted({int(value) for value in np.unique(mask)} - known)
+    if unknown:
+        table = "class_ids.json" if class_ids is not None else "0, 1 and 255"
+        message = f"{path}: values {unknown} are not among {table}; counted as defect"
+        faults.append(Fault("unknown_id", path, message, True))
+
+
+def main(arguments: list[str]) -> None:
+    """Reports on the classes of the root that the command line names."""
+    if len(arguments) != 2:
+        raise app.UsageError("expected one folder, the root of the classes")
+    root = arguments[1]
+    wrong = False
+    try:
+        names = flags.FLAGS.category or layout.categories(root)
+        if not names:
+            raise DatasetError(f"{root}: no class in it; expected\n{layout.EXPECTED}")
+        for category in names:
+            wrong |= _report(root, category)
+    except DatasetError as error:
+        logging.error("%s", error)
+        wrong = True
+    sys.exit(2 if wrong else 0)
+
+
+def _report(root: str, category: str) -> bool:
+    faults = validate(root, category)
+    for split, table in counts(layout.scan(root, category)).items():
+        listed = ", ".join(f"{defect} {n}" for defect, n in sorted(table.items()))
+        sys.stdout.write(f"{category}/{split}: {listed or 'none'}\n")
+    for fault in faults:
+        kind = "warning" if fault.warning else "fault"
+        sys.stdout.write(f"{kind} {fault.kind}: {fault.message}\n")
+    return any(not fault.warning for fault in faults)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_list("category", [], "Classes; all of them where none is named.")
+    app.run(main)
