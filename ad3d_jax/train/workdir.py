@@ -80,25 +80,26 @@ def write_json(path: str | Path, value: Any) -> None:
 
 def _take(lock: Any, folder: Path) -> None:
     """Locks the open lock file and writes into it who holds it."""
-    lock.seek(0)
-    text = lock.read()
-    holder = _parse(text)
-    where = f"{folder / LOCK} (process {holder.get('pid')} on {holder.get('host')}"
-    where += f", since {holder.get('started')})"
     try:
         # The kernel drops this lock with its process, however that ends.
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    except BlockingIOError as error:
+        _, where = _holder(lock, folder)
         raise WorkdirError(
             f"workdir {folder} is in use: another process holds {where}"
         ) from error
+    except OSError as error:
+        raise WorkdirError(
+            f"workdir {folder}: the file system does not lock: {error.strerror}"
+        ) from error
+    other, where = _holder(lock, folder)
     host = socket.gethostname()
-    if text and holder.get("host", host) != host:
+    if other not in (None, host):
         raise WorkdirError(
             f"workdir {folder} may be in use: another machine holds {where}; if that "
             f"process has ended, remove {folder / LOCK}"
         )
-    if text:
+    if other is not None:
         logging.warning("taking over %s: that process has ended", where)
     lock.truncate(0)
     started = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
@@ -106,13 +107,17 @@ def _take(lock: Any, folder: Path) -> None:
     lock.flush()
 
 
-def _parse(text: str) -> dict:
-    """Returns the holder that a lock file names, {} where it was cut short."""
+def _holder(lock: Any, folder: Path) -> tuple[str | None, str]:
+    """Returns the host that a lock names, None for no holder, and a description."""
+    lock.seek(0)
     try:
-        holder = json.loads(text)
-    except ValueError:
-        return {}
-    return holder if isinstance(holder, dict) else {}
+        holder = json.loads(lock.read())
+        host = str(holder["host"])
+        text = f"process {holder['pid']} on {host}, since {holder['started']}"
+    # Empty: released; otherwise cut short by a kill, of which nothing can be told.
+    except (ValueError, KeyError, TypeError):
+        return None, f"{folder / LOCK}"
+    return host, f"{folder / LOCK} ({text})"
 
 
 def _keep_config(
