@@ -108,6 +108,8 @@ def test_a_defect_differs_from_its_twin_where_and_as_it_should(category, defect)
         if defect not in COLOUR_ONLY:
             both = bad.mask & (good.xyz[..., 2] > 0) & (bad.xyz[..., 2] > 0)
             step = 1e3 * np.abs(good.xyz[..., 2] - bad.xyz[..., 2])[both]
+            kept = (good.xyz[..., 2] > 0) & (bad.xyz[..., 2] > 0) & ~bad.mask
+            np.testing.assert_array_equal(good.xyz[kept], bad.xyz[kept])
             gone = bad.mask & (bad.xyz[..., 2] == 0)
             assert gone.mean() > 0.002 or step.max() > 1.2
 
