@@ -133,7 +133,7 @@ def read_maps(
     for row in rows:
         try:
             arrays = read_arrays(folder / f"{row.name}.npz")
-            map, mask = np.squeeze(arrays["map"]), np.squeeze(arrays["mask"])
+            map, mask = without_channel(arrays["map"]), without_channel(arrays["mask"])
             if map.ndim != 2 or mask.ndim != 2:
                 raise ValueError(f"expected [H,W], found {map.shape}, {mask.shape}")
             maps[row.name] = map.astype(np.float32)
@@ -146,6 +146,11 @@ def read_maps(
             f"so no pixel-level curve is drawn: {listed(failed)}."
         )
     return maps, masks
+
+
+def without_channel(array: np.ndarray) -> np.ndarray:
+    """Returns [H,W] from [H,W,1], all else as it is."""
+    return array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
 
 
 def read_samples(folder: Path, gaps: list[str]) -> tuple[Sample, ...]:
@@ -162,7 +167,7 @@ def read_samples(folder: Path, gaps: list[str]) -> tuple[Sample, ...]:
 def read_log(
     path: Path, gaps: list[str]
 ) -> tuple[tuple[dict[str, Any], ...], tuple[dict[str, Any], ...]]:
-    """Returns the train records and the events of log.jsonl; broken lines are counted.
+    """Returns the train records of log.jsonl and all others; broken lines are counted.
 
     A run that was killed and resumed logs some steps twice: the later record holds.
     """
@@ -182,12 +187,12 @@ def read_log(
         step = record.get("step") if kind == "train" else None
         if isinstance(step, int):
             train[str(record.get("phase", "")), step] = record
-        elif kind == "event":
+        elif kind is not None and kind != "train":
             events.append(record)
         else:
             broken += 1
     if broken:
-        gaps.append(f"{broken} lines of log.jsonl are no records and are left out.")
+        gaps.append(f"Lines of log.jsonl that are no records, left out: {broken}.")
     ordered = sorted(train, key=lambda at: at[1])
     return tuple(train[at] for at in ordered), tuple(events)
 

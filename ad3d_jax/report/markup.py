@@ -40,7 +40,8 @@ nav{display:flex;flex-wrap:wrap;gap:4px 16px;margin:12px 0;font-size:14px}
 table{border-collapse:collapse;width:100%;font-size:14px}
 th,td{text-align:left;padding:6px 12px 6px 0;border-bottom:1px solid var(--line);
  vertical-align:top;overflow-wrap:anywhere}
-thead th{color:var(--soft);font-weight:600;vertical-align:bottom;overflow-wrap:normal}
+thead th{color:var(--soft);font-weight:600;min-width:5em;
+ vertical-align:bottom;overflow-wrap:normal}
 td.number,th.number{text-align:right;font-variant-numeric:tabular-nums;
  padding-right:18px}td.number{white-space:nowrap}
 tbody th{font-weight:600;white-space:nowrap}
@@ -54,11 +55,12 @@ figcaption{font-size:12.5px;color:var(--soft);margin:4px 0 2px;overflow-wrap:any
 .tag{display:inline-block;border-radius:20px;padding:1px 10px;font-size:12.5px;
  color:#fff;background:#0072b2}.tag.bad{background:#b84a00}
 .tag.plain{background:#e6eaf0;color:var(--ink)}
-dl{display:grid;grid-template-columns:repeat(auto-fill,minmax(200px,1fr));gap:8px 20px;
+dl{display:grid;grid-template-columns:repeat(auto-fill,minmax(160px,1fr));gap:8px 20px;
  margin:8px 0}dt{color:var(--soft);font-size:12.5px}
 dd{margin:0;overflow-wrap:anywhere}
 details{margin:8px 0}summary{cursor:pointer;color:var(--blue)}
 pre{overflow:auto;max-height:420px;background:var(--ground);padding:10px;font-size:12.5px}
+@media(max-width:640px){tbody th{white-space:normal}}
 @media print{body{background:#fff}section{break-inside:avoid}}
 """
 

@@ -46,12 +46,16 @@ def pixel_ranking(run: Run) -> Ranking | str:
         return "maps of several categories cannot be ranked together"
     names = [row.name for row in run.rows]
     absent = sum(name not in run.maps for name in names)
-    if absent or not names:
+    if not names:
+        return "there is no test map"
+    if absent:
         return f"{absent} of {len(names)} anomaly maps are missing"
     sizes = {run.masks[name].shape for name in names}
     if len(sizes) > 1:
         return f"the masks differ in size: {sorted(sizes)}"
-    maps = np.stack([at_size(run.maps[name], *sizes) for name in names])
+    if sizes.pop()[1] == 1:
+        return "an unorganised cloud has no regions"
+    maps = np.stack([at_size(run.maps[name], run.masks[name].shape) for name in names])
     if np.isnan(maps).any():
         return "a map holds values that are no numbers"
     masks = np.stack([run.masks[name] for name in names])

@@ -141,6 +141,8 @@ def panels(
 ) -> tuple[list[Panel], list[str]]:
     """Returns measurement, truth and verdict of a checked sample, and what lacks."""
     arrays, shown, gaps = sample.arrays, [], []
+    if unorganised(sample):
+        return [], ["An unorganised cloud has no pictures."]
     if "rgb" in arrays:
         shown.append(Panel("RGB", at_panel(colors.picture(arrays["rgb"]))))
     else:
@@ -162,8 +164,15 @@ def panels(
     return shown, gaps
 
 
+def unorganised(sample: Sample) -> bool:
+    """Tells whether a sample is a list of points, [N,1,C], rather than an image."""
+    return any(values.shape[1] == 1 for values in sample.arrays.values())
+
+
 def part_panels(sample: Sample, scales: dict[str, Scale]) -> list[Panel]:
     """Returns a panel for each part of a checked sample, by name."""
+    if unorganised(sample):
+        return []
     names = sorted(name for name in sample.arrays if name.startswith(PART))
     pictures = [part_picture(n, sample.arrays[n], scales[n]) for n in names]
     return [

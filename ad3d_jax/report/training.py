@@ -8,7 +8,7 @@ import numpy as np
 from ad3d_jax.report import charts, markup
 from ad3d_jax.report.markup import figure, gap, section, text
 
-BOOK_KEEPING = ("kind", "phase", "step", "time")
+BOOK_KEEPING = ("kind", "phase", "step", "time", "non_finite")
 MOST_EVENTS = 200
 
 
@@ -57,10 +57,7 @@ def events_section(events: tuple[dict[str, Any], ...]) -> str:
     """Returns the logged events, folded away."""
     if not events:
         return ""
-    lines = [
-        json.dumps({k: v for k, v in e.items() if k != "kind"}, ensure_ascii=False)
-        for e in events[-MOST_EVENTS:]
-    ]
+    lines = [json.dumps(event, ensure_ascii=False) for event in events[-MOST_EVENTS:]]
     left = len(events) - len(lines)
     words = [gap(f"The first {left} events are left out.")] if left else []
     body = "\n".join(text(line) for line in lines)

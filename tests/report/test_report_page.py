@@ -204,6 +204,18 @@ def test_broken_and_incomplete_samples_are_told(workdir):
     assert sum(link.startswith("clouds/") for link in page.links) == 4
 
 
+def test_unorganised_clouds_have_clouds_alone(workdir):
+    for path in (workdir / "maps").rglob("*.npz"):
+        arrays = {k: v for k, v in np.load(path).items() if not k.startswith("part/")}
+        arrays.pop("rgb", None)
+        flat = {k: v.reshape(1024, 1, *v.shape[2:]) for k, v in arrays.items()}
+        np.savez(path, **flat)
+    page = made(workdir)
+    assert "No PRO curve: an unorganised cloud has no regions." in page.words
+    assert page.words.count("An unorganised cloud has no pictures.") == 6
+    assert sum(link.startswith("clouds/") for link in page.links) == 6
+
+
 def test_empty_workdir_is_a_page_of_gaps(tmp_path):
     page = made(tmp_path)
     for name in ("config.json", "metrics.json", "log.jsonl", "scores.csv"):
@@ -229,6 +241,7 @@ def test_log_of_a_resumed_run(workdir):
     lines = [
         {"kind": "train", "phase": "fit", "step": 28, "loss": float("nan")},
         {"kind": "train", "phase": "more", "step": 3, "loss": 2.0},
+        {"kind": "start", "mode": "fit_eval"},
     ]
     with open(workdir / "log.jsonl", "a") as file:
         file.writelines(json.dumps(line) + "\n" for line in lines)
@@ -236,8 +249,9 @@ def test_log_of_a_resumed_run(workdir):
     page = made(workdir)
     assert "fit: 30 records up to step 29." in page.words
     assert "loss is no number in 1 of 30 records." in page.words
+    assert '{"kind": "start", "mode": "fit_eval"}' in page.words
     assert "more: 1 records up to step 3." in page.words
-    assert "1 lines of log.jsonl are no records" in page.words
+    assert "Lines of log.jsonl that are no records, left out: 1." in page.words
 
 
 def test_report_is_repeatable_and_drops_old_clouds(workdir):
