@@ -138,7 +138,7 @@ def pixels(batch):
     return jnp.concatenate([batch.rgb, 20 * (batch.depth - 0.5)], -1)
 
 
-def restorer(steps: int = 60, width: int = 2) -> System:
+def restorer(steps: int = 120, width: int = 2) -> System:
     """Returns a linear denoising autoencoder of pixels with one batch norm."""
 
     def init(key, batch):
@@ -149,13 +149,12 @@ def restorer(steps: int = 60, width: int = 2) -> System:
                 "decoder": 0.5 * jax.random.normal(decoder, (width, 4)),
                 "offset": jnp.zeros(4),
             },
-            extra={"mean": jnp.zeros(width), "square": jnp.ones(width)},
-            hyper={"learning_rate": jnp.array(0.03), "noise": jnp.array(0.02)},
+            extra={"mean": jnp.zeros(width), "variance": jnp.ones(width)},
+            hyper={"learning_rate": jnp.array(0.01), "noise": jnp.array(0.02)},
         )
 
-    def restore(params, x, mean, square):
+    def restore(params, x, mean, variance):
         code = x @ params["encoder"]
-        variance = square - mean**2
         spread = [1] * (code.ndim - 1) + [-1]
         code = (code - mean.reshape(spread)) * jax.lax.rsqrt(
             variance.reshape(spread) + 1e-3
@@ -169,16 +168,13 @@ def restorer(steps: int = 60, width: int = 2) -> System:
         code = noisy @ params["encoder"]
         weight = batch.weight.reshape(-1, 1, 1, 1)
         places = code.shape[1] * code.shape[2]
-        sums = {
-            "count": places * jnp.sum(batch.weight),
-            "mean": jnp.sum(weight * code, (0, 1, 2)),
-            "square": jnp.sum(weight * code**2, (0, 1, 2)),
-        }
-        total = across.sum(sums)
-        count = jnp.maximum(total["count"], 1)
-        restored = restore(
-            params, noisy, total["mean"] / count, total["square"] / count
-        )
+        count = places * jnp.sum(batch.weight)
+        real = jnp.maximum(across.sum(count), 1)
+        total = jnp.sum(weight * code, (0, 1, 2))
+        mean = across.sum(total) / real
+        centred = jnp.sum(weight * (code - mean.reshape(1, 1, 1, -1)) ** 2, (0, 1, 2))
+        sums = {"count": count, "mean": total, "variance": centred}
+        restored = restore(params, noisy, mean, across.sum(centred) / real)
         error = jnp.mean((restored - x) ** 2, (1, 2, 3))
         return error, sums, {"peak": jnp.max(jnp.abs(restored - x), (1, 2, 3))}
 
@@ -192,7 +188,9 @@ def restorer(steps: int = 60, width: int = 2) -> System:
 
     def score(key, state, batch):
         x = pixels(batch)
-        restored = restore(state.params, x, state.extra["mean"], state.extra["square"])
+        restored = restore(
+            state.params, x, state.extra["mean"], state.extra["variance"]
+        )
         error = jnp.mean((restored - x) ** 2, -1, keepdims=True)
         return Scores(map=error, image=jnp.max(error, (1, 2, 3)))
 
