@@ -44,7 +44,8 @@ def load_textures(
     Raises:
         ValueError: no such folder, no picture in it, or a file that cannot be read.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
+    from tqdm import tqdm
 
     root = Path(folder)
     if not root.is_dir():
@@ -56,12 +57,12 @@ def load_textures(
         chosen = np.random.default_rng(seed).choice(len(files), limit, replace=False)
         files = [files[i] for i in sorted(chosen)]
     textures = np.empty((len(files), size, size, 3), np.uint8)
-    for index, file in enumerate(files):
+    for index, file in enumerate(tqdm(files, "textures", delay=2.0)):
         try:
             with Image.open(file) as picture:
                 picture = picture.convert("RGB")
             resized = picture.resize((size, size), Image.Resampling.BILINEAR)
-        except (UnidentifiedImageError, OSError) as error:
+        except (OSError, Image.DecompressionBombError) as error:
             raise ValueError(f"textures: cannot read {str(file)!r}: {error}") from error
         textures[index] = np.asarray(resized)
     return textures

@@ -1,0 +1,145 @@
+import colorsys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance, ImageOps
+
+from ad3d_jax.synthesis import augment as augmentations
+
+
+def picture(kind="smooth"):
+    """Returns [20,24,3] uint8: a smooth one, a noisy one or one of few levels."""
+    generator = np.random.default_rng(0)
+    if kind == "noise":
+        return generator.integers(0, 256, (20, 24, 3), np.uint8)
+    if kind == "constant":
+        return np.full((20, 24, 3), 77, np.uint8)
+    y, x = np.mgrid[:20, :24]
+    waves = [110 + 60 * np.sin(y / 5 + c) + 30 * np.cos(x / (3 + c)) for c in range(3)]
+    return np.stack(waves, -1).astype(np.uint8)
+
+
+def scaled(levels):
+    return jnp.asarray(levels, jnp.float32) / 255.0
+
+
+def levels(image):
+    return np.asarray(np.round(np.asarray(image) * 255), np.int32)
+
+
+KINDS = pytest.mark.parametrize("kind", ["smooth", "noise", "constant"])
+
+
+@KINDS
+def test_equalise_is_that_of_pillow(kind):
+    expected = ImageOps.equalize(Image.fromarray(picture(kind)))
+    result = augmentations.equalise(scaled(picture(kind)))
+    np.testing.assert_array_equal(levels(result), np.asarray(expected))
+
+
+@KINDS
+@pytest.mark.parametrize("cutoff", [0, 7, 20])
+def test_auto_contrast_is_that_of_pillow(kind, cutoff):
+    expected = ImageOps.autocontrast(Image.fromarray(picture(kind)), cutoff)
+    result = levels(augmentations.auto_contrast(scaled(picture(kind)), cutoff))
+    difference = np.abs(result - np.asarray(expected, np.int32))
+    # Pillow truncates a product of floats, which may fall just below a whole number.
+    assert difference.max() <= 1 and (difference > 0).mean() < 0.05
+
+
+@KINDS
+@pytest.mark.parametrize("bits", [1, 3, 8])
+def test_posterise_is_that_of_pillow(kind, bits):
+    expected = ImageOps.posterize(Image.fromarray(picture(kind)), bits)
+    result = augmentations.posterise(scaled(picture(kind)), bits)
+    np.testing.assert_array_equal(levels(result), np.asarray(expected))
+
+
+@KINDS
+@pytest.mark.parametrize("threshold", [32, 77, 128, 256])
+def test_solarise_and_invert_are_those_of_pillow(kind, threshold):
+    image = Image.fromarray(picture(kind))
+    result = augmentations.solarise(scaled(picture(kind)), threshold)
+    np.testing.assert_array_equal(
+        levels(result), np.asarray(ImageOps.solarize(image, threshold))
+    )
+    inverted = levels(augmentations.invert(scaled(picture(kind))))
+    np.testing.assert_array_equal(inverted, np.asarray(ImageOps.invert(image)))
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.6, 1.0, 2.5])
+def test_sharpness_is_that_of_pillow(factor):
+    expected = ImageEnhance.Sharpness(Image.fromarray(picture())).enhance(factor)
+    result = levels(augmentations.sharpen(scaled(picture()), factor))
+    # Pillow rounds the smoothed image to 8 bits before it extrapolates.
+    assert np.abs(result - np.asarray(expected, np.int32)).max() <= 2
+
+
+@pytest.mark.parametrize(("hue", "saturation"), [(0, 0), (0.15, -0.1), (-0.3, 0.2)])
+def test_hue_and_saturation_are_those_of_colorsys(hue, saturation):
+    image = picture("noise")
+    image[0, :4] = [[0, 0, 0], [255, 255, 255], [90, 90, 90], [200, 200, 10]]
+    result = augmentations.shift_hue_saturation(scaled(image), hue, saturation)
+    for place in np.ndindex(4, 24):
+        h, s, v = colorsys.rgb_to_hsv(*(image[place] / 255.0))
+        s = np.clip(s + saturation, 0, 1)
+        expected = colorsys.hsv_to_rgb((h + hue) % 1, s, v)
+        np.testing.assert_allclose(result[place], expected, atol=1e-5)
+
+
+def test_gamma_and_brightness_by_hand():
+    image = jnp.full((1, 1, 3), 0.25)
+    gamma = augmentations.adjust_gamma(image, jnp.array([0.5, 1.0, 2.0]))
+    np.testing.assert_allclose(gamma[0, 0], [0.5, 0.25, 0.0625], rtol=1e-6)
+    brighter = augmentations.adjust_brightness(image, 1.2, -0.1)
+    np.testing.assert_allclose(brighter, 0.2, rtol=1e-6)
+    assert float(augmentations.adjust_brightness(image, 4.0, 0.5).max()) == 1.0
+
+
+def test_histogram_is_that_of_numpy():
+    image = picture("noise").astype(np.int32)
+    counts = augmentations.histogram(jnp.asarray(image))
+    for channel in range(3):
+        expected = np.bincount(image[..., channel].ravel(), minlength=256)
+        np.testing.assert_array_equal(counts[channel], expected)
+
+
+@pytest.mark.parametrize("operation", augmentations.OPERATIONS)
+def test_each_operation_keeps_shape_and_range(operation):
+    keys = jax.random.split(jax.random.key(0), 8)
+    results = jax.vmap(operation, (0, None))(keys, scaled(picture("noise")))
+    assert results.shape == (8, 20, 24, 3) and results.dtype == jnp.float32
+    assert float(results.min()) >= -1e-6 and float(results.max()) <= 1 + 1e-6
+    assert float(jnp.abs(results - scaled(picture("noise"))[None]).max()) > 0.02
+
+
+def test_operations_are_distinct_and_in_random_order(monkeypatch):
+    """Ten marks in place of the operations write down which ran, and in what order."""
+    marks = tuple(lambda key, x, n=n: 11.0 * x + (n + 1) for n in range(10))
+    monkeypatch.setattr(augmentations, "OPERATIONS", marks)
+    keys = jax.random.split(jax.random.key(1), 600)
+    zero = jnp.zeros((1, 1, 3))
+    written = jax.vmap(augmentations.augment, (0, None))(keys, zero)[:, 0, 0, 0]
+    written = np.asarray(written, np.int64)
+    order = np.stack([written // 121, written // 11 % 11, written % 11], 1) - 1
+    assert order.min() == 0 and order.max() == 9
+    assert all(len(set(row)) == 3 for row in order)
+    for place in range(3):
+        share = np.bincount(order[:, place], minlength=10) / 600
+        assert np.all(np.abs(share - 0.1) < 0.05)
+
+
+def test_rows_do_not_depend_on_their_batch():
+    keys = jax.random.split(jax.random.key(2), 4)
+    images = jnp.stack(
+        [scaled(picture(k)) for k in ("smooth", "noise", "smooth", "noise")]
+    )
+    wanted = jnp.array([True, False, True, True])
+    together = jax.jit(augmentations.augment_rows)(keys, images, wanted)
+    np.testing.assert_array_equal(together[1], images[1])
+    for row in (0, 2, 3):
+        alone = augmentations.augment(keys[row], images[row])
+        np.testing.assert_allclose(together[row], alone, atol=1e-6)
+        assert float(jnp.abs(together[row] - images[row]).max()) > 0.01

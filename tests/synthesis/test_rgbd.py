@@ -1,0 +1,203 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ad3d_jax.synthesis.blend import blend, cut_out
+from ad3d_jax.synthesis.rgbd import (
+    BLEND,
+    CUT_OUT,
+    NORMAL,
+    Corruption,
+    corrupt,
+    rotate_pair,
+)
+
+EVERYWHERE = Corruption(threshold=-10.0)  # every mask is the whole foreground
+
+
+def pair(rows, side=16):
+    generator = np.random.default_rng(0)
+    rgb = generator.random((rows, side, side, 3)).astype(np.float32)
+    depth = (0.2 + 0.6 * generator.random((rows, side, side, 1))).astype(np.float32)
+    foreground = np.zeros((rows, side, side, 1), bool)
+    foreground[:, 2:-3, 3:-2] = True
+    return rgb, depth, foreground
+
+
+def textures(side=16, count=3):
+    return np.random.default_rng(1).integers(0, 256, (count, side, side, 3), np.uint8)
+
+
+def keys(rows, seed=0):
+    return jax.random.split(jax.random.key(seed), rows)
+
+
+run = jax.jit(corrupt)
+turn = jax.jit(rotate_pair)
+
+
+def test_blend_and_cut_out_by_hand():
+    image, texture = jnp.full((1, 2, 1), 0.4), jnp.full((1, 2, 1), 1.0)
+    mask = jnp.array([0.0, 1.0]).reshape(1, 2, 1)
+    blended = blend(image, texture, mask, 0.25)
+    np.testing.assert_allclose(
+        blended.ravel(), [0.4, 0.75 * 1.0 + 0.25 * 0.4], rtol=1e-6
+    )
+    np.testing.assert_allclose(cut_out(image, mask).ravel(), [0.4, 0.0])
+
+
+def test_case_frequencies():
+    rows = 4000
+    _, depth, foreground = pair(rows, 4)
+    foreground[:] = True
+    out = run(keys(rows), None, depth, foreground, textures(4), EVERYWHERE)
+    share = np.bincount(out.depth_case, minlength=3) / rows
+    np.testing.assert_allclose(share, [0.5, 0.25, 0.25], atol=0.03)
+    assert out.rgb is None and not np.any(out.rgb_case)
+
+
+def test_modalities_agree_on_anomalous_and_differ_in_case():
+    rows = 1200
+    rgb, depth, foreground = pair(rows, 8)
+    parameters = EVERYWHERE._replace(p_normal=0.2, p_cut_out=0.6)
+    out = run(keys(rows), rgb, depth, foreground, textures(8), parameters)
+    normal = np.asarray(out.rgb_case) == NORMAL
+    np.testing.assert_array_equal(normal, np.asarray(out.depth_case) == NORMAL)
+    assert abs(normal.mean() - 0.2) < 0.04
+    cuts = [np.asarray(c)[~normal] == CUT_OUT for c in (out.rgb_case, out.depth_case)]
+    assert abs(cuts[0].mean() - 0.75) < 0.05 and abs(cuts[1].mean() - 0.75) < 0.05
+    assert abs((cuts[0] & cuts[1]).mean() - 0.75**2) < 0.06
+
+
+def test_each_case_does_what_it_says():
+    rows = 64
+    rgb, depth, foreground = pair(rows)
+    grey = np.full((1, 16, 16, 3), 255, np.uint8)  # depth texture 1 everywhere
+    out = run(keys(rows), rgb, depth, foreground, grey, EVERYWHERE)
+    assert {NORMAL, CUT_OUT, BLEND} == set(np.asarray(out.depth_case).tolist())
+    betas = []
+    for row in range(rows):
+        mask = np.asarray(out.mask[row]) > 0
+        case = int(out.depth_case[row])
+        np.testing.assert_array_equal(mask, foreground[row] & (case != NORMAL))
+        outside = ~mask[..., 0]
+        np.testing.assert_array_equal(out.rgb[row][outside], rgb[row][outside])
+        np.testing.assert_array_equal(out.depth[row][outside], depth[row][outside])
+        if case == CUT_OUT:
+            assert not np.any(out.depth[row][mask])
+        if case == BLEND:
+            beta = (1 - out.depth[row][mask]) / (1 - depth[row][mask])
+            assert np.ptp(beta) < 1e-4
+            betas.append(float(beta.mean()))
+        if out.rgb_case[row] == CUT_OUT:
+            assert not np.any(out.rgb[row][~outside])
+        if out.rgb_case[row] == BLEND:
+            assert np.any(np.abs(out.rgb[row] - rgb[row])[~outside] > 0.01)
+    assert min(betas) >= 0 and max(betas) <= 0.8 + 1e-5 and np.ptp(betas) > 0.4
+
+
+def test_depth_texture_is_the_grey_of_the_texture():
+    _, depth, foreground = pair(40)
+    texture = textures(count=1)
+    always = EVERYWHERE._replace(p_normal=0.0, p_cut_out=0.0, beta_high=0.0)
+    out = run(keys(40), None, depth, foreground, texture, always)
+    grey = (texture[0] / 255.0) @ [0.299, 0.587, 0.114]
+    for row in range(40):
+        inside = foreground[row, ..., 0]
+        np.testing.assert_allclose(
+            out.depth[row, ..., 0][inside], grey[inside], atol=1e-6
+        )
+
+
+def test_mask_lies_on_the_foreground_and_an_empty_one_is_normal():
+    rows = 300
+    rgb, depth, foreground = pair(rows)
+    foreground[:150] = False
+    parameters = Corruption(p_normal=0.0, threshold=0.4)
+    out = run(keys(rows), rgb, depth, foreground, textures(), parameters)
+    mask = np.asarray(out.mask)
+    assert mask.dtype == np.float32 and set(np.unique(mask)) == {0.0, 1.0}
+    assert not np.any(mask * ~foreground)
+    empty = ~mask.any((1, 2, 3))
+    assert empty[:150].all() and 0 < empty[150:].sum() < 100
+    np.testing.assert_array_equal(empty, np.asarray(out.depth_case) == NORMAL)
+    np.testing.assert_array_equal(out.rgb[empty], rgb[empty])
+    np.testing.assert_array_equal(out.depth[empty], depth[empty])
+
+
+def test_a_row_depends_on_its_key_alone():
+    rgb, depth, foreground = pair(6)
+    whole = run(keys(6), rgb, depth, foreground, textures(), EVERYWHERE)
+    order = np.array([4, 0, 5])
+    part = run(
+        keys(6)[order],
+        rgb[order],
+        depth[order],
+        foreground[order],
+        textures(),
+        EVERYWHERE,
+    )
+    for before, after in zip(whole, part, strict=True):
+        np.testing.assert_allclose(before[order], after, atol=1e-6)
+    other = run(keys(6, seed=9), rgb, depth, foreground, textures(), EVERYWHERE)
+    assert np.any(np.abs(other.rgb - whole.rgb) > 0.01)
+
+
+def test_rows_of_zeros_stay_zeros():
+    rgb, depth, foreground = (np.zeros_like(x) for x in pair(8))
+    parameters = EVERYWHERE._replace(p_normal=0.0)
+    out = run(keys(8), rgb, depth, foreground, textures(), parameters)
+    assert not any(np.any(x) for x in out)
+
+
+def test_colour_alone_and_textures_of_another_size():
+    rgb, _, foreground = pair(12)
+    parameters = EVERYWHERE._replace(p_normal=0.0, p_cut_out=0.0)
+    out = run(keys(12), rgb, None, foreground, textures(24), parameters)
+    assert out.depth is None and not np.any(out.depth_case)
+    assert np.all(out.rgb_case == BLEND)
+    assert float(out.rgb.min()) >= -1e-6 and float(out.rgb.max()) <= 1 + 1e-6
+    assert np.any(np.abs(out.rgb - rgb) > 0.1)
+
+
+def test_rows_may_be_mapped_over_seeds():
+    rgb, depth, foreground = pair(2)
+    seeds = jnp.stack([keys(2, 0), keys(2, 1)])
+    mapped = jax.vmap(corrupt, (0, None, None, None, None))
+    both = jax.jit(mapped)(seeds, rgb, depth, foreground, textures())
+    for seed in range(2):
+        alone = run(keys(2, seed), rgb, depth, foreground, textures())
+        np.testing.assert_allclose(both.rgb[seed], alone.rgb, atol=1e-6)
+        np.testing.assert_array_equal(both.mask[seed], alone.mask)
+
+
+def test_lowers_for_every_platform():
+    rgb, depth, foreground = pair(2)
+    arguments = keys(2), rgb, depth, foreground, textures()
+    exported = jax.export.export(run, platforms=["cpu", "cuda", "tpu"])(*arguments)
+    assert exported.platforms == ("cpu", "cuda", "tpu")
+
+
+def test_a_pair_turns_together_and_keeps_its_range():
+    _, depth, foreground = pair(5)
+    rgb = np.repeat(depth, 3, axis=-1)
+    turned_rgb, turned_depth, turned = turn(keys(5), rgb, depth, foreground, 90.0)
+    np.testing.assert_allclose(turned_rgb, np.repeat(turned_depth, 3, -1), atol=1e-6)
+    assert turned_depth.min() >= 0.2 - 1e-6 and turned_depth.max() <= 0.8 + 1e-6
+    assert set(np.unique(turned)) == {0.0, 1.0}
+    assert np.all(np.abs(turned_depth - depth).max((1, 2, 3)) > 0.05)
+    share = turned.mean((1, 2, 3)) / foreground.mean((1, 2, 3))
+    np.testing.assert_allclose(share, 1.0, atol=0.1)
+
+
+@pytest.mark.parametrize("absent", ["rgb", "depth"])
+def test_a_pair_that_is_not_turned_stays(absent):
+    rgb, depth, foreground = pair(2)
+    rgb, depth = (None, depth) if absent == "rgb" else (rgb, None)
+    result = turn(keys(2), rgb, depth, foreground, 0.0)
+    for before, after in zip((rgb, depth, foreground), result, strict=True):
+        if before is None:
+            assert after is None
+        else:
+            np.testing.assert_allclose(after, before, atol=1e-6)
