@@ -19,6 +19,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ad3d_jax.train.checkpoint import (
     Checkpointer,
     CheckpointError,
+    _decode,
+    _encode,
+    _Leaf,
     load_tree,
     save_tree,
 )
@@ -256,6 +259,17 @@ def test_no_flipped_bit_of_any_file_gives_another_tree(tmp_path):
         file.write_bytes(whole)
     assert passed_over > 0
     assert Checkpointer(tmp_path).latest(example())[0] == 2
+
+
+def test_a_changed_manifest_is_never_believed():
+    manifest = {"w": _Leaf((2, 3), "float32", "ab" * 32, None)}
+    whole = _encode(manifest)
+    assert _decode(whole) == manifest
+    for place in range(len(whole)):
+        changed = whole.copy()
+        changed[place] ^= 1
+        with pytest.raises(ValueError):
+            _decode(changed)
 
 
 def test_no_whole_step_is_an_error(tmp_path):
