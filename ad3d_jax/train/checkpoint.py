@@ -189,8 +189,8 @@ def save_tree(path: str | Path, tree: Tree) -> None:
         checkpointer.save(steps[-1] + 1 if steps else 0, tree)
 
 
-def load_tree(path: str | Path, like: Tree) -> Tree:
-    """Returns the tree that `save_tree` wrote, with the leaves' places as in `like`.
+def load_tree(path: str | Path, like: Tree | None = None) -> Tree:
+    """Returns the tree that `save_tree` wrote; `like` as in `Checkpointer.latest`.
 
     CheckpointError if there is none, it is damaged, or it differs from `like` in
     leaves, shapes or dtypes.
