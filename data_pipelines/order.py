@@ -11,7 +11,7 @@ def epoch_order(seed: int, epoch: int, size: int) -> np.ndarray:
 
 
 def endless_batches(size: int, batch_size: int, seed: int, start: int):
-    """Yields the sample numbers [batch_size] of batch `start` and of all that follow.
+    """Returns an iterator of the sample numbers [batch_size] of each batch from `start`.
 
     Epochs follow on each other without a gap; nothing before `start` is computed.
 
@@ -22,8 +22,11 @@ def endless_batches(size: int, batch_size: int, seed: int, start: int):
         raise DatasetError(
             "expected samples to draw batches from, found an empty split"
         )
+    return _endless(size, batch_size, seed, start * batch_size)
+
+
+def _endless(size: int, batch_size: int, seed: int, first: int):
     epoch, order = -1, np.array([], np.int64)
-    first = start * batch_size
     while True:
         batch = np.empty(batch_size, np.int64)
         for row in range(batch_size):

@@ -143,16 +143,16 @@ def _complete_or_absent(folder: Path) -> Iterator[Path]:
         _remove_abandoned(folder)
         unfinished.mkdir()
         yield unfinished
-        if folder.exists():
-            shutil.rmtree(folder)
-        unfinished.rename(folder)
+        if not (folder / MANIFEST).is_file():  # another process may have been faster
+            shutil.rmtree(folder, ignore_errors=True)
+            unfinished.rename(folder)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise DiskFullError(
                 f"no space is left in {folder.parent}; nothing was kept of what was "
                 "being written"
             ) from error
-        raise
+        raise DatasetError(f"{folder.parent}: cannot be written: {error}") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 

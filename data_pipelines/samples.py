@@ -71,8 +71,11 @@ def sample_id(digest: str) -> int:
 
 def sha256(path: Path) -> str:
     """Returns the SHA-256 of a file's bytes, in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CorruptSampleError(path, f"cannot be read: {error.strerror}") from error
 
 
 def complete_parameters(recipe: str, parameters: Mapping[str, Any]) -> dict[str, Any]:

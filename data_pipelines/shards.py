@@ -1,6 +1,8 @@
 """Writes preprocessed records: TFDS shards, or NumPy files without TensorFlow."""
 
+import contextlib
 import errno
+import io
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -88,9 +90,10 @@ def write_tfds(
     builder = Mvtec3d(data_dir=str(folder), config=config)
     download = tfds.download.DownloadConfig(manual_dir=str(folder.parent))
     try:
-        builder.download_and_prepare(
-            download_dir=str(folder / "downloads"), download_config=download
-        )
+        with contextlib.redirect_stdout(io.StringIO()):  # it speaks of downloads
+            builder.download_and_prepare(
+                download_dir=str(folder / "downloads"), download_config=download
+            )
         shutil.rmtree(folder / "downloads")
     except tf.errors.ResourceExhaustedError as error:
         raise OSError(errno.ENOSPC, str(error)) from error

@@ -55,9 +55,12 @@ class Stream:
             self._places[split] = _places(self._prepared, split)
         rows, places = self._prepared.rows(split), self._places[split]
         dataset = _decoded(self._prepared, places, numbers)
-        for batch, arrays in dataset.as_numpy_iterator():
-            chosen = [rows[number] for number in batch]
-            yield to_batch(self._prepared, chosen, arrays, batch_size)
+        try:
+            for batch, arrays in dataset.as_numpy_iterator():
+                chosen = [rows[number] for number in batch]
+                yield to_batch(self._prepared, chosen, arrays, batch_size)
+        except tf.errors.OpError as error:
+            raise damaged(places[0].shard, error.message) from error
 
 
 def _decoded(

@@ -1,0 +1,222 @@
+"""Decoders against bad files: named errors, no allocation, nothing accepted wrong."""
+
+import io
+import struct
+import zlib
+
+import hypothesis
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import strategies
+from PIL import Image
+
+from data_pipelines.camera import Intrinsics
+from data_pipelines.decode import read_depth_png, read_mask, read_rgb, read_xyz
+from data_pipelines.errors import CorruptSampleError
+
+
+def tiff_bytes(array: np.ndarray, **options) -> bytes:
+    file = io.BytesIO()
+    planes = "contig" if array.ndim == 3 and array.shape[-1] == 3 else None
+    colour = "rgb" if planes else "minisblack"
+    tifffile.imwrite(file, array, photometric=colour, planarconfig=planes, **options)
+    return file.getvalue()
+
+
+@pytest.fixture
+def good(write) -> np.ndarray:
+    return write.scene(0)[1]
+
+
+def test_tiff_round_trip(tmp_path, good):
+    path = tmp_path / "a.tiff"
+    for options in ({}, {"compression": "zlib"}, {"rowsperstrip": 1}):
+        path.write_bytes(tiff_bytes(good, **options))
+        xyz, nonfinite = read_xyz(path)
+        np.testing.assert_array_equal(xyz, good)
+        assert nonfinite == 0 and xyz.dtype == np.float32
+    path.write_bytes(tiff_bytes(good, byteorder=">"))
+    np.testing.assert_array_equal(read_xyz(path)[0], good)
+
+
+def test_tiff_as_halcon_writes_it(native_class):
+    path = native_class / "test/hole/xyz/004.tiff"
+    with tifffile.TiffFile(path) as tiff:
+        assert tiff.pages[0].subifds  # the case that this test is about
+    xyz, nonfinite = read_xyz(path)
+    assert xyz.shape == (400, 400, 3) and nonfinite == 0
+    assert 0.6 < xyz[..., 2].max() < 0.7
+    strips = np.frombuffer(path.read_bytes(), np.uint8)
+    assert strips.size > xyz.nbytes
+
+
+@pytest.mark.parametrize("data", [b"", b"II*\0", b"garbage" * 99, b"\0" * 5000])
+def test_garbage(tmp_path, data):
+    path = tmp_path / "a.tiff"
+    path.write_bytes(data)
+    for read in (read_xyz, read_rgb, read_mask):
+        with pytest.raises(CorruptSampleError) as error:
+            read(path)
+        assert error.value.path == path and str(path) in str(error.value)
+
+
+def test_truncated_tiff(tmp_path, good):
+    path = tmp_path / "a.tiff"
+    whole = tiff_bytes(good)
+    for length in (10, 100, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(CorruptSampleError):
+            read_xyz(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda a: a[..., 0],
+        lambda a: a[..., :1],
+        lambda a: (a * 1000).astype(np.uint16),
+        lambda a: a.astype(np.float64),
+        lambda a: np.moveaxis(a, -1, 0),
+        lambda a: a[:8],
+        lambda a: np.concatenate([a, a], -1),
+    ],
+    ids=["rank 2", "1 channel", "uint16", "float64", "CHW", "8 rows", "6 channels"],
+)
+def test_wrong_kind_of_tiff(tmp_path, good, change):
+    path = tmp_path / "a.tiff"
+    path.write_bytes(tiff_bytes(change(good)))
+    with pytest.raises(CorruptSampleError, match="expected .* found"):
+        read_xyz(path)
+
+
+def test_tiff_that_asks_for_100_gigabytes(tmp_path, good, monkeypatch):
+    whole = bytearray(tiff_bytes(good))
+    for tag in (256, 257):  # width and height, one 32-bit value each
+        place = bytes(whole).find(struct.pack("<HHII", tag, 4, 1, 32))
+        assert place > 0
+        whole[place : place + 12] = struct.pack("<HHII", tag, 4, 1, 100_000)
+    path = tmp_path / "a.tiff"
+    path.write_bytes(bytes(whole))
+
+    def refuse(*_, **__):
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(tifffile.TiffPage, "asarray", refuse)
+    with pytest.raises(CorruptSampleError, match="found 100000 x 100000"):
+        read_xyz(path)
+
+
+def test_png_that_asks_for_a_terabyte(tmp_path):
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        check = zlib.crc32(kind + data)
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", check)
+
+    header = struct.pack(">IIBBBBB", 600_000, 600_000, 8, 2, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
+    data += chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
+    path = tmp_path / "a.png"
+    path.write_bytes(data)
+    for read in (read_rgb, read_mask):
+        with pytest.raises(CorruptSampleError):
+            read(path)
+
+
+def test_nonfinite_points_become_unmeasured(tmp_path, good):
+    path = tmp_path / "a.tiff"
+    bad = good.copy()
+    bad[3, 4, 0] = np.nan
+    bad[5, 6] = np.inf
+    path.write_bytes(tiff_bytes(bad))
+    xyz, nonfinite = read_xyz(path)
+    assert nonfinite == 2
+    assert not xyz[3, 4].any() and not xyz[5, 6].any()
+    rest = np.isfinite(bad).all(-1)
+    np.testing.assert_array_equal(xyz[rest], good[rest])
+    bad[: len(bad) // 2 + 1] = np.nan
+    path.write_bytes(tiff_bytes(bad))
+    with pytest.raises(CorruptSampleError, match="NaN or infinite"):
+        read_xyz(path)
+
+
+def test_millimetres(tmp_path, good):
+    path = tmp_path / "a.tiff"
+    path.write_bytes(tiff_bytes(good * 1000))
+    with pytest.raises(CorruptSampleError, match="millimetres"):
+        read_xyz(path)
+
+
+def test_pictures(tmp_path):
+    path = tmp_path / "a.png"
+    grey = np.arange(400, dtype=np.uint8).reshape(20, 20)
+    Image.fromarray(grey).save(path)
+    np.testing.assert_array_equal(read_rgb(path), np.repeat(grey[..., None], 3, -1))
+    np.testing.assert_array_equal(read_mask(path), grey)
+    Image.fromarray(grey.astype(np.uint16) * 100).save(path)
+    with pytest.raises(CorruptSampleError, match="mode"):
+        read_rgb(path)
+    Image.fromarray(grey > 7).save(path)
+    np.testing.assert_array_equal(read_mask(path), (grey > 7) * 255)
+
+
+def test_orientation_tags_are_ignored(tmp_path):
+    picture = np.zeros((16, 24, 3), np.uint8)
+    image = Image.fromarray(picture)
+    exif = image.getexif()
+    exif[0x0112] = 6  # turn by 90 degrees
+    image.save(tmp_path / "a.png", exif=exif)
+    assert read_rgb(tmp_path / "a.png").shape == (16, 24, 3)
+
+
+def test_depth_picture(tmp_path):
+    path = tmp_path / "a.png"
+    units = np.full((16, 20), 500, np.uint16)
+    units[3, 4] = 0
+    Image.fromarray(units).save(path)
+    depth, xyz = read_depth_png(path, Intrinsics(100, 200, 10, 8, 0.001))
+    assert depth.dtype == xyz.dtype == np.float32
+    assert depth[3, 4] == 0 and not xyz[3, 4].any()
+    # (20 - 1 - 10) / 100 * 0.5 and (0 - 8) / 200 * 0.5
+    np.testing.assert_allclose(xyz[0, 19], [0.045, -0.02, 0.5], rtol=1e-6)
+    with pytest.raises(CorruptSampleError, match="metres"):
+        read_depth_png(path, Intrinsics(100, 200, 10, 8, 0.1))
+    Image.fromarray(units.astype(np.uint8)).save(path)
+    with pytest.raises(CorruptSampleError, match="mode"):
+        read_depth_png(path, Intrinsics(100, 200, 10, 8, 0.001))
+
+
+SEEDS = [
+    tiff_bytes(np.ones((16, 16, 3), np.float32), **options)
+    for options in ({}, {"compression": "zlib"}, {"rowsperstrip": 1})
+]
+
+
+@hypothesis.settings(
+    max_examples=500,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
+)
+@hypothesis.given(
+    whole=strategies.sampled_from(SEEDS),
+    cut=strategies.one_of(strategies.none(), strategies.integers(0, 3300)),
+    changes=strategies.lists(
+        strategies.tuples(strategies.integers(0, 3300), strategies.integers(0, 255)),
+        max_size=5,
+    ),
+)
+def test_mutated_tiffs_are_read_right_or_refused(tmp_path, whole, cut, changes):
+    data = bytearray(whole)
+    for place, value in changes:
+        data[place % len(data)] = value
+    path = tmp_path / "a.tiff"
+    path.write_bytes(bytes(data[:cut]))
+    try:
+        xyz, nonfinite = read_xyz(path)
+    except CorruptSampleError as error:
+        assert error.path == path
+        return
+    assert xyz.ndim == 3 and xyz.shape[2] == 3 and xyz.dtype == np.float32
+    assert min(xyz.shape[:2]) >= 16 and np.isfinite(xyz).all()
+    assert 0 <= nonfinite <= xyz[..., 0].size / 2 and np.abs(xyz).max() < 10

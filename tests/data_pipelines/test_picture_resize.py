@@ -1,0 +1,49 @@
+"""Resizing against brute force and Pillow."""
+
+import numpy as np
+from PIL import Image
+
+from data_pipelines.resize import nearest_rows, resize_nearest, resize_picture
+
+
+def picture(height: int, width: int) -> np.ndarray:
+    random = np.random.default_rng(0)
+    return random.integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def test_nearest_rule():
+    assert nearest_rows(800, 224)[:5].tolist() == [0, 3, 7, 10, 14]
+    for size_in, size_out in ((7, 3), (3, 7), (900, 256), (5, 5)):
+        rows = [int(np.floor(i * size_in / size_out)) for i in range(size_out)]
+        assert nearest_rows(size_in, size_out).tolist() == rows
+
+
+def test_nearest_picks_samples_of_any_dtype():
+    index = np.arange(12 * 8).reshape(12, 8, 1)
+    small = resize_nearest(index, (6, 4))
+    np.testing.assert_array_equal(small, index[::2, ::2])
+    assert resize_nearest(index > 3, (5, 5)).dtype == bool
+    assert resize_nearest(index, (12, 8)) is index
+
+
+def test_shrinking_averages_areas():
+    source = picture(10, 14)
+    # The area mean by brute force: blow each pixel up, then average whole blocks.
+    blown = source.repeat(4, 0).repeat(6, 1).astype(np.float64)
+    expected = blown.reshape(4, 10, 6, 14, 3).mean((1, 3))
+    assert np.abs(resize_picture(source, (4, 6)) - expected).max() <= 0.5 + 1e-3
+
+
+def test_enlarging_is_bilinear_with_half_pixel_centres():
+    source = picture(9, 7)
+    expected = Image.fromarray(source).resize((20, 31), Image.Resampling.BILINEAR)
+    out = resize_picture(source, (31, 20))
+    assert out.dtype == np.uint8 and out.flags.c_contiguous
+    assert np.abs(out.astype(int) - np.asarray(expected, int)).max() <= 1
+
+
+def test_a_constant_picture_stays_constant():
+    for value in (0, 7, 255):
+        for size in ((5, 30), (30, 5), (16, 16)):
+            out = resize_picture(np.full((16, 11, 3), value, np.uint8), size)
+            assert (out == value).all() and out.shape == (*size, 3)

@@ -1,0 +1,88 @@
+"""Folders for prediction: points, depth pictures or pictures alone."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_pipelines.batches import check_batch
+from data_pipelines.errors import CorruptSampleError, DatasetError
+from data_pipelines.preprocess import prepare
+from data_pipelines.resident import load_resident
+from data_pipelines.unlabelled import collate, read_folder
+
+NEEDS = ("rgb", "extras.depth_normalised")
+
+
+@pytest.fixture
+def prepared(box, tmp_path):
+    size = {"image_size": 16}
+    return prepare(box.parent, "box", "ast", size, tmp_path / "cache", format="npz")
+
+
+def test_the_same_record_as_in_training(prepared, box):
+    params = prepared.manifest["params"]
+    named = list(read_folder(box / "test/dent", "ast", params, NEEDS))
+    assert [name for name, _ in named] == ["000", "001"]
+    batch = collate([record for _, record in named], 3)
+    check_batch(batch)
+    expected = next(load_resident(prepared).ordered("test", 2, 0))
+    for field in ("rgb", "xyz", "depth", "valid", "foreground", "id"):
+        np.testing.assert_array_equal(
+            getattr(batch, field)[:2], getattr(expected, field)
+        )
+    np.testing.assert_array_equal(
+        batch.extras["depth_normalised"][:2], expected.extras["depth_normalised"]
+    )
+    assert batch.weight.tolist() == [1, 1, 0]
+    assert batch.mask is None and batch.label is None
+
+
+def test_flat_folder_and_pictures_alone(prepared, box, tmp_path):
+    params = prepared.manifest["params"]
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    shutil.copy(box / "test/dent/rgb/000.png", flat)
+    (_, record), *rest = read_folder(flat, "ast", params, ("rgb",))
+    assert rest == [] and sorted(record) == ["id", "rgb"]
+    batch = collate([record], 2)
+    assert batch.xyz is None and batch.extras == {}
+    with pytest.raises(DatasetError, match="needs points"):
+        read_folder(flat, "ast", params, NEEDS)
+    shutil.copy(box / "test/dent/xyz/000.tiff", flat)
+    ((name, record),) = read_folder(flat, "ast", params, NEEDS)
+    assert name == "000" and "depth_normalised" in record
+
+
+def test_depth_pictures(prepared, tmp_path, write):
+    rgb, xyz = write.scene(1)
+    for name in ("rgb", "depth"):
+        (tmp_path / "in" / name).mkdir(parents=True)
+    Image.fromarray(rgb).save(tmp_path / "in/rgb/a.png")
+    units = np.rint(xyz[..., 2] * 10_000).astype(np.uint16)
+    Image.fromarray(units).save(tmp_path / "in/depth/a.png")
+    camera = {"fx": 600, "fy": 600, "cx": 16, "cy": 16, "scale": 0.0001}
+    params = prepared.manifest["params"]
+    with pytest.raises(DatasetError, match=r"camera\.json"):
+        read_folder(tmp_path / "in", "ast", params, NEEDS)
+    (tmp_path / "in/camera.json").write_text(json.dumps(camera))
+    ((_, record),) = read_folder(tmp_path / "in", "ast", params, NEEDS)
+    np.testing.assert_allclose(record["xyz"][..., 2], xyz[::2, ::2, 2], atol=6e-5)
+
+
+def test_bad_folders(prepared, box, tmp_path):
+    params = prepared.manifest["params"]
+    for folder in (tmp_path / "nowhere", tmp_path):
+        with pytest.raises(DatasetError, match="input"):
+            read_folder(folder, "ast", params, ("rgb",))
+    with pytest.raises(DatasetError, match="recipe"):
+        read_folder(box / "test/dent", "astt", params, ("rgb",))
+    (box / "test/dent/rgb/001.png").write_bytes(b"no picture")
+    records = read_folder(box / "test/dent", "ast", params, ("rgb",))
+    assert next(records)[0] == "000"
+    with pytest.raises(CorruptSampleError, match="001"):
+        next(records)
+    with pytest.raises(DatasetError, match="1 to 2 records"):
+        collate([], 2)
