@@ -1,0 +1,233 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ad3d_jax.base import ALONE, Across
+from ad3d_jax.nn.importance import ImportanceScoring, PairEmbed
+from ad3d_jax.nn.res_unet import ResUnet
+from ad3d_jax.nn.swin_unet import SwinUnet
+from ad3d_jax.nn.unet import UNet
+
+KEY = jax.random.key(0)
+RNG = np.random.default_rng(0)
+TINY_SWIN = SwinUnet(3, embed=8, depths=(2, 1), heads=(2, 4), window=4, scales=3)
+TINY_RES = ResUnet(3, widths=(4, 6, 8, 8))
+TINY_UNET = UNet(widths=(4, 6, 8))
+
+
+def images(rows, channels, side=32):
+    return jnp.asarray(RNG.random((rows, side, side, channels)), jnp.float32)
+
+
+def count(network, *inputs):
+    shapes = jax.eval_shape(lambda key: network.init(key, *inputs), KEY)
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
+
+
+@pytest.mark.parametrize(
+    ("network", "channels", "expected"),
+    [
+        (UNet(), 6, 28_374_146),
+        (UNet(first_convs=1), 64, 28_370_498),
+        (PairEmbed(), 2, 1_344),
+    ],
+)
+def test_parameters_of_the_convolutional_parts(network, channels, expected):
+    assert count(network, jnp.zeros((1, 256, 256, channels)), True) == expected
+
+
+def test_parameters_of_importance_scoring():
+    features = jnp.zeros((1, 64, 64, 64))
+    assert count(ImportanceScoring(), features, features, True) == 150_146
+
+
+@pytest.mark.parametrize(
+    ("size", "channels", "scales", "window", "depths", "outputs", "expected"),
+    [
+        (256, 3, 1, 8, (2, 2, 4, 2), 3, 34_284_372),
+        (256, 1, 1, 8, (2, 2, 4, 2), 1, 34_281_108),
+        (224, 3, 1, 7, (2, 2, 4, 2), 3, 34_274_292),
+        (224, 3, 1, 7, (2, 2, 2, 2), 9, 27_168_900),
+        (256, 3, 3, 8, (2, 2, 4, 2), 3, 34_285_242),
+        (256, 1, 3, 8, (2, 2, 4, 2), 1, 34_281_398),
+    ],
+)
+def test_parameters_of_the_swin_unet(
+    size, channels, scales, window, depths, outputs, expected
+):
+    network = SwinUnet(outputs, depths=depths, window=window, scales=scales)
+    assert count(network, jnp.zeros((1, size, size, channels)), None, True) == expected
+
+
+@pytest.mark.parametrize("network", [ResUnet(3), SwinUnet(3)])
+@pytest.mark.parametrize("scales", [1, 2, 3])
+def test_resolutions_of_the_heads(network, scales):
+    network = network.clone(scales=scales)
+    x = jnp.zeros((2, 256, 256, 3))
+    found, _ = jax.eval_shape(
+        lambda key: network.init_with_output(key, x, None, False), KEY
+    )
+    expected = [(2, side, side, 3) for side in (256, 64, 32)][:scales]
+    assert [image.shape for image in found] == expected
+
+
+def test_swin_as_discriminator():
+    network = SwinUnet(2, depths=(2, 2, 2, 2), skip_dropout=(), scales=1)
+    x = jnp.zeros((2, 256, 256, 64))
+    (logits,), _ = jax.eval_shape(
+        lambda key: network.init_with_output(key, x, None, True), KEY
+    )
+    assert logits.shape == (2, 256, 256, 2)
+
+
+@pytest.mark.parametrize("network", [TINY_SWIN, TINY_RES, TINY_UNET])
+def test_indivisible_sizes_are_named(network):
+    keys = () if network is TINY_UNET else (None,)
+    with pytest.raises(ValueError, match="divisible by 8, found 30x30|by 4, found 30x"):
+        network.init(KEY, jnp.zeros((1, 30, 30, 3)), *keys, False)
+    with pytest.raises(ValueError, match="10x10 tokens of stage 1"):
+        TINY_SWIN.init(KEY, jnp.zeros((1, 40, 40, 3)), None, False)
+
+
+def test_stride_two_halves_the_pair_embedding():
+    network = PairEmbed(4, stride=2)
+    shape = jax.eval_shape(
+        lambda key: network.init_with_output(key, images(2, 2), True), KEY
+    )[0].shape
+    assert shape == (2, 16, 16, 4)
+
+
+def test_importance_weights_sum_to_one_and_equal_inputs_pass_through():
+    network = ImportanceScoring(4)
+    first, second = images(2, 4, 8), images(2, 4, 8)
+    variables = network.init(KEY, first, second, True)
+    fused, weights = network.apply(variables, first, second, False)
+    assert weights.shape == (2, 8, 8, 2)
+    np.testing.assert_allclose(weights.sum(-1), 1.0, rtol=1e-6)
+    expected = weights[..., :1] * first + weights[..., 1:] * second
+    np.testing.assert_allclose(fused, expected, rtol=1e-5, atol=1e-6)
+    same, _ = network.apply(variables, first, first, False)
+    np.testing.assert_array_equal(same, first)
+
+
+@pytest.mark.parametrize("network", [TINY_SWIN, TINY_RES])
+def test_skip_dropout_follows_the_keys_and_each_row_its_own(network):
+    x = images(3, 3)
+    variables = network.init(KEY, x, None, False)
+    keys = jax.random.split(jax.random.key(7), 3)
+
+    @jax.jit
+    def run(x, keys):
+        return network.apply(variables, x, keys, False)[0]
+
+    y = run(x, keys)
+    np.testing.assert_array_equal(run(x, keys), y)
+    assert np.abs(run(x, jax.random.split(jax.random.key(8), 3)) - y).max() > 1e-4
+    assert np.abs(network.apply(variables, x, None, False)[0] - y).max() > 1e-4
+    order = np.array([2, 0, 1])
+    np.testing.assert_allclose(run(x[order], keys[order]), y[order], atol=1e-5)
+
+
+def test_stochastic_depth_is_for_training_alone():
+    network = TINY_SWIN.clone(drop_path=0.5, skip_dropout=())
+    x = images(3, 3)
+    variables = network.init(KEY, x, None, False)
+    keys = jax.random.split(jax.random.key(7), 3)
+    without = network.apply(variables, x, None, True)[0]
+    np.testing.assert_array_equal(network.apply(variables, x, keys, False)[0], without)
+    assert np.abs(network.apply(variables, x, keys, True)[0] - without).max() > 1e-4
+
+
+def test_rematerialisation_changes_nothing():
+    x = images(2, 3)
+    variables = TINY_SWIN.init(KEY, x, None, False)
+    keys = jax.random.split(jax.random.key(7), 2)
+
+    def gradient(network):
+        def loss(params):
+            return sum(
+                (y**2).mean() for y in network.apply({"params": params}, x, keys, True)
+            )
+
+        return jax.jit(jax.grad(loss))(variables["params"])
+
+    plain, again = gradient(TINY_SWIN), gradient(TINY_SWIN.clone(remat=True))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5),
+        plain,
+        again,
+    )
+
+
+def test_shifted_windows_do_not_see_across_the_border():
+    """A pixel in the first corner must not reach the last through the cyclic shift."""
+    network = TINY_SWIN.clone(depths=(2,), heads=(2,), window=4, scales=1)
+    x = images(1, 3, 64)
+    variables = network.init(KEY, x, None, False)
+    moved = network.apply(variables, x.at[0, 0, 0, 0].add(1.0), None, False)[0]
+    change = np.abs(moved - network.apply(variables, x, None, False)[0]).max((0, 3))
+    assert change[0, 0] > 1e-4
+    # Two windowed blocks down: tokens 0..5 can see token 0, which is 24 pixels.
+    assert change[24:].max() == 0 and change[:, 24:].max() == 0
+
+
+def train_once(network, variables, x, keys, weight, across):
+    def loss(params):
+        arguments = (x, True) if keys is None else (x, keys, True)
+        y, written = network.apply(
+            {**variables, "params": params},
+            *arguments,
+            weight,
+            across,
+            mutable=["sums"],
+        )
+        y = y[0] if isinstance(y, tuple) else y
+        error = ((y - 0.5) ** 2).mean((1, 2, 3))
+        total = (error * weight).sum() / across.sum(weight.sum())
+        return total, (y, written["sums"])
+
+    (total, (y, sums)), gradient = jax.value_and_grad(loss, has_aux=True)(
+        variables["params"]
+    )
+    return total, y, sums, gradient
+
+
+@pytest.mark.parametrize("network", [TINY_RES, TINY_UNET])
+def test_devices_and_padding_change_nothing(network):
+    x = images(8, 3, 16).at[5:].set(0.0)
+    weight = jnp.array([1.0] * 5 + [0.0] * 3)
+    keys = None if network is TINY_UNET else jax.random.split(jax.random.key(3), 8)
+    first = (x, True) if keys is None else (x, None, True)
+    variables = network.init(KEY, *first)
+    real = jax.tree.map(lambda leaf: leaf[:5], (x, keys, weight))
+    expected = jax.jit(lambda a: train_once(network, variables, *a, ALONE))(real)
+    across = Across(lambda v: jax.lax.psum(v, "devices"), lambda v: v)
+    split = jax.tree.map(lambda v: v.reshape(4, 2, *v.shape[1:]), (x, keys, weight))
+    total, y, sums, gradient = jax.jit(
+        jax.vmap(
+            lambda a: train_once(network, variables, *a, across), axis_name="devices"
+        )
+    )(split)
+    assert np.isfinite(y).all()
+    np.testing.assert_allclose(total.sum(), expected[0], rtol=1e-5)
+    y = y.reshape(8, *y.shape[2:])[:5]
+    np.testing.assert_allclose(y, expected[1], rtol=1e-4, atol=1e-4)
+
+    def close(a, b):
+        np.testing.assert_allclose(a.sum(0), b, rtol=1e-3, atol=2e-4)
+
+    jax.tree.map(close, sums, expected[2])
+    jax.tree.map(close, gradient, expected[3])
+
+
+@pytest.mark.parametrize("network", [TINY_SWIN, TINY_RES])
+def test_bfloat16_keeps_float32_parameters_and_outputs(network):
+    network = network.clone(dtype=jnp.bfloat16)
+    x = images(1, 3)
+    outputs, variables = jax.eval_shape(
+        lambda key: network.init_with_output(key, x, None, False), KEY
+    )
+    assert {leaf.dtype for leaf in jax.tree.leaves((outputs, variables))} == {
+        jnp.dtype("float32")
+    }

@@ -1,0 +1,161 @@
+"""Our networks with the weights of the public PyTorch ones, against their outputs.
+
+How the stored outputs were made stands in tests/golden/README.md.
+"""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from ad3d_jax.nn.swin_unet import SwinUnet
+from ad3d_jax.nn.unet import UNet
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden"
+LEAVES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+SWIN_PARTS = {
+    "patch": "patch_embed.proj",
+    "patch_norm": "patch_embed.norm",
+    "middle_norm": "norm",
+    "final_norm": "norm_up",
+    "head0": "output",
+    "expand_final": "up",
+    "expand2": "layers_up.0",
+    "expand1": "layers_up.1.upsample",
+    "expand0": "layers_up.2.upsample",
+}
+BLOCK_PARTS = {
+    "attention/qkv": "attn.qkv",
+    "attention/out": "attn.proj",
+    "norm_1": "norm1",
+    "norm_2": "norm2",
+    "mlp_1": "mlp.fc1",
+    "mlp_2": "mlp.fc2",
+}
+
+
+def swin_name(path):
+    """Returns the public name of one of our parameters."""
+    first, *middle, leaf = path
+    if "_block" in first:
+        stage, block = first.split("_block")
+        way, stage = stage[:-1], int(stage[-1])
+        layer = f"layers.{stage}" if way == "down" else f"layers_up.{3 - stage}"
+        layer = f"{layer}.blocks.{block}"
+        if middle == ["attention"]:
+            return f"{layer}.attn.relative_position_bias_table"
+        return f"{layer}.{BLOCK_PARTS['/'.join(middle)]}.{LEAVES[leaf]}"
+    if first.startswith("merge"):
+        part = {"linear": "reduction", "norm": "norm"}[middle[0]]
+        return f"layers.{first[-1]}.downsample.{part}.{LEAVES[leaf]}"
+    if first.startswith("join"):
+        return f"concat_back_dim.{3 - int(first[-1])}.{LEAVES[leaf]}"
+    part = {"linear": ".expand", "norm": ".norm"}[middle[0]] if middle else ""
+    return f"{SWIN_PARTS[first]}{part}.{LEAVES[leaf]}"
+
+
+def unet_name(path):
+    """Returns the public name of one of our parameters or statistics."""
+    if path[0] == "head":
+        return f"decoder_segment.fin_out.0.{LEAVES[path[1]]}"
+    (block, number), kind, leaf = path[0].split("_"), path[1], LEAVES[path[2]]
+    level, norm = int(block[-1]), int(kind == "norm")
+    if block.startswith("down"):
+        return f"encoder_segment.block{level + 1}.{3 * (int(number) - 1) + norm}.{leaf}"
+    place = "b" if level == 4 else str(4 - level)
+    if block.startswith("enlarge"):
+        name = "up_b" if place == "b" else f"up{place}"
+        return f"decoder_segment.{name}.{1 + norm}.{leaf}"
+    name = "db_b" if place == "b" else f"db{place}"
+    return f"decoder_segment.{name}.{3 * (int(number) - 1) + norm}.{leaf}"
+
+
+def public_shape(name, shape):
+    """Returns the shape in PyTorch's order: outputs first."""
+    if name == "output.weight":
+        return (*shape[::-1], 1, 1)
+    if len(shape) == 4:
+        return (shape[3], shape[2], shape[0], shape[1])
+    return shape if "table" in name else shape[::-1]
+
+
+def ours(name, value):
+    """Returns the value in our order of axes: outputs last."""
+    if name == "output.weight":
+        return value[:, :, 0, 0].T
+    if value.ndim == 4:
+        return value.transpose(2, 3, 1, 0)
+    return value if "table" in name else value.T
+
+
+def drawn(generator, name, shape):
+    """Returns the next weight, scaled by its kind so that signals keep their size."""
+    value = generator.standard_normal(shape)
+    if name.endswith("running_var"):
+        return 1.0 + 0.1 * np.abs(value)
+    if name.endswith("running_mean"):
+        return 0.1 * value
+    if len(shape) == 1:
+        return 0.1 * value + (1.0 if name.endswith("weight") else 0.0)
+    if "table" in name:
+        return 0.5 * value
+    gain = 2.0 if len(shape) == 4 else 1.0
+    return value * np.sqrt(gain / np.prod(shape[1:]))
+
+
+def public_variables(network, name_of, seed, *inputs):
+    """Returns our variables, filled with the weights the public network had."""
+    shapes = jax.eval_shape(lambda key: network.init(key, *inputs), jax.random.key(0))
+    places = {
+        name_of(path[1:]): path for path in traverse_util.flatten_dict(dict(shapes))
+    }
+    leaves = traverse_util.flatten_dict(dict(shapes))
+    assert len(places) == len(leaves)
+    generator = np.random.default_rng(seed)
+    filled = {}
+    for name in sorted(places):
+        shape = public_shape(name, leaves[places[name]].shape)
+        value = drawn(generator, name, shape).astype(np.float32)
+        filled[places[name]] = jnp.asarray(ours(name, value))
+    return traverse_util.unflatten_dict(filled)
+
+
+def picture(seed, shape):
+    return jnp.asarray(np.random.default_rng(seed).random(shape), jnp.float32)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("array", "depths", "outputs", "seed"),
+    [("classes9", (2, 2, 2, 2), 9, 11), ("channels3", (2, 2, 4, 2), 3, 12)],
+)
+def test_swin_unet_is_the_public_one(array, depths, outputs, seed):
+    network = SwinUnet(outputs, depths=depths, window=7, scales=1)
+    x = picture(seed + 100, (1, 224, 224, 3))
+    variables = public_variables(network, swin_name, seed, x, None, False)
+    (y,) = jax.jit(lambda v, x: network.apply(v, x, None, False))(variables, x)
+    with np.load(GOLDEN / "swin_unet_224.npz") as golden:
+        expected = golden[array]
+    assert expected.std() > 0.5
+    np.testing.assert_allclose(y[:, 3::8, 3::8], expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.slow
+def test_unet_is_draems():
+    network = UNet()
+    x = picture(113, (1, 128, 128, 6))
+    variables = public_variables(network, unet_name, 13, x, False)
+    y = jax.jit(lambda v, x: network.apply(v, x, False))(variables, x)
+    with np.load(GOLDEN / "draem_unet_128.npz") as golden:
+        expected = golden["logits"]
+    assert expected.std() > 0.1
+    np.testing.assert_allclose(y[:, 1::4, 1::4], expected, atol=1e-4, rtol=0)
