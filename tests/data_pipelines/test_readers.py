@@ -183,3 +183,23 @@ def hurt(path, damage: str, record: int = 0) -> None:
 def test_stream_refuses_npz(prepared):
     with pytest.raises(DatasetError, match="load_resident"):
         stream.open_stream(prepared("npz"))
+
+
+def test_npz_needs_no_tensorflow(box, tmp_path):
+    import subprocess
+    import sys
+
+    program = """
+import sys
+from data_pipelines import unlabelled, validate
+from data_pipelines.preprocess import prepare
+from data_pipelines.resident import load_resident
+size = {"image_size": 16}
+data = prepare(sys.argv[1], "box", "ast", size, sys.argv[2], format="npz")
+next(load_resident(data).endless("train", 2, 0, 0))
+heavy = {"tensorflow", "tensorflow_datasets", "open3d", "matplotlib"}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+"""
+    words = [sys.executable, "-c", program, str(box.parent), str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
