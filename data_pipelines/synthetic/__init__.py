@@ -21,7 +21,7 @@ from data_pipelines.synthetic.defects import DEFECTS, DEPTH_ONLY, MAKERS
 from data_pipelines.synthetic.surfaces import SURFACES
 
 CATEGORIES = tuple(sorted(SURFACES))
-VERSION = 3
+VERSION = 4
 SHIFT = 3.5  # mm, largest displacement of a part along either axis
 TURN = 8.0  # degrees, largest rotation of a part
 MARKER = "sample_set.json"

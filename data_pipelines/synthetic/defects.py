@@ -53,8 +53,8 @@ def blob(rng, x, y, centre, radius: float, ragged: float) -> np.ndarray:
 
 
 def stain(rng, part: Surface, x, y) -> Defect:
-    """Spills oil or dye on the part: colour alone, 8 to 14 mm wide."""
-    radius, strength = rng.uniform(5.0, 8.5), rng.uniform(0.6, 0.9)
+    """Spills oil or dye on the part: colour alone, 10 to 17 mm wide."""
+    radius, strength = rng.uniform(5.0, 8.5), rng.uniform(0.7, 0.95)
     dye = np.array([(0.22, 0.16, 0.1), (0.2, 0.3, 0.22), (0.45, 0.12, 0.1)])[
         rng.integers(3)
     ]
@@ -74,11 +74,11 @@ def print_(rng, part: Surface, x, y) -> Defect:
     right, down = x - centre[0], y - centre[1]
     along = np.cos(angle) * right + np.sin(angle) * down
     across = np.cos(angle) * down - np.sin(angle) * right
-    row = across / 3.2 + 0.5 * (bars % 2 - 1)
-    on_bar = np.abs(row - np.round(row)) * 3.2 < 0.95
-    on_bar &= (np.abs(across) < 1.6 * bars) & (np.abs(along) < 0.5 * length)
+    row = across / 4.0 + 0.5 * (bars % 2 - 1)
+    on_bar = np.abs(row - np.round(row)) * 4.0 < 1.3
+    on_bar &= (np.abs(across) < 2.0 * bars) & (np.abs(along) < 0.5 * length)
     mask = on_bar & (part.inside > 0)
-    return Defect(part._replace(albedo=mix(part.albedo, ink, 0.75 * mask)), mask)
+    return Defect(part._replace(albedo=mix(part.albedo, ink, 0.85 * mask)), mask)
 
 
 def dent(rng, part: Surface, x, y) -> Defect:
