@@ -11,7 +11,7 @@ def epoch_order(seed: int, epoch: int, size: int) -> np.ndarray:
 
 
 def endless_batches(size: int, batch_size: int, seed: int, start: int):
-    """Returns an iterator of the sample numbers [batch_size] of batches from `start` on.
+    """Returns an iterator of the sample numbers [batch_size] of batches from `start`.
 
     Epochs follow on each other without a gap; nothing before `start` is computed.
 

@@ -41,6 +41,7 @@ from data_pipelines.samples import (
 )
 
 FORMATS = ("tfds", "npz")
+ON_MISSING = ("error", "skip")
 SHOWN_FAULTS = 10
 
 
@@ -74,25 +75,12 @@ def prepare(
     if format is None:
         installed = importlib.util.find_spec("tensorflow_datasets") is not None
         format = "tfds" if installed else "npz"
-    for field, value, allowed in (
-        ("format", format, FORMATS),
-        ("on_missing", on_missing, ("error", "skip")),
-    ):
-        if value not in allowed:
-            raise DatasetError(f"{field}: expected one of {allowed}, found {value!r}")
+    _check_choice("format", format, FORMATS)
+    _check_choice("on_missing", on_missing, ON_MISSING)
     parameters = complete_parameters(recipe, parameters)
     found = layout.scan(root, category)
     _refuse_faults(found, on_missing)
-    digests = {
-        files.key: {
-            name: sha256(getattr(files, name))
-            for name in layout.SUFFIXES
-            if getattr(files, name) is not None
-        }
-        for files in tqdm(
-            found.samples, desc=f"{category}: checking", leave=False, disable=None
-        )
-    }
+    digests = _digests(found)
     inputs = {
         "package": ad3d_jax.__version__,
         "format": format,
@@ -103,12 +91,31 @@ def prepare(
     }
     whole = json.dumps([inputs, digests], sort_keys=True).encode()
     inputs["hash"] = hashlib.sha256(whole).hexdigest()
-    cache_dir = Path(cache_dir)
-    folder = cache_dir / f"{safe_name(category)}-{inputs['hash'][:12]}"
+    folder = Path(cache_dir) / f"{safe_name(category)}-{inputs['hash'][:12]}"
     if not (folder / MANIFEST).is_file():
         with _complete_or_absent(folder) as unfinished:
             _write(unfinished, found, inputs, digests)
     return open_prepared(folder)
+
+
+def _check_choice(field: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise DatasetError(f"{field}: expected one of {allowed}, found {value!r}")
+
+
+def _digests(found: Layout) -> dict[str, dict[str, str]]:
+    """Returns the SHA-256 of each file of each sample."""
+    progress = tqdm(
+        found.samples, desc=f"{found.category}: checking", leave=False, disable=None
+    )
+    return {
+        files.key: {
+            name: sha256(getattr(files, name))
+            for name in layout.SUFFIXES
+            if getattr(files, name) is not None
+        }
+        for files in progress
+    }
 
 
 def safe_name(category: str) -> str:
@@ -285,7 +292,7 @@ def define_flags() -> None:
     flags.DEFINE_enum("recipe", "ast", sorted(RECIPES), "Preprocessing recipe.")
     flags.DEFINE_string("parameters", "{}", "Parameters of the recipe, a JSON table.")
     flags.DEFINE_string("cache", "runs/cache", "Where preprocessed folders go.")
-    flags.DEFINE_enum("on_missing", "error", ["error", "skip"], "Incomplete samples.")
+    flags.DEFINE_enum("on_missing", "error", ON_MISSING, "Incomplete samples.")
     flags.DEFINE_enum("format", None, FORMATS, "Default: tfds where it is installed.")
 
 
