@@ -10,13 +10,13 @@ from ad3d_jax.synthesis import augment as augmentations
 
 
 def picture(kind="smooth"):
-    """Returns [20,24,3] uint8: a smooth one, a noisy one or one of few levels."""
+    """Returns [60,50,3] uint8: a smooth one, a noisy one or one of few levels."""
     generator = np.random.default_rng(0)
     if kind == "noise":
-        return generator.integers(0, 256, (20, 24, 3), np.uint8)
+        return generator.integers(0, 256, (60, 50, 3), np.uint8)
     if kind == "constant":
-        return np.full((20, 24, 3), 77, np.uint8)
-    y, x = np.mgrid[:20, :24]
+        return np.full((60, 50, 3), 77, np.uint8)
+    y, x = np.mgrid[:60, :50]
     waves = [110 + 60 * np.sin(y / 5 + c) + 30 * np.cos(x / (3 + c)) for c in range(3)]
     return np.stack(waves, -1).astype(np.uint8)
 
@@ -110,7 +110,7 @@ def test_histogram_is_that_of_numpy():
 def test_each_operation_keeps_shape_and_range(operation):
     keys = jax.random.split(jax.random.key(0), 8)
     results = jax.vmap(operation, (0, None))(keys, scaled(picture("noise")))
-    assert results.shape == (8, 20, 24, 3) and results.dtype == jnp.float32
+    assert results.shape == (8, 60, 50, 3) and results.dtype == jnp.float32
     assert float(results.min()) >= -1e-6 and float(results.max()) <= 1 + 1e-6
     assert float(jnp.abs(results - scaled(picture("noise"))[None]).max()) > 0.02
 
