@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -51,6 +53,7 @@ def test_value_and_gradients_match_flax_where_nothing_is_padded():
     x = jnp.asarray(RNG.standard_normal((4, 5, 3, 3)), jnp.float32)
     g = jnp.asarray(RNG.standard_normal(x.shape), jnp.float32)
 
+    @functools.partial(jax.jit, static_argnums=0)
     def pulled(function):
         y, pull = jax.vjp(function, PARAMS, x)
         return y, pull(g)
@@ -82,11 +85,13 @@ def test_padded_rows_change_neither_values_nor_sums_nor_gradients(fill):
     for name, value in expected_sums.items():
         np.testing.assert_allclose(sums[name], value, rtol=1e-5, err_msg=name)
 
-    def loss(x, weight, target):
+    @jax.jit
+    @jax.grad
+    def gradient(x, weight):
         return ((apply(x, weight)[0] - 1.0) ** 2 * weight[:, None, None, None]).sum()
 
-    got = jax.grad(loss)(jnp.asarray(rows), weight, None)
-    expected = jax.grad(loss)(jnp.asarray(X), np.ones(5, np.float32), None)
+    got = gradient(jnp.asarray(rows), weight)
+    expected = gradient(jnp.asarray(X), np.ones(5, np.float32))
     np.testing.assert_allclose(got[weight > 0], expected, rtol=1e-3, atol=1e-4)
     np.testing.assert_array_equal(got[weight == 0], 0.0)
 
@@ -106,10 +111,12 @@ def test_devices_agree_with_one_even_if_one_holds_only_padding(devices):
         return loss, (y, sums)
 
     grad = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
-    (one_loss, (one_y, one_sums)), one_grad = grad(PARAMS, rows, weight, ALONE)
+    (one_loss, (one_y, one_sums)), one_grad = jax.jit(
+        lambda *a: grad(PARAMS, *a, ALONE)
+    )(rows, weight)
     split = jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), (rows, weight))
-    (loss, (y, sums)), (in_params, in_rows) = jax.vmap(
-        lambda x, weight: grad(PARAMS, x, weight, across), axis_name="devices"
+    (loss, (y, sums)), (in_params, in_rows) = jax.jit(
+        jax.vmap(lambda *a: grad(PARAMS, *a, across), axis_name="devices")
     )(*split)
     assert not split[1][-1].any()
 
