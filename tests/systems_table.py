@@ -3,9 +3,11 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax.numpy as jnp
 from reference_systems import bank, critic, make_batch, restorer
 
 from ad3d_jax.base import Batch, System
+from ad3d_jax.systems.dbrn import Config, dbrn
 
 
 class Row(NamedTuple):
@@ -15,6 +17,7 @@ class Row(NamedTuple):
     make: Callable[[], System]  # steps enough to find the planted defect
     make_batch: Callable[..., Batch]  # (count, seed=, defect=) -> host batch
     stochastic: frozenset[str] = frozenset()  # of: train, gather, score
+    slow: bool = False  # compiles for more than a few seconds
 
 
 def board(size: int) -> Callable[..., Batch]:
@@ -26,8 +29,37 @@ def board(size: int) -> Callable[..., Batch]:
     return make
 
 
+def with_hyper(system: System, **values: float) -> System:
+    """Returns the system with other hyperparameters than its factory's."""
+
+    def init(key, batch):
+        state = system.init(key, batch)
+        changed = {name: jnp.float32(value) for name, value in values.items()}
+        return state._replace(hyper={**state.hyper, **changed})
+
+    return system._replace(init=init)
+
+
+def small_dbrn() -> System:
+    """Returns DBRN with the narrowest networks that find the defect."""
+    config = Config(
+        reconstruction="res_unet",
+        reconstruction_width=4,
+        discriminator_width=4,
+        scales=1,
+        textures=4,
+        texture_size=32,
+        schedule="cosine",
+        steps=60,
+        score_window=5,
+    )
+    rates = ("reconstruction", "discriminator", "importance")
+    return with_hyper(dbrn(config), **{f"learning_rate_{name}": 3e-3 for name in rates})
+
+
 TABLE = (
     Row("restorer", restorer, board(16), frozenset({"train"})),
     Row("critic", critic, board(16), frozenset({"train", "score"})),
     Row("bank", bank, board(16)),
+    Row("dbrn", small_dbrn, board(32), frozenset({"train", "score"}), slow=True),
 )
