@@ -159,6 +159,8 @@ def show(metrics: dict, report: Path) -> None:
 
 def main(_) -> None:
     """Runs the command; a user's mistake ends it with one sentence and no trace."""
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # checkpoints are told of at length
     try:
         run(CONFIG.value, WORKDIR.value, MODE.value, tuple(ALLOW.value))
     except Preempted as stopped:

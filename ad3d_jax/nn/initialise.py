@@ -8,14 +8,13 @@ from ad3d_jax.base import Array, Tree
 
 
 def initialise(build: Callable[[Array], Tree], key: Array) -> Tree:
-    """Returns `build(key)`, compiled as one program.
+    """Returns `build(key)`, compiled as one program unless the key is abstract.
 
     It runs once, and a draw of parameters is many small random programs: on a CPU the
     compiler's optimisations would take twenty times as long as the draw.
     """
-    cheap = {"xla_backend_optimization_level": 0} if _on_cpu() else {}
-    return jax.jit(build, compiler_options=cheap)(key)
-
-
-def _on_cpu() -> bool:
-    return jax.default_backend() == "cpu"
+    if isinstance(key, jax.core.Tracer):
+        return build(key)
+    cheap = {"xla_backend_optimization_level": 0}
+    on_cpu = jax.default_backend() == "cpu"
+    return jax.jit(build, compiler_options=cheap if on_cpu else {})(key)
