@@ -99,7 +99,7 @@ class Update(NamedTuple):
 
 
 class Artifact(NamedTuple):
-    """A part of the state that a file can stand for, so that one phase serves many runs."""
+    """A part of the state that a file may stand for: one phase serves many runs."""
 
     name: str
     get: Callable[[State], Tree]
@@ -132,9 +132,9 @@ class Gather(NamedTuple):
 class System(NamedTuple):
     """An anomaly detector.
 
-    `needs_fit` and `needs_score` name the batch fields that must be present, an entry of
-    `extras` as "extras.NAME". `init(key, batch)` depends on the key and on the shapes of
-    the batch alone. `score(key, state, batch)` treats each row by itself.
+    `needs_fit` and `needs_score` name the batch fields that must be present, an entry
+    of `extras` as "extras.NAME". `init(key, batch)` depends on the key and on the
+    shapes of the batch alone. `score(key, state, batch)` treats each row by itself.
     """
 
     name: str
@@ -154,9 +154,9 @@ class Dataset(Protocol):
     def endless(self, split: str, batch_size: int, seed: int, start: int):
         """Yields full batches for ever, from batch `start` on.
 
-        Each epoch is a permutation that depends on (seed, epoch) alone; epochs follow on
-        each other without a gap, so that no row is padding unless the split is smaller
-        than a batch (then rows repeat).
+        Each epoch is a permutation that depends on (seed, epoch) alone; epochs follow
+        on each other without a gap, so that no row is padding, and rows repeat within
+        a batch where the split is smaller.
         """
 
     def ordered(self, split: str, batch_size: int, start: int):
@@ -167,7 +167,7 @@ class Dataset(Protocol):
 
 
 def sample_keys(key: Array, batch: Batch) -> Array:
-    """Returns one key a row, [B], that depends on the key and on the sample's id alone."""
+    """Returns one key a row, [B], a function of the key and the sample's id."""
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, batch.id)
 
 

@@ -5,8 +5,8 @@ Everything that a report says later is read from these files.
 
 import csv
 import os
-import re
 import resource
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -27,6 +27,7 @@ from ad3d_jax.base import (
 )
 from ad3d_jax.metrics import exact, tables
 from ad3d_jax.ops.resize import resize_bilinear
+from ad3d_jax.report.files import file_stem
 from ad3d_jax.train import parallel
 
 
@@ -113,11 +114,12 @@ def score_split(
                 if name.startswith("map_"):
                     parts.setdefault(name, []).append(at_size(part, size))
             bar.update(len(scores.image))
+    nothing = np.zeros((0, 1, 1), np.float32)  # of a split without samples
     return Scored(
-        maps=np.concatenate(maps),
-        masks=np.concatenate(masks),
-        image=np.concatenate(image),
-        seconds=np.concatenate(seconds),
+        maps=np.concatenate(maps or [nothing]),
+        masks=np.concatenate(masks or [nothing > 0]),
+        image=np.concatenate(image or [nothing[:, 0, 0]]),
+        seconds=np.concatenate(seconds or [nothing[:, 0, 0]]),
         parts={name: np.concatenate(values) for name, values in parts.items()},
     )
 
@@ -140,8 +142,9 @@ def measure(scored: Scored, samples: list[Sample]) -> dict:
         image = maps.max(axis=(1, 2))
         part = exact.evaluate(maps, scored.masks, image, labels, names)
         result["parts"][name] = tables.to_json(part)
-    result["seconds_score"] = float(scored.seconds.sum())
-    result["images_per_second"] = float(len(samples) / scored.seconds.sum())
+    total = float(scored.seconds.sum())
+    result["seconds_score"] = total
+    result["images_per_second"] = len(samples) / total if samples else None
     return result
 
 
@@ -157,12 +160,8 @@ def peak_memory_bytes() -> int:
 
 
 def file_name(sample: Sample) -> str:
-    """Returns a sample's file name: defect and stem, odd characters in hex."""
-
-    def plain(text: str) -> str:
-        return re.sub(r"[^\w.-]", lambda m: f"%{ord(m[0]):x}", text)
-
-    return f"{plain(sample.defect)}_{plain(sample.stem)}.npz"
+    """Returns the name of a sample's file below maps."""
+    return file_stem(sample.defect, sample.stem) + ".npz"
 
 
 def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
@@ -175,7 +174,11 @@ def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def write_maps(folder: Path, scored: Scored, samples: list[Sample]) -> None:
-    """Writes `<defect>_<stem>.npz` with `map` and `mask` for each sample."""
+    """Writes `<defect>_<stem>.npz` with `map` and `mask` for each sample.
+
+    The folder is emptied first: what an earlier scoring left there is no longer true.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
     for sample, scores, mask in zip(samples, scored.maps, scored.masks, strict=True):
         save_arrays(folder / file_name(sample), {"map": scores, "mask": mask})
 

@@ -39,6 +39,8 @@ def refuse(sentence: str) -> int:
 
 def unknown_field(arguments: list[str]) -> str | None:
     """Returns a sentence on the first override that names no field of the config."""
+    if "config" not in flags.FLAGS:
+        return None
     source = flags.FLAGS["config"].default
     overrides = []
     for argument in arguments[1:]:

@@ -6,6 +6,7 @@
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import app, flags, logging
@@ -18,19 +19,16 @@ from ad3d_jax.train.checkpoint import Checkpointer, save_tree
 from ad3d_jax.train.fit import Options, Preempted, fit
 from ad3d_jax.train.log import Log, read_log
 from ad3d_jax.train.workdir import open_workdir, write_json
+from data_pipelines.errors import DiskFullError
 from data_pipelines.preprocess import prepare
 from experiments import flag_errors, session
 
-CONFIG = flag_errors.define_config("experiments/configs/quickstart.py")
-WORKDIR = flags.DEFINE_string("workdir", "", "Default: runs/<system>-<category>.")
-MODE = flags.DEFINE_enum("mode", "fit_eval", ("fit", "eval", "fit_eval"), "What to do.")
-ALLOW = flags.DEFINE_multi_string(
-    "allow_config_change", [], "Fields that may differ from those of the workdir."
-)
+MODES = ("fit", "eval", "fit_eval")
 EXIT_PREEMPTED = 75
+EXIT_DISK_FULL = 3
 
 
-def run(config: ConfigDict, workdir: str, mode: str, allow: tuple[str, ...]) -> dict:
+def run(config: ConfigDict, workdir: str, mode: str, allow: Sequence[str] = ()) -> dict:
     """Does what the flags say and returns the metrics, {} where only fitted."""
     system = session.build_system(config)
     engine = parallel.make_engine(config.fit.engine)
@@ -159,17 +157,31 @@ def show(metrics: dict, report: Path) -> None:
 
 def main(_) -> None:
     """Runs the command; a user's mistake ends it with one sentence and no trace."""
-    if not flags.FLAGS["verbosity"].present:
+    values = flags.FLAGS
+    if not values["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # checkpoints are told of at length
     try:
-        run(CONFIG.value, WORKDIR.value, MODE.value, tuple(ALLOW.value))
+        run(values.config, values.workdir, values.mode, values.allow_config_change)
     except Preempted as stopped:
-        logging.warning("%s", stopped)
+        logging.warning("%s; start the same command again to go on", stopped)
         sys.exit(EXIT_PREEMPTED)
+    except DiskFullError as full:
+        sys.stderr.write(f"error: {full}\n")
+        sys.exit(EXIT_DISK_FULL)
     except ValueError as mistake:
-        logging.debug("in full", exc_info=True)
         sys.exit(f"error: {mistake}")
 
 
+def define_flags() -> None:
+    """Defines the flags of the command."""
+    flag_errors.define_config("experiments/configs/quickstart.py")
+    flags.DEFINE_string("workdir", "", "Default: runs/<system>-<category>.")
+    flags.DEFINE_enum("mode", "fit_eval", MODES, "What to do.")
+    flags.DEFINE_multi_string(
+        "allow_config_change", [], "Fields that may differ from the workdir's."
+    )
+
+
 if __name__ == "__main__":
+    define_flags()
     app.run(main, flags_parser=flag_errors.parse)

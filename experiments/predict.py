@@ -7,14 +7,12 @@ output gets heat maps, overlays, `scores.csv` and the time that each image took.
 """
 
 import csv
-import json
 import sys
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 from absl import app, flags
-from ml_collections import ConfigDict
 from PIL import Image
 from tqdm import tqdm
 
@@ -24,15 +22,11 @@ from ad3d_jax.train import parallel
 from data_pipelines.unlabelled import collate, read_folder
 from experiments import flag_errors, session
 
-WORKDIR = flags.DEFINE_string("workdir", None, "A finished workdir.", required=True)
-INPUT = flags.DEFINE_string("input", None, "Folder of samples.", required=True)
-OUTPUT = flags.DEFINE_string("output", None, "Folder to write to.", required=True)
-
 
 def run(workdir: Path, source: Path, output: Path) -> Path:
     """Scores every sample of `source` and returns the path of `scores.csv`."""
-    config = ConfigDict(read_json(workdir / "config.json"))
-    recipe = read_json(workdir / "recipe.json")
+    config = session.read_config(workdir)
+    recipe = session.read_json(workdir / "recipe.json")
     system = session.build_system(config)
     records = read_folder(
         source, recipe["recipe"], recipe["params"], system.needs_score
@@ -65,22 +59,6 @@ def run(workdir: Path, source: Path, output: Path) -> Path:
     return output / "scores.csv"
 
 
-def read_json(path: Path) -> dict:
-    """Returns the content of a workdir's file.
-
-    Raises:
-        ValueError: the file is missing or damaged.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(
-            f"{path}: not there; --workdir must name a finished run"
-        ) from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: damaged: {error}") from None
-
-
 def map_range(workdir: Path) -> tuple[float, float]:
     """Returns the map values that are drawn as nothing and as certain.
 
@@ -109,12 +87,21 @@ def write_pictures(output, name, batch, scores, low, high) -> None:
 
 def main(_) -> None:
     """Runs the command; a user's mistake ends it with one sentence and no trace."""
+    values = flags.FLAGS
     try:
-        path = run(Path(WORKDIR.value), Path(INPUT.value), Path(OUTPUT.value))
+        path = run(Path(values.workdir), Path(values.input), Path(values.output))
     except ValueError as mistake:
         sys.exit(f"error: {mistake}")
     print(f"scores: {path}")
 
 
+def define_flags() -> None:
+    """Defines the flags of the command."""
+    flags.DEFINE_string("workdir", None, "A finished workdir.", required=True)
+    flags.DEFINE_string("input", None, "Folder of samples.", required=True)
+    flags.DEFINE_string("output", None, "Folder to write to.", required=True)
+
+
 if __name__ == "__main__":
+    define_flags()
     app.run(main, flags_parser=flag_errors.parse)

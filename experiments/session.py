@@ -26,6 +26,25 @@ def plain(config: ConfigDict) -> dict:
     return json.loads(json.dumps(config.to_dict()))
 
 
+def read_config(workdir: Path) -> ConfigDict:
+    """Returns the configuration that a workdir was made with."""
+    return ConfigDict(read_json(workdir / "config.json"))
+
+
+def read_json(path: Path) -> dict:
+    """Returns the content of a workdir's file.
+
+    Raises:
+        ValueError: the file is missing or damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: not there; name a finished run") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: damaged: {error}") from None
+
+
 def config_hash(config: Mapping) -> str:
     """Returns 12 hex digits that stand for all fields of a plain configuration."""
     text = json.dumps(config, sort_keys=True)

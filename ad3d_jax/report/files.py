@@ -14,6 +14,18 @@ import numpy as np
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
+def file_stem(defect: str, stem: str) -> str:
+    """Returns a sample's name in `maps`, one for each (defect, stem).
+
+    Odd characters, and the underscores of `stem`, become % and their code.
+    """
+
+    def plain(text: str, odd: str) -> str:
+        return re.sub(odd, lambda match: f"%{ord(match[0]):x}", text)
+
+    return plain(defect, r"[^\w.-]") + "_" + plain(stem, r"[^\w.-]|_")
+
+
 class Row(NamedTuple):
     """One line of scores.csv."""
 
@@ -27,10 +39,8 @@ class Row(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Stem of the sample's files, odd characters written as % and their code."""
-        parts = (self.defect, self.stem)
-        plain = (re.sub(r"[^\w.-]", lambda m: f"%{ord(m[0]):x}", p) for p in parts)
-        return "_".join(plain)
+        """Stem of the sample's files."""
+        return file_stem(self.defect, self.stem)
 
 
 class Sample(NamedTuple):
