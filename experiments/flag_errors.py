@@ -2,6 +2,7 @@
 
 import runpy
 import sys
+from pathlib import Path
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -12,7 +13,15 @@ PREFIX = "--config."
 
 
 def define_config(default: str) -> flags.FlagHolder:
-    """Defines `--config=FILE.py[:variant]` and its overrides `--config.FIELD=VALUE`."""
+    """Defines `--config=FILE.py[:variant]` and its overrides `--config.FIELD=VALUE`.
+
+    Exits with status 2 and a sentence where the file, the variant or a field is unknown,
+    since the definition itself reads the command line.
+    """
+    try:
+        check_overrides(sys.argv[1:], default)
+    except ValueError as mistake:
+        sys.exit(refuse(str(mistake)))
     return config_flags.DEFINE_config_file(
         "config", default, "Configuration file, with a variant after a colon."
     )
@@ -22,13 +31,9 @@ def parse(arguments: list[str]) -> list[str]:
     """Parses flags; exits with status 2 and a sentence where one is wrong."""
     try:
         return flags.FLAGS(arguments)
-    except (AttributeError, KeyError) as error:
-        sys.exit(refuse(unknown_field(arguments) or str(error)))
-    except (flags.Error, ValueError, TypeError, OSError) as error:
-        text = str(error).strip().splitlines()
-        sys.exit(
-            refuse(next((t.strip() for t in text[::-1] if t.strip()), repr(error)))
-        )
+    except (flags.Error, ValueError, TypeError) as error:
+        text = [line.strip() for line in str(error).splitlines() if line.strip()]
+        sys.exit(refuse(text[-1] if text else repr(error)))
 
 
 def refuse(sentence: str) -> int:
@@ -37,24 +42,22 @@ def refuse(sentence: str) -> int:
     return 2
 
 
-def unknown_field(arguments: list[str]) -> str | None:
-    """Returns a sentence on the first override that names no field of the config."""
-    if "config" not in flags.FLAGS:
-        return None
-    source = flags.FLAGS["config"].default
-    overrides = []
-    for argument in arguments[1:]:
+def check_overrides(arguments: list[str], default: str) -> None:
+    """Raises ValueError where the configuration has no such file, variant or field."""
+    source, overrides = default, []
+    for argument in arguments:
         if argument.startswith("--config="):
             source = argument.removeprefix("--config=")
         elif argument.startswith(PREFIX):
             overrides.append(argument.removeprefix(PREFIX).partition("=")[0])
     file, colon, variant = source.partition(":")
+    if not Path(file).is_file():
+        raise ValueError(f"--config: there is no file {file}")
     get_config = runpy.run_path(file)["get_config"]
     known = set(field_names(get_config(variant) if colon else get_config()))
     for name in overrides:
         if name not in known:
-            return f"config.{name}: no such field{nearest(name, known)}"
-    return None
+            raise ValueError(f"config.{name}: no such field{nearest(name, known)}")
 
 
 def field_names(config: ConfigDict, prefix: str = "") -> list[str]:

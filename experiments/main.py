@@ -95,19 +95,21 @@ def train(config, system, engine, dataset, first, folder, log) -> None:
         patience=config.fit.patience,
     )
     start = time.perf_counter()
-    with Checkpointer(checkpoints / "steps", keep=config.fit.keep) as checkpointer:
-        state = fit(
-            system,
-            state,
-            session.key_of(config, "fit"),
-            dataset,
-            options,
-            engine=engine,
-            checkpointer=checkpointer,
-            log=log,
-        )
-    save_tree(checkpoints / session.FINAL, state)
-    log.write(kind="event", event="fitted", seconds=time.perf_counter() - start)
+    try:
+        with Checkpointer(checkpoints / "steps", keep=config.fit.keep) as checkpointer:
+            state = fit(
+                system,
+                state,
+                session.key_of(config, "fit"),
+                dataset,
+                options,
+                engine=engine,
+                checkpointer=checkpointer,
+                log=log,
+            )
+        save_tree(checkpoints / session.FINAL, state)
+    finally:
+        log.write(kind="event", event="fit", seconds=time.perf_counter() - start)
 
 
 def evaluate(config, system, engine, dataset, first, folder, manifest) -> dict:
@@ -137,8 +139,9 @@ def evaluate(config, system, engine, dataset, first, folder, manifest) -> dict:
 
 
 def seconds_fit(folder: Path) -> float | None:
-    """Returns the wall time that fitting took in all runs of the workdir."""
-    seconds = [r["seconds"] for r in read_log(folder / "log.jsonl") if "seconds" in r]
+    """Returns the wall time of all fits in the workdir but those that were killed."""
+    log = read_log(folder / "log.jsonl")
+    seconds = [line["seconds"] for line in log if line.get("event") == "fit"]
     return sum(seconds) if seconds else None
 
 

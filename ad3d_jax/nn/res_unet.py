@@ -49,7 +49,7 @@ class ResUnet(nn.Module):
     """A residual U-Net that restores an image at several resolutions.
 
     The skips of the shallowest levels pass through dropout of the rates `skip_dropout`,
-    at test time as well. Reference: named in Table III of arXiv 2311.06797; the layers
+    at test time as well; a rate of 1 leaves the skip out. Reference: named in Table III of arXiv 2311.06797; the layers
     are those of arXiv 1711.10684, the heads and skip dropout those of the Swin-Unet.
     """
 
@@ -95,10 +95,14 @@ class ResUnet(nn.Module):
         x = unit(x, levels, "down")
         images = {}
         for level in reversed(range(levels)):
-            skip = skips[level]
-            if keys is not None and level < len(self.skip_dropout):
-                skip = dropout(layer_keys(keys, level), skip, self.skip_dropout[level])
-            x = unit(jnp.concatenate([double(x), skip], -1), level, "up")
+            x = double(x)
+            rate = self.skip_dropout[level] if level < len(self.skip_dropout) else 0.0
+            if rate < 1:
+                skip = skips[level]
+                if keys is not None:
+                    skip = dropout(layer_keys(keys, level), skip, rate)
+                x = jnp.concatenate([x, skip], -1)
+            x = unit(x, level, "up")
             if level in (0, 2, 3)[: self.scales]:
                 head = nn.Dense(
                     self.out_channels, dtype=self.dtype, name=f"head{level}"

@@ -32,6 +32,7 @@ def tiny(cache, variant="cpu"):
         {
             "data.image_size": 64,
             "data.batch_size": 4,
+            "fit.engine": "jit",
             "data.cache": str(cache),
             "data.category": "bun",
             "model.reconstruction_width": 4,
