@@ -38,7 +38,7 @@ def make_batch(
     rgb = np.stack([waves, 0.5 * waves + 0.2, 1 - waves], -1)
     rgb = rgb + rng.normal(0, 0.01, rgb.shape)
     depth = 0.5 + 0.001 * np.cos(y)[None] + rng.normal(0, 1e-4, (count, size, size))
-    normalised = 0.5 + 10 * (depth - 0.5)
+    normalised = 0.5 + 150 * (depth - 0.5)
     mask = np.zeros((count, size, size), bool)
     if defect:
         mask[(slice(None), *DEFECT)] = True

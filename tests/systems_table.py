@@ -50,7 +50,7 @@ def small_dbrn() -> System:
         textures=4,
         texture_size=32,
         schedule="cosine",
-        steps=60,
+        steps=250,
         score_window=5,
     )
     rates = ("reconstruction", "discriminator", "importance")
