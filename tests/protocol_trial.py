@@ -1,0 +1,192 @@
+"""What the protocol suite runs systems with: trials, single steps, comparisons."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from reference_systems import MemoryDataset
+
+from ad3d_jax.base import Gather, without_truth
+from ad3d_jax.train import parallel
+from ad3d_jax.train.fit import Options, fit
+from ad3d_jax.train.step import begin, fixed_part, train_step
+
+ROWS = 4
+KEY = jax.random.key(11)
+OPTIONS = Options(batch_size=ROWS, progress=False, log_every=1000)
+
+
+@functools.cache
+def engine(kind="jit", devices=1):
+    return parallel.make_engine(kind, jax.devices()[:devices])
+
+
+class Trial:
+    """One system with its data; what is costly is computed once."""
+
+    def __init__(self, row):
+        self.row, self.system = row, row.make()
+        self.batch = row.make_batch(ROWS)
+        self.data = MemoryDataset(
+            {"train": row.make_batch(6), "validation": self.batch}
+        )
+        self.initial = self.system.init(KEY, without_truth(self.batch))
+        self.score = parallel.compile_map(engine(), self.system.score)
+
+    @functools.cached_property
+    def fitted(self):
+        return fit(self.system, self.initial, KEY, self.data, OPTIONS, engine())
+
+    @property
+    def ready(self):
+        """Returns a state that can score: fitted where a phase fills a memory."""
+        gathers = any(isinstance(phase, Gather) for phase in self.system.phases)
+        return self.fitted if gathers else self.initial
+
+    @functools.cache  # noqa: B019 (trials live as long as the session)
+    def before(self, index):
+        """Returns the state with which phase `index` begins."""
+        if index == 0:
+            return self.initial
+        shorter = self.system._replace(phases=self.system.phases[:index])
+        return fit(shorter, self.initial, KEY, self.data, OPTIONS, engine())
+
+    def phases(self, kind):
+        """Yields (index, phase, state before it)."""
+        for index, phase in enumerate(self.system.phases):
+            if isinstance(phase, kind):
+                yield index, phase, self.before(index)
+
+    def scores(self, batch, state=None, key=KEY):
+        """Returns host scores; one trace for all batches of ROWS rows."""
+        state = self.ready if state is None else state
+        return scored(engine(), self.score, batch, state, key)
+
+    @functools.cache  # noqa: B019
+    def step(self, index):
+        """Returns the compiled training step of a phase on one device."""
+        return parallel.compile_step(engine(), train_step(self.system.phases[index]))
+
+
+@functools.cache
+def trial_of(row):
+    return Trial(row)
+
+
+def scored(where, compiled, batch, state, key=KEY):
+    key, state = parallel.replicate(where, (key, state))
+    return parallel.join(compiled(key, state, parallel.split(where, batch)))
+
+
+def with_cache(phase, state, batch):
+    """Returns the batch as the phase reads it."""
+    batch = without_truth(batch)
+    if phase.cache is None:
+        return batch
+    clean = parallel.zero_padding(jax.tree.map(jnp.asarray, batch))
+    cached = jax.device_get(jax.jit(phase.cache)(state, clean))
+    return batch._replace(extras={**batch.extras, **cached})
+
+
+def stepped(where, compiled, phase, state, batches, key=KEY):
+    """Returns (carry, reports) of one step a batch."""
+    key, fixed = parallel.replicate(where, (key, fixed_part(state)))
+    carry, reports = parallel.replicate(where, begin(phase, state), copy=True), []
+    for batch in batches:
+        batch = with_cache(phase, state, batch)
+        carry, report = compiled(key, fixed, carry, parallel.split(where, batch))
+        reports.append(jax.device_get(report))
+    return jax.device_get(carry), reports
+
+
+def with_plain_descent(phase):
+    """Returns the phase with steps of minus the gradient, which shows the gradient.
+
+    Adam divides by the gradient's size, which makes rounding errors large where the
+    gradient is next to nothing.
+    """
+    updates = [
+        u._replace(optimizer=lambda _h, _s: optax.sgd(1.0)) for u in phase.updates
+    ]
+    return phase._replace(updates=tuple(updates))
+
+
+def gathered(where, phase, state, batch, size):
+    """Returns the rows that a Gather phase emits in batches of `size`."""
+    data = MemoryDataset({"x": batch})
+
+    def emit(key, state, batch):
+        cached = phase.cache(state, batch) if phase.cache else {}
+        batch = batch._replace(extras={**batch.extras, **cached})
+        return phase.emit(key, state, batch)
+
+    compiled = parallel.compile_map(where, emit)
+    key, state = parallel.replicate(where, (KEY, state))
+    batches = data.ordered("x", size, 0)
+    parts = [r for _, r in parallel.map_rows(where, compiled, key, state, batches)]
+    return jax.tree.map(lambda *x: np.concatenate(x), *parts)
+
+
+def degenerate(batch):
+    """Returns rows: as measured, all zero, nothing measured, saturated."""
+
+    def spoil(name, x):
+        x = np.array(x)
+        x[1] = 0
+        if name in ("xyz", "depth", "valid", "foreground", "extras"):
+            x[2] = 0
+        if x.dtype != bool:
+            x[3] = 1
+        return x
+
+    images = {n: getattr(batch, n) for n in ("rgb", "xyz", "depth", "valid")}
+    images["foreground"] = batch.foreground
+    spoilt = {n: spoil(n, x) for n, x in images.items() if x is not None}
+    extras = {n: spoil("extras", x) for n, x in batch.extras.items()}
+    return batch._replace(**spoilt, extras=extras)
+
+
+def same(one, other):
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def near(found, expected, tolerance):
+    """Asserts closeness relative to the largest magnitude of each leaf."""
+
+    def check(one, other):
+        one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
+        scale = max(np.abs(other).max(initial=0), 1e-3)
+        np.testing.assert_allclose(one / scale, other / scale, rtol=0, atol=tolerance)
+
+    jax.tree.map(check, found, expected)
+
+
+def near_scores(found, expected):
+    """Asserts that scores agree to 1e-6, and what only illustrates them to 1e-5."""
+    near(found._replace(parts={}), expected._replace(parts={}), 1e-6)
+    near(found.parts, expected.parts, 1e-5)
+
+
+def same_step(found, expected, start, tolerance=5e-5):
+    """Asserts that two (carry, reports) of plain descent from `start` agree.
+
+    Gradients are compared as one vector: those of a bias before a normalisation are
+    nothing but rounding.
+    """
+    (carry, reports), (other, truth) = found, expected
+
+    def flat(tree):
+        return np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
+
+    step = flat(other.params) - flat(start.params)
+    apart = np.linalg.norm(flat(carry.params) - flat(other.params))
+    assert apart <= tolerance * np.linalg.norm(step)
+    near(carry.extra, other.extra, 2 * tolerance)
+    near([r.values for r in reports], [r.values for r in truth], tolerance)
+
+
+def differ(one, other):
+    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    return any(not np.array_equal(a, b) for a, b in pairs)
