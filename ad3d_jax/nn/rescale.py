@@ -7,10 +7,15 @@ from ad3d_jax.base import Array
 
 
 def max_pool(x: Array) -> Array:
-    """Returns the maxima of the 2x2 cells: [B,H,W,C] to [B,H/2,W/2,C], H and W even."""
+    """Returns the maxima of the 2x2 cells: [B,H,W,C] to [B,H/2,W/2,C], H and W even.
+
+    As pairwise maxima: the gradient of a reduction compares with its result, which the
+    CPU compiler may compute anew with another rounding, and then it is 0/0.
+    """
     rows, height, width, channels = x.shape
     cells = x.reshape(rows, height // 2, 2, width // 2, 2, channels)
-    return cells.max((2, 4))
+    cells = jnp.maximum(cells[:, :, 0], cells[:, :, 1])
+    return jnp.maximum(cells[:, :, :, 0], cells[:, :, :, 1])
 
 
 def double(x: Array) -> Array:

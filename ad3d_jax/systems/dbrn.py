@@ -65,7 +65,7 @@ class Config:
     reconstruction_width: int = 64  # first width of res_unet
     discriminator_width: int = 64  # width of pair embedding and U-Net
     pair_stride: int = 1  # stride of the pair embedding
-    skip_dropout: tuple[float, float, float] = (0.6, 0.4, 0.2)  # also at test time
+    skip_dropout: tuple[float, ...] = (0.6, 0.4, 0.2)  # shallowest first; at test too
     lambda_f: bool = True  # weight of the foreground in Eq. (2)
     lambda_m: bool = True  # weight of the mask in Eq. (2)
     rotation: float = 0.0  # degrees of random rotation of a training pair
