@@ -35,6 +35,7 @@ def tiny(cache, variant="cpu"):
             "fit.engine": "jit",
             "data.cache": str(cache),
             "data.category": "bun",
+            "model.scales": 3,
             "model.reconstruction_width": 4,
             "model.discriminator_width": 4,
             "model.textures": 4,
@@ -140,7 +141,7 @@ def test_a_test_split_without_defects_gives_nulls_with_reasons(  # fault 10
 def test_a_changed_configuration_is_refused_with_a_diff(finished, cache):
     config = tiny(cache)
     config.hyper.beta_max = 0.5
-    with pytest.raises(ValueError, match=r"hyper\.beta_max: 0\.8 -> 0\.5"):
+    with pytest.raises(ValueError, match=r"hyper\.beta_max: 1\.0 -> 0\.5"):
         main.run(config, str(finished), "eval")
 
 
