@@ -1,4 +1,4 @@
-"""Packaging is declared in pyproject.toml; this file serves tools that call setup.py."""
+"""Packaging is declared in pyproject.toml; this serves tools that call setup.py."""
 
 from setuptools import setup
 

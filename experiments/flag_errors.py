@@ -15,8 +15,8 @@ PREFIX = "--config."
 def define_config(default: str) -> flags.FlagHolder:
     """Defines `--config=FILE.py[:variant]` and its overrides `--config.FIELD=VALUE`.
 
-    Exits with status 2 and a sentence where the file, the variant or a field is unknown,
-    since the definition itself reads the command line.
+    Exits with status 2 and a sentence where the file, the variant or a field is
+    unknown, since the definition itself reads the command line.
     """
     try:
         check_overrides(sys.argv[1:], default)

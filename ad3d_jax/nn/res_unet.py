@@ -49,8 +49,10 @@ class ResUnet(nn.Module):
     """A residual U-Net that restores an image at several resolutions.
 
     The skips of the shallowest levels pass through dropout of the rates `skip_dropout`,
-    at test time as well; a rate of 1 leaves the skip out. Reference: named in Table III of arXiv 2311.06797; the layers
-    are those of arXiv 1711.10684, the heads and skip dropout those of the Swin-Unet.
+    at test time as well; a rate of 1 leaves the skip out.
+
+    Reference: named in Table III of arXiv 2311.06797; the layers are those of arXiv
+    1711.10684, the heads and skip dropout those of the Swin-Unet.
     """
 
     out_channels: int
