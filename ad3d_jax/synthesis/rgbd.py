@@ -21,6 +21,7 @@ class Corruption(NamedTuple):
 
     p_normal: float = 0.5  # chance of an unchanged sample
     p_cut_out: float = 0.25  # chance of a cut-out; what is left is blended
+    p_single: float = 0.0  # share of the anomalous pairs in which one image stays clean
     beta_low: float = 0.0  # opacity of the original in a blend, from here
     beta_high: float = 0.8  # to here
     lowest_exponent: int = 0  # of the Perlin frequencies 2^a x 2^b
@@ -54,8 +55,9 @@ def corrupt(
 
     Whether a sample is anomalous is drawn once; cut-out or blend, and the opacity, are
     drawn for each modality. Both share one Perlin mask, restricted to the foreground; a
-    sample whose mask is empty is normal. Colour is blended with a randomly augmented
-    texture, depth with the grey of the same texture.
+    sample whose mask is empty is normal. With the chance `p_single` one image of an
+    anomalous pair, either as likely, stays clean while the mask is kept. Colour is
+    blended with a randomly augmented texture, depth with the grey of the same texture.
 
     Args:
         keys: [B] typed keys; a row depends on its own key alone.
@@ -68,8 +70,9 @@ def corrupt(
     Source: DBRN (arXiv 2311.06797), Eq. (1).
     """
     size = foreground.shape[1:3]
-    keys = jax.vmap(lambda key: jax.random.split(key, 6), out_axes=1)(keys)
-    mask_keys, case_keys, pick_keys, augment_keys, rgb_keys, depth_keys = keys
+    keys = jax.vmap(lambda key: jax.random.split(key, 7), out_axes=1)(keys)
+    mask_keys, case_keys, pick_keys, augment_keys, *modality_keys = keys
+    rgb_keys, depth_keys, single_keys = modality_keys
 
     def draw_mask(key):
         exponents = parameters.lowest_exponent, parameters.highest_exponent
@@ -80,12 +83,14 @@ def corrupt(
     drawn = jax.vmap(jax.random.uniform)(case_keys) >= parameters.p_normal
     anomalous = drawn & jnp.any(mask, axis=(1, 2, 3))
     mask = (mask & anomalous[:, None, None, None]).astype(jnp.float32)
-    rgb_case, rgb_beta = _draw_cases(
-        rgb_keys, anomalous & (rgb is not None), parameters
-    )
-    depth_case, depth_beta = _draw_cases(
-        depth_keys, anomalous & (depth is not None), parameters
-    )
+    alter_rgb = anomalous & (rgb is not None)
+    alter_depth = anomalous & (depth is not None)
+    if rgb is not None and depth is not None:
+        single = jax.vmap(jax.random.uniform)(single_keys)
+        alter_rgb &= single >= parameters.p_single / 2
+        alter_depth &= single < 1 - parameters.p_single / 2
+    rgb_case, rgb_beta = _draw_cases(rgb_keys, alter_rgb, parameters)
+    depth_case, depth_beta = _draw_cases(depth_keys, alter_depth, parameters)
     texture = _pick(pick_keys, textures, size)
     if depth is not None:
         grey = jnp.sum(texture * LUMA[None, None, None], axis=-1, keepdims=True)
@@ -138,6 +143,7 @@ def _pick(keys: jax.Array, textures: jax.Array, size: tuple[int, int]) -> jax.Ar
 
 
 def _apply(case, image, texture, mask, beta):
-    """Returns one image [H,W,C] after its case; a normal sample has an empty mask."""
+    """Returns one image [H,W,C] after its case."""
     changed = blend(image, texture, mask, beta)
-    return jnp.where(case == CUT_OUT, cut_out(image, mask), changed)
+    changed = jnp.where(case == CUT_OUT, cut_out(image, mask), changed)
+    return jnp.where(case == NORMAL, image, changed)

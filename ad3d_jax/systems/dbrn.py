@@ -85,6 +85,7 @@ HYPER: Mapping[str, float] = {
     "learning_rate_importance": 1e-3,
     "probability_normal": 0.5,
     "probability_cut_out": 0.25,
+    "probability_single": 0.0,
     "beta_max": 0.8,
     "probability_identical_rgb": 0.25,
     "probability_identical_depth": 0.25,
@@ -462,6 +463,7 @@ def loss(
     corruption = Corruption(
         p_normal=hyper["probability_normal"],
         p_cut_out=hyper["probability_cut_out"],
+        p_single=hyper["probability_single"],
         beta_high=hyper["beta_max"],
     )
     made = corrupt(

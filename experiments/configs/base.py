@@ -43,7 +43,7 @@ def base_config(system: str, recipe: str) -> ConfigDict:
                     "validation": 10,
                     "test_good": 20,
                     "test_per_defect": 8,
-                    "seed": 0,
+                    "seed": 1,
                 },
             },
             "weights": "",  # file of pretrained weights for `State.frozen`

@@ -23,12 +23,13 @@ CPU = {
     "model.texture_size": 64,
     "model.schedule": "cosine",
     "model.score_window": 5,  # 21 pixels at 256
-    "model.steps": 1600,
+    "model.steps": 1300,
     "hyper.learning_rate_reconstruction": 2e-3,
     "hyper.learning_rate_discriminator": 2e-3,
     "hyper.learning_rate_importance": 1e-3,
     "hyper.probability_normal": 0.3,
     "hyper.probability_cut_out": 0.1,
+    "hyper.probability_single": 0.5,
     "hyper.beta_max": 1.0,
     "fit.checkpoint_every": 200,
 }

@@ -71,6 +71,26 @@ def test_modalities_agree_on_anomalous_and_differ_in_case():
     assert abs((cuts[0] & cuts[1]).mean() - 0.75**2) < 0.06
 
 
+def test_one_image_of_a_pair_may_be_spared():
+    rows = 2000
+    rgb, depth, foreground = pair(rows, 4)
+    foreground[:] = True
+    parameters = EVERYWHERE._replace(p_normal=0.2, p_single=0.6)
+    out = jax.device_get(
+        run(keys(rows), rgb, depth, foreground, textures(4), parameters)
+    )
+    anomalous = out.mask.any((1, 2, 3))
+    assert anomalous.mean() == pytest.approx(0.8, abs=0.03)
+    no_rgb = anomalous & (out.rgb_case == NORMAL)
+    no_depth = anomalous & (out.depth_case == NORMAL)
+    assert not np.any(no_rgb & no_depth)
+    assert no_rgb.sum() / anomalous.sum() == pytest.approx(0.3, abs=0.04)
+    assert no_depth.sum() / anomalous.sum() == pytest.approx(0.3, abs=0.04)
+    np.testing.assert_array_equal(out.rgb[no_rgb], rgb[no_rgb])
+    np.testing.assert_array_equal(out.depth[no_depth], depth[no_depth])
+    assert np.any(out.rgb[no_depth] != rgb[no_depth], axis=(1, 2, 3)).all()
+
+
 def test_each_case_does_what_it_says():
     rgb, depth, foreground = pair(ROWS)
     grey = np.full((3, 16, 16, 3), 255, np.uint8)  # depth texture 1 everywhere
