@@ -111,7 +111,8 @@ def seen_values(sample: Sample, name: str) -> np.ndarray:
 
 def depth_like(name: str) -> bool:
     """Tells whether an array is drawn in the colours of depth, from its name."""
-    return "depth" in name and "map" not in name and "weight" not in name
+    distance = "depth" in name or "height" in name
+    return distance and "map" not in name and "weight" not in name
 
 
 def part_picture(name: str, values: np.ndarray, scale: Scale) -> np.ndarray:
@@ -119,6 +120,8 @@ def part_picture(name: str, values: np.ndarray, scale: Scale) -> np.ndarray:
     if values.ndim == 3:
         return colors.picture(colors.position(values, *scale))
     if depth_like(name):
+        if "height" in name:  # over the table; near is bright in both
+            return colors.colored(values, scale.low, scale.high, colors.DEPTH)
         return colors.colored(-values, -scale.high, -scale.low, colors.DEPTH)
     table = colors.GREY if any(w in name for w in GREY_PARTS) else colors.HEAT
     return colors.colored(values, *scale, table)

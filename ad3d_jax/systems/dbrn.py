@@ -96,6 +96,8 @@ HYPER: Mapping[str, float] = {
 }
 
 CHANNELS = {"rgb": 3, "depth": 1}
+# What a modality's reconstruction shows: normalised depth is height over the table.
+PICTURES = {"rgb": "rgb", "depth": "height"}
 # What a parameter group learns with; the paper uses three learning rates.
 RATES = {
     "rgb": "reconstruction",
@@ -575,7 +577,8 @@ def score(
         if config.scales > 1:
             parts[f"map_{name}"] = per_scale[number]
         for modality, scales in last.reconstructions.items():
-            parts[f"reconstruction_{modality}_{name}"] = scales[number]
+            shown = PICTURES[modality]
+            parts[f"reconstruction_{shown}_{name}"] = scales[number]
     if last.weights is not None:
         weight_rgb = jnp.mean(last.weights, axis=0)[..., :1]
         parts["importance_rgb"] = resize_bilinear(weight_rgb, fused.shape[1:3])
