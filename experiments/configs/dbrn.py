@@ -22,6 +22,7 @@ CPU = {
     "model.skip_dropout": (1.0, 1.0, 1.0, 0.6),  # the three shallow skips are left out
     "model.texture_size": 64,
     "model.schedule": "cosine",
+    "model.passes": 4,  # maps that are averaged; dropout stays on at test time
     "model.score_window": 5,  # 21 pixels at 256
     "model.steps": 1300,
     "hyper.learning_rate_reconstruction": 2e-3,
