@@ -56,6 +56,12 @@ class Scores(NamedTuple):
     map: Array  # [B,H,W,1] float32, finite
     image: Array  # [B] float32, finite
     parts: Mapping[str, Array] = {}  # maps and pictures by name, each [B,H,W,C] float32
+    match: Array | None = None  # [B,5] int32, see MATCH; of memory banks, on request
+
+
+# What `Scores.match` says: the pixel at the centre of the worst patch, the number of
+# the training sample that it matched, and the pixel at the centre of the matched patch.
+MATCH = ("row", "column", "sample", "sample_row", "sample_column")
 
 
 class Across(NamedTuple):
@@ -113,9 +119,40 @@ class Train(NamedTuple):
     updates: tuple[Update, ...]
     steps: int
     source: str = "train"  # train | validation | train_all_classes; never test
+    epochs: int | None = None  # passes over the source, in place of steps
     fold: Callable[[Tree, Tree], Tree] | None = None  # (extra, sums) -> extra
     cache: Callable[[State, Batch], Mapping[str, Array]] | None = None  # -> extras
     artifact: Artifact | None = None
+
+
+class Plan(NamedTuple):
+    """What a Gather phase will take, known from shapes before any work."""
+
+    rows: int  # that the samples emit
+    kept: int  # rows of the bank
+    dimensions: int  # numbers in a row
+    split_bytes: int  # device memory that can be shared between devices by rows
+    whole_bytes: int  # device memory that every device needs besides
+    host_bytes: int  # peak of the host
+    chunk: int  # rows that are compared at a time
+
+
+class Select(NamedTuple):
+    """The long choice of the rows that are kept, in slices.
+
+    Between two slices progress shows, and the carry is saved, so that a kill costs one
+    slice. `prepare(key, state, rows)` returns (data, carry): a tree of [N,...] arrays
+    that the driver splits over devices by rows, filling up with copies of its last row
+    where N does not divide (`data["number"]` [N] int32 is the row's number, and -1 in
+    what fills up), and the beginning. `advance(data, carry, across)` returns the carry
+    after one slice and runs on each device's rows; `done(carry)` returns (done, total)
+    and `take(rows, carry)` the rows to absorb, on the host.
+    """
+
+    prepare: Callable[[Array, State, Tree], tuple[Mapping[str, Array], Tree]]
+    advance: Callable[[Mapping[str, Array], Tree, Across], Tree]
+    done: Callable[[Tree], tuple[int, int]]
+    take: Callable[[Tree, Tree], Tree]
 
 
 class Gather(NamedTuple):
@@ -125,6 +162,8 @@ class Gather(NamedTuple):
     emit: Callable[[Array, State, Batch], Tree]  # rows: a tree of [B,...] arrays
     absorb: Callable[[Array, State, Tree], State]  # rows in manifest order, no padding
     source: str = "train"
+    select: Select | None = None  # which rows are absorbed; None = all
+    plan: Callable[[State, Tree], Plan] | None = None  # of shapes of all emitted rows
     cache: Callable[[State, Batch], Mapping[str, Array]] | None = None
     artifact: Artifact | None = None
 
@@ -143,6 +182,7 @@ class System(NamedTuple):
     init: Callable[[Array, Batch], State]
     phases: tuple[Train | Gather, ...]
     score: Callable[[Array, State, Batch], Scores]
+    sharded: tuple[str, ...] = ()
 
 
 class Dataset(Protocol):
