@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 from ad3d_jax.systems import SYSTEMS
 
@@ -27,7 +27,8 @@ def base_config(system: str, recipe: str) -> ConfigDict:
             # Numbers that a sweep may change without compiling.
             "hyper": dict(entry.hyper),
             "data": {
-                "root": "",  # MVTec 3D-AD layout; "" = the generated sample set
+                "name": "mvtec_3d",  # layout of the root: mvtec_3d | mvtec_ad
+                "root": "",  # folder of classes; "" = the generated sample set
                 "category": "",  # "" = the first category of the sample set
                 "recipe": recipe,
                 "image_size": 256,  # pixels, both sides
@@ -46,7 +47,6 @@ def base_config(system: str, recipe: str) -> ConfigDict:
                     "seed": 1,
                 },
             },
-            "weights": "",  # file of pretrained weights for `State.frozen`
             "fit": {
                 "engine": "pmap",  # pmap | shard_map | jit
                 "max_grad_norm": 1.0,
@@ -62,6 +62,28 @@ def base_config(system: str, recipe: str) -> ConfigDict:
             },
         }
     )
+
+
+def with_backbone(config: ConfigDict, source: str) -> ConfigDict:
+    """Returns the configuration with the fields of a pretrained image backbone.
+
+    `backbone.name` and `model.backbone` are one value under two names.
+
+    Args:
+        config: of a system whose `Config` has the field `backbone`.
+        source: weights that the paper used, a name of `ad3d_jax.features.image`;
+            others are refused, "" takes any.
+    """
+    name = FieldReference(config.model.backbone)
+    config.model.backbone = name
+    config.backbone = ConfigDict(
+        {
+            "name": name,
+            "weights": "",  # safetensors, npz or folder of .npy; "" = random weights
+            "source": source,
+        }
+    )
+    return config
 
 
 def apply_variants(

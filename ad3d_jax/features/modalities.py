@@ -1,0 +1,71 @@
+"""Patch features of what a batch holds: RGB, depth as a picture, or both."""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+
+from ad3d_jax.base import Array, Batch, Tree
+from ad3d_jax.features.image import feature_maps
+
+NEEDS = {"rgb": ("rgb",), "depth": ("depth", "valid")}
+
+
+def needed_fields(modalities: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns the batch fields that the modalities are made from.
+
+    Raises:
+        ValueError: there is none, or one is neither "rgb" nor "depth".
+    """
+    unknown = [name for name in modalities if name not in NEEDS]
+    if unknown or not modalities:
+        raise ValueError(
+            f"model.modalities: expected some of {', '.join(NEEDS)}, "
+            f"found {tuple(modalities)!r}"
+        )
+    return tuple(field for name in modalities for field in NEEDS[name])
+
+
+def depth_picture(depth: Array, valid: Array) -> Array:
+    """Returns depth as a grey picture, [B,H,W,3] float32 in [0,1].
+
+    The nearest measured point of each sample becomes 0 and the farthest 1; missing
+    points are 0. Our choice: the image systems' papers know no depth.
+
+    Args:
+        depth: [B,H,W,1] float32 metres.
+        valid: [B,H,W,1] bool.
+    """
+    axes = (1, 2, 3)
+    low = jnp.min(jnp.where(valid, depth, jnp.inf), axes, keepdims=True)
+    high = jnp.max(jnp.where(valid, depth, -jnp.inf), axes, keepdims=True)
+    span = high - low
+    usable = valid & jnp.isfinite(span) & (span > 0)
+    safe = jnp.where(usable, (depth - low) / jnp.where(usable, span, 1.0), 0.0)
+    return jnp.repeat(safe, 3, axis=-1)
+
+
+def patch_features(
+    backbone: Tree,
+    name: str,
+    batch: Batch,
+    modalities: tuple[str, ...],
+    layers: tuple[str, ...],
+    embed: Callable[[tuple[Array, ...]], Array],
+) -> Array:
+    """Returns the patch features of all modalities side by side, [B,h,w,D] float32.
+
+    Args:
+        backbone: parameters, see `features.image.init_backbone`.
+        name: of the backbone.
+        batch: holds `needed_fields(modalities)`.
+        modalities: names in NEEDS; each passes through the same backbone.
+        layers: names of the tapped layers.
+        embed: from the maps of the layers to patches, see `features.patches`.
+    """
+    makers = {
+        "rgb": lambda: batch.rgb,
+        "depth": lambda: depth_picture(batch.depth, batch.valid),
+    }
+    pictures = jnp.concatenate([makers[name]() for name in modalities])
+    patches = embed(feature_maps(backbone, name, pictures, layers))
+    return jnp.concatenate(jnp.split(patches, len(modalities)), axis=-1)
