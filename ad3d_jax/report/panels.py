@@ -11,8 +11,10 @@ from ad3d_jax.report.markup import PANEL
 from ad3d_jax.report.measures import at_size
 
 CHANNELS = {"rgb": (3,), "xyz": (3,), "depth": (1,), "valid": (1,), "foreground": (1,)}
-CHANNELS |= {"map": (1,), "mask": (1,)}
+CHANNELS |= {"map": (1,), "mask": (1,), "match/rgb": (3,), "match/depth": (1,)}
 PART = "part/"
+MATCH = "match"
+PATCH_SHARE = 8  # a patch is marked by a square of this part of the picture's side
 GREY_PARTS = ("weight", "mask", "importance", "segment")
 CLOUD_PICTURE = 320
 
@@ -34,10 +36,17 @@ class Scale(NamedTuple):
 def checked(sample: Sample) -> tuple[Sample, list[str]]:
     """Returns the sample with its usable arrays, [H,W] or [H,W,3], and gaps for others.
 
-    Numbers become float32, `valid`, `foreground` and `mask` bool.
+    Numbers become float32, `valid`, `foreground` and `mask` bool; `match` stays as it
+    is, [5] integers (`base.MATCH`).
     """
     kept, gaps = {}, []
     for name, array in sample.arrays.items():
+        if name == MATCH:
+            if array.shape == (5,) and array.dtype.kind in "iu":
+                kept[name] = array
+            else:
+                gaps.append(f"The matched patch is not drawn: found {array.shape}.")
+            continue
         channels = CHANNELS.get(name, (1, 3) if name.startswith(PART) else ())
         if not channels:
             continue
@@ -169,7 +178,7 @@ def panels(
 
 def unorganised(sample: Sample) -> bool:
     """Tells whether a sample is a list of points, [N,1,C], rather than an image."""
-    return any(values.shape[1] == 1 for values in sample.arrays.values())
+    return any(x.ndim > 1 and x.shape[1] == 1 for x in sample.arrays.values())
 
 
 def part_panels(sample: Sample, scales: dict[str, Scale]) -> list[Panel]:
@@ -182,6 +191,37 @@ def part_panels(sample: Sample, scales: dict[str, Scale]) -> list[Panel]:
         Panel(name.removeprefix(PART), at_panel(picture))
         for name, picture in zip(names, pictures, strict=True)
     ]
+
+
+def match_panels(sample: Sample) -> list[Panel]:
+    """Returns the worst patch of a checked sample and the training patch it matched."""
+    arrays = sample.arrays
+    theirs = {
+        name: arrays[f"{MATCH}/{name}"]
+        for name in ("rgb", "depth")
+        if f"{MATCH}/{name}" in arrays
+    }
+    if MATCH not in arrays or not theirs or unorganised(sample):
+        return []
+    row, column, number, its_row, its_column = (int(x) for x in arrays[MATCH])
+    return [
+        Panel("worst patch", marked(arrays, row, column)),
+        Panel(
+            f"matched patch of training sample {number}",
+            marked(theirs, its_row, its_column),
+        ),
+    ]
+
+
+def marked(arrays: dict[str, np.ndarray], row: int, column: int) -> np.ndarray:
+    """Returns the base picture at panel size with a square around a pixel of it."""
+    height, width = next(arrays[n] for n in ("rgb", "depth") if n in arrays).shape[:2]
+    size = panel_size((height, width))
+    rows = np.abs((np.arange(size[0]) + 0.5) * height / size[0] - row - 0.5)
+    columns = np.abs((np.arange(size[1]) + 0.5) * width / size[1] - column - 0.5)
+    half = max(height, width) / PATCH_SHARE / 2
+    square = (rows <= half)[:, None] & (columns <= half)[None, :]
+    return colors.contour(base_picture(arrays, size), square)
 
 
 def verdict(arrays: dict[str, np.ndarray], scale: Scale) -> list[Panel]:

@@ -13,6 +13,7 @@ from ad3d_jax.report.panels import (
     Scale,
     checked,
     cloud,
+    match_panels,
     panels,
     part_panels,
     part_scales,
@@ -75,7 +76,7 @@ def sample_block(
     pictures = [figure(markup.jpeg(panel.picture), panel.title) for panel in shown]
     details = [
         figure(markup.jpeg(panel.picture), panel.title)
-        for panel in part_panels(sample, scales)
+        for panel in (*match_panels(sample), *part_panels(sample, scales))
     ]
     made = cloud(sample, scale)
     if isinstance(made, str):
