@@ -2,9 +2,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image, ImageFilter
 from scipy import ndimage
 
-from ad3d_jax.ops.blur import filter_separable, gaussian_blur, mean_filter
+from ad3d_jax.ops.blur import (
+    blur_8bit,
+    filter_separable,
+    gaussian_blur,
+    mean_filter,
+)
 
 
 def pictures(shape=(2, 23, 30, 2)):
@@ -55,3 +61,35 @@ def test_what_cannot_be_filtered_is_refused():
         gaussian_blur(x, 4.0)
     with pytest.raises(ValueError, match="border"):
         gaussian_blur(x, 0.5, border="wrap")
+
+
+def by_pillow(map, radius=4):
+    """Returns the 8-bit levels of one map [H,W] after Pillow's Gaussian."""
+    levels = (map / map.max() * np.float32(255)).astype(np.uint8)
+    blurred = Image.fromarray(levels).filter(ImageFilter.GaussianBlur(radius))
+    return np.asarray(blurred)
+
+
+@pytest.mark.parametrize("radius", [4, 1.7, 0.6, 9])
+@pytest.mark.parametrize("shape", [(224, 224), (37, 50), (3, 2), (1, 9)])
+def test_8bit_blur_equals_pillow_in_every_pixel(radius, shape):
+    generator = np.random.default_rng(3)
+    flat = generator.random((2, *shape))
+    maps = np.concatenate([flat, 7 * flat**9]).astype(np.float32)
+    blurred = jax.jit(blur_8bit, static_argnums=1)(maps[..., None], radius)
+    for map, found in zip(maps, np.asarray(blurred)[..., 0], strict=True):
+        levels = found.astype(np.float64) * 255 / map.max()
+        np.testing.assert_allclose(levels, np.round(levels), atol=1e-4)
+        np.testing.assert_array_equal(np.round(levels), by_pillow(map, radius))
+
+
+def test_8bit_blur_of_a_step_and_of_constants():
+    step = np.zeros((1, 60, 60, 1), np.float32)
+    step[:, :, 30:] = 1
+    across = np.asarray(blur_8bit(step))[0, 30, 18:42, 0] * 255
+    before = [0, 0, 1, 3, 7, 14, 23, 35, 51, 70, 92, 116]
+    after = [139, 163, 185, 204, 220, 232, 241, 248, 252, 254, 255, 255]
+    np.testing.assert_allclose(across, before + after, atol=1e-4)
+    constants = np.array([0.37, 0.0, -2.0], np.float32).reshape(3, 1, 1, 1)
+    constants = np.broadcast_to(constants, (3, 20, 20, 1))
+    np.testing.assert_allclose(blur_8bit(constants), np.maximum(constants, 0))
