@@ -69,6 +69,7 @@ class Across(NamedTuple):
 
     sum: Callable[[Array], Array]  # sums over devices an already locally summed array
     gather: Callable[[Array], Array]  # [B,...] -> [devices*B,...], in row order
+    index: Callable[[], Array | int] = lambda: 0  # this device's place in that order
 
 
 ALONE = Across(sum=lambda x: x, gather=lambda x: x)

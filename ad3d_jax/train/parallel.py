@@ -89,6 +89,7 @@ def across(engine: Engine) -> Across:
     return Across(
         sum=lambda x: jax.lax.psum(x, AXIS),
         gather=lambda x: jax.lax.all_gather(x, AXIS, tiled=True),
+        index=lambda: jax.lax.axis_index(AXIS),
     )
 
 
