@@ -2,17 +2,14 @@
 
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from ad3d_jax.base import (
     Array,
     Batch,
     Dataset,
-    Gather,
     State,
     System,
     Train,
@@ -20,37 +17,20 @@ from ad3d_jax.base import (
     missing_fields,
 )
 from ad3d_jax.train import parallel
+from ad3d_jax.train.gather import gather
 from ad3d_jax.train.monitor import Interruption, Monitor, NonFiniteError, Preempted
-from ad3d_jax.train.resume import Position, restore, save
+from ad3d_jax.train.resume import Position, restore
+from ad3d_jax.train.run import Options, Run, ordered_pass, phase_name
 from ad3d_jax.train.step import begin, fixed_part, train_step
 
-__all__ = ["NonFiniteError", "Options", "Preempted", "check_fields", "fit"]
-
-
-class Options(NamedTuple):
-    """How a fit runs; only batch size, seed and clipping change what it gives."""
-
-    batch_size: int = 8  # rows of all devices together
-    seed: int = 0  # of the order of samples
-    max_grad_norm: float | None = None  # clips an update's global gradient norm
-    checkpoint_every: int | None = None  # steps; None = at the ends of phases alone
-    log_every: int = 50  # steps
-    patience: int = 5  # steps in a row that may be not finite, less one
-    artifacts: Mapping[str, str] = {}  # files that stand for phases, by artifact name
-    save_artifacts: Mapping[str, str] = {}  # files to write, by artifact name
-    progress: bool = True  # show bars
-
-
-class Run(NamedTuple):
-    """What the phases of one fit share."""
-
-    system: System
-    dataset: Dataset
-    options: Options
-    engine: parallel.Engine
-    checkpointer: Any
-    log: Any
-    interruption: Interruption
+__all__ = [
+    "NonFiniteError",
+    "Options",
+    "Preempted",
+    "check_fields",
+    "count_steps",
+    "fit",
+]
 
 
 def fit(
@@ -80,11 +60,13 @@ def fit(
         ValueError: a field that the system needs is missing, a split is empty, the
             batch size does not suit the devices, or a checkpoint or artifact does not
             fit.
+        MemoryLimitError: a bank fits neither host nor devices; the figures are named.
         NonFiniteError: the loss stays infinite or undefined.
         Preempted: SIGTERM or SIGINT came; the position is saved.
     """
     engine = parallel.make_engine() if engine is None else engine
     _check_artifacts(system, options)
+    system = count_steps(system, dataset, options.batch_size)
     position = None
     if checkpointer is not None:
         position = restore(system, state, checkpointer)
@@ -96,14 +78,25 @@ def fit(
             started = time.monotonic()
             state = _run_phase(run, position, jax.random.fold_in(key, index))
             position = Position(state, index + 1)
-            _save(run, position)
-            _write(
-                run,
+            run.save(position)
+            run.write(
                 kind="phase",
                 phase=system.phases[index].name,
                 seconds=time.monotonic() - started,
             )
     return position.state
+
+
+def count_steps(system: System, dataset: Dataset, batch_size: int) -> System:
+    """Returns the system with all passes over a source counted in steps."""
+
+    def counted(phase):
+        if not isinstance(phase, Train) or phase.epochs is None:
+            return phase
+        rows = phase.epochs * dataset.size(phase.source)
+        return phase._replace(steps=-(-rows // batch_size), epochs=None)
+
+    return system._replace(phases=tuple(map(counted, system.phases)))
 
 
 def check_fields(name: str, needs: tuple[str, ...], batch: Batch, purpose: str) -> None:
@@ -139,7 +132,7 @@ def _run_phase(run: Run, position: Position, key: Array) -> State:
     if isinstance(phase, Train):
         state = _train(run, position, key)
     else:
-        state = _gather(run, phase, state, key)
+        state = gather(run, position, key)
     if artifact is not None and artifact.name in options.save_artifacts:
         from ad3d_jax.features import weights
 
@@ -154,7 +147,7 @@ def _train(run: Run, position: Position, key: Array) -> State:
         position.state,
         run.options,
     )
-    engine, name = run.engine, f"{run.system.name}.{phase.name}"
+    engine, name = run.engine, phase_name(run, phase)
     carry = begin(phase, state) if position.carry is None else position.carry
     start = position.step
     batches = run.dataset.endless(phase.source, options.batch_size, options.seed, start)
@@ -176,7 +169,7 @@ def _train(run: Run, position: Position, key: Array) -> State:
             if stop or (every and step % every == 0 and step < phase.steps):
                 monitor.drain()
                 here = Position(state, position.phase, carry)
-                monitor.saved(_save(run, here))
+                monitor.saved(run.save(here))
             if stop:
                 raise Preempted(f"stopped in phase {name} after step {step}")
         monitor.drain()
@@ -186,55 +179,12 @@ def _train(run: Run, position: Position, key: Array) -> State:
     return state._replace(params=params, extra=extra)
 
 
-def _gather(run: Run, phase: Gather, state: State, key: Array) -> State:
-    """Runs a Gather phase: one ordered pass, then absorption of all rows at once."""
-    name = f"{run.system.name}.{phase.name}"
-
-    def emit(key, state, batch):
-        if phase.cache is not None:
-            batch = batch._replace(extras={**batch.extras, **phase.cache(state, batch)})
-        return phase.emit(key, state, batch)
-
-    rows = _ordered_pass(
-        run, name, phase.source, emit, state, jax.random.fold_in(key, 0)
-    )
-    parts = [part for _, part in rows]
-    rows = jax.tree.map(lambda *x: np.concatenate(x), *parts)
-    del parts
-    if run.interruption.wanted:
-        raise Preempted(f"stopped in phase {name} before its rows were absorbed")
-    return phase.absorb(jax.random.fold_in(key, 1), state, rows)
-
-
-def _ordered_pass(
-    run: Run, name: str, source: str, function, state: State, key: Array
-) -> Iterator[tuple[Batch, Tree]]:
-    """Yields (batch, rows) of `function(key, state, batch)` over a split, in order."""
-    options, engine = run.options, run.engine
-    compiled = parallel.compile_map(engine, function, name=name)
-    key, state = parallel.replicate(engine, (key, state))
-    batches = run.dataset.ordered(source, options.batch_size, 0)
-    with tqdm(
-        total=run.dataset.size(source),
-        desc=name,
-        unit="image",
-        mininterval=1.0,
-        disable=not options.progress,
-    ) as bar:
-        for batch, rows in parallel.map_rows(engine, compiled, key, state, batches):
-            bar.update(len(batch.weight))
-            yield batch, rows
-            if run.interruption.wanted:
-                raise Preempted(f"stopped in {name}; it begins anew next time")
-
-
 def _cached(run: Run, phase: Train, state: State, key: Array) -> dict[int, Tree]:
     """Returns the frozen features of every sample of a split, by the sample's id."""
     found: dict[int, Tree] = {}
-    name = f"{run.system.name}.{phase.name} (features)"
-    passes = _ordered_pass(
+    passes = ordered_pass(
         run,
-        name,
+        f"{phase_name(run, phase)} (features)",
         phase.source,
         lambda _, state, batch: phase.cache(state, batch),
         state,
@@ -289,16 +239,3 @@ def _check_artifacts(system: System, options: Options) -> None:
                 f"system {system.name} has no artifact {name!r}; it has: "
                 + (", ".join(known) or "none")
             )
-
-
-def _save(run: Run, position: Position) -> int | None:
-    """Saves a position where there is a checkpointer, and returns its number."""
-    if run.checkpointer is None:
-        return None
-    return save(run.system, position, run.checkpointer)
-
-
-def _write(run: Run, **values) -> None:
-    """Writes a line to the log, where there is one."""
-    if run.log is not None:
-        run.log.write(**values)

@@ -18,6 +18,7 @@ from ad3d_jax.train.step import Report
 # on the device.
 STEPS_IN_FLIGHT = 3
 SECONDS_BETWEEN_READS = 1.0
+SECONDS_BETWEEN_LINES = 10.0  # of the log, while rows are chosen
 
 
 class NonFiniteError(ValueError):
@@ -130,6 +131,37 @@ class Monitor:
                 images_per_second=rate,
                 **means,
             )
+
+
+class Progress:
+    """Shows and logs how far a long choice of rows has come."""
+
+    def __init__(self, name: str, phase: str, done: int, total: int, options, log):
+        self._phase, self._total, self._log = phase, total, log
+        self._logged_at = time.monotonic()
+        self._bar = tqdm(
+            total=total,
+            initial=done,
+            desc=name,
+            unit="row",
+            mininterval=SECONDS_BETWEEN_READS,
+            disable=not options.progress,
+        )
+
+    def show(self, done: int) -> None:
+        """Takes how many are done; a line goes to the log now and then."""
+        self._bar.update(done - self._bar.n)
+        now = time.monotonic()
+        due = now - self._logged_at > SECONDS_BETWEEN_LINES or done >= self._total
+        if due and self._log is not None:
+            self._logged_at = now
+            self._log.write(
+                kind="choice", phase=self._phase, done=done, total=self._total
+            )
+
+    def close(self) -> None:
+        """Ends the bar."""
+        self._bar.close()
 
 
 class Interruption:

@@ -5,7 +5,8 @@ devices, "jit" uses one device. All three take the same arguments and give the s
 numbers. State is replicated, a batch has a leading axis of devices.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -16,7 +17,8 @@ from absl import logging
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from ad3d_jax.base import ALONE, Across, Array, Batch, Tree, without_truth
+from ad3d_jax.base import ALONE, Across, Array, Batch, State, Tree, without_truth
+from ad3d_jax.ops.knn import Bank
 
 AXIS = "batch"
 KINDS = ("pmap", "shard_map", "jit")
@@ -36,14 +38,21 @@ class Engine(NamedTuple):
 
 
 class Compiled:
-    """A compiled function of (key, state, …) that counts how often it was traced.
+    """A compiled function that counts how often it was traced.
 
     A function that is traced again and again loses minutes without a word, so the
     third trace is reported.
     """
 
-    def __init__(self, name: str, function: Callable, transform: Callable):
+    def __init__(
+        self,
+        name: str,
+        function: Callable,
+        transform: Callable,
+        arrange: Callable = lambda *arguments: arguments,
+    ):
         self.traces = 0
+        self._arrange = arrange  # from the arguments of a call to the function's
 
         def counted(*arguments):
             self.traces += 1
@@ -57,11 +66,9 @@ class Compiled:
 
         self._run = transform(counted)
 
-    def __call__(self, key: Array, state: Tree, *rest):
+    def __call__(self, *arguments):
         """Runs the function."""
-        # Key and state travel as one argument: pmap mistakes its axes when an argument
-        # is an empty tree and the numbers of leaves and of arguments happen to agree.
-        return self._run((key, state), *rest)
+        return self._run(*self._arrange(*arguments))
 
 
 def make_engine(
@@ -82,15 +89,25 @@ def make_engine(
     return Engine(kind, Mesh(np.array(devices), (AXIS,)))
 
 
+def _sum(x: Array) -> Array:
+    return jax.lax.psum(x, AXIS)
+
+
+def _gather(x: Array) -> Array:
+    return jax.lax.all_gather(x, AXIS, tiled=True)
+
+
+def _index() -> Array:
+    return jax.lax.axis_index(AXIS)
+
+
+# One object for all calls: it is part of a bank's type, and another would trace anew.
+TOGETHER = Across(sum=_sum, gather=_gather, index=_index)
+
+
 def across(engine: Engine) -> Across:
     """Returns the reductions over the rows of all devices; identities under "jit"."""
-    if engine.kind == "jit":
-        return ALONE
-    return Across(
-        sum=lambda x: jax.lax.psum(x, AXIS),
-        gather=lambda x: jax.lax.all_gather(x, AXIS, tiled=True),
-        index=lambda: jax.lax.axis_index(AXIS),
-    )
+    return ALONE if engine.kind == "jit" else TOGETHER
 
 
 def replicate(engine: Engine, tree: Tree, copy: bool = False) -> Tree:
@@ -104,6 +121,71 @@ def replicate(engine: Engine, tree: Tree, copy: bool = False) -> Tree:
         # device_put(may_alias=False) still aliases one of several replicas (0.10).
         tree = jax.tree.map(lambda x: jnp.array(x, copy=True), tree)
     return jax.device_put(tree, NamedSharding(engine.mesh, P()))
+
+
+def place(engine: Engine, state: State, split_banks: Sequence[str] = ()) -> State:
+    """Places a state on every device, and of some banks a part of the rows on each.
+
+    Args:
+        engine: where to.
+        state: on the host or anywhere.
+        split_banks: names in `state.memory` of `knn.Bank`s. Device d holds the rows
+            from d * ceil(N / devices) on, with padding where too few are left.
+
+    Returns:
+        A state for compiled functions; their `knn` searches all devices.
+    """
+    if engine.kind == "jit" or not split_banks:
+        return replicate(engine, state)
+    whole = {n: x for n, x in state.memory.items() if n not in split_banks}
+    placed = replicate(engine, state._replace(memory=whole))
+    banks = {name: _by_rows(engine, state.memory[name]) for name in split_banks}
+    return placed._replace(memory={**placed.memory, **banks})
+
+
+def split_rows(engine: Engine, data: Mapping[str, Array]) -> dict[str, Array]:
+    """Places host rows [N,...] on the devices, as [devices, ceil(N/devices), ...].
+
+    Where N does not divide, copies of the last row fill up. Added is `number` [N] int32,
+    the row's own, -1 in what fills up.
+    """
+    count = len(jax.tree.leaves(data)[0])
+    numbers = np.arange(count, dtype=np.int32)
+    placed = jax.tree.map(lambda x: _deal(engine, x, x[-1]), dict(data))
+    return {**placed, "number": _deal(engine, numbers, np.int32(-1))}
+
+
+def _by_rows(engine: Engine, bank: Bank) -> Bank:
+    """Returns the bank split by rows, with the padding that `knn` never finds."""
+    mean = np.broadcast_to(bank.mean, (engine.devices, *np.shape(bank.mean)))
+    return dataclasses.replace(
+        bank,
+        rows=_deal(engine, bank.rows, np.float32(0)),
+        half_norms=_deal(engine, bank.half_norms, np.float32(np.inf)),
+        mean=jax.device_put(mean, NamedSharding(engine.mesh, P(AXIS))),
+        number=_deal(engine, bank.number, np.int32(-1)),
+        across=across(engine),
+    )
+
+
+def _deal(engine: Engine, x: Array, filler: Array) -> Array:
+    """Places [N,...] as [devices, ceil(N/devices), ...], filled up with `filler`.
+
+    Each device gets a slice of the host's array, which is never copied whole.
+    """
+    x, devices = np.asarray(x), engine.devices
+    each = -(-len(x) // devices)
+
+    def part(index) -> np.ndarray:
+        first = (index[0].start or 0) * each
+        rows = x[first : first + each]
+        missing = (each - len(rows), *x.shape[1:])
+        if missing[0]:
+            rows = np.concatenate([rows, np.broadcast_to(filler, missing)])
+        return rows[None]
+
+    sharding = NamedSharding(engine.mesh, P(AXIS))
+    return jax.make_array_from_callback((devices, each, *x.shape[1:]), sharding, part)
 
 
 def check_divisible(engine: Engine, batch: Batch) -> None:
@@ -168,26 +250,75 @@ def compile_step(
     same on every device. With `donate` the memory of `carry` is reused for the result.
     """
 
-    def step(shared, carry, batch):
-        return function(*shared, carry, zero_padding(batch), across(engine))
+    def step(shared, carry, mapped):
+        key, fixed, batch = _joined(shared, mapped)
+        return function(key, fixed, carry, zero_padding(batch), across(engine))
+
+    def arrange(key, fixed, carry, batch):
+        shared, mapped = _divided(key, fixed, batch)
+        return shared, carry, mapped
 
     transform = partial(_transform, engine, replicated=2, mapped=False, donate=donate)
-    return Compiled(name, step, transform)
+    return Compiled(name, step, transform, arrange)
 
 
 def compile_map(engine: Engine, function: Callable, name: str = "map") -> Compiled:
     """Compiles `function(key, state, batch) -> tree of [rows, ...]`, e.g. a score.
 
-    The result is called as (key, state, batch) with replicated key and state and a
-    batch from `split`; it gives per-row results on the devices, for `join`. The
-    function sees the rows of its own device with the padding zeroed.
+    The result is called as (key, state, batch) with a replicated key, a state that is
+    replicated or from `place`, and a batch from `split`; it gives per-row results on
+    the devices, for `join`. The function sees the rows of its own device with the
+    padding zeroed.
     """
 
-    def rows(shared, batch):
-        return function(*shared, zero_padding(batch))
+    def rows(shared, mapped):
+        key, state, batch = _joined(shared, mapped)
+        return function(key, state, zero_padding(batch))
 
     transform = partial(_transform, engine, replicated=1, mapped=True, donate=False)
+    return Compiled(name, rows, transform, _divided)
+
+
+def compile_rows(engine: Engine, function: Callable, name: str = "rows") -> Compiled:
+    """Compiles `function(data, carry, across) -> carry`, e.g. a slice of a choice.
+
+    The result is called as (carry, data) with a replicated carry and data from
+    `split_rows`, and gives a replicated carry. The function sees its own device's rows
+    and must return the same on every device.
+    """
+
+    def rows(carry, data):
+        return function(data, carry, across(engine))
+
+    transform = partial(_transform, engine, replicated=1, mapped=False, donate=False)
     return Compiled(name, rows, transform)
+
+
+def _divided(key: Array, state: Tree, batch: Batch) -> tuple[Tree, Tree]:
+    """Returns (what every device sees, what is split): split banks go by the batch.
+
+    Key and state travel as one argument: pmap mistakes its axes when an argument is an
+    empty tree and the numbers of leaves and of arguments happen to agree.
+    """
+    memory = getattr(state, "memory", {})
+    memory = memory if isinstance(memory, Mapping) else {}
+    banks = {
+        name: entry
+        for name, entry in memory.items()
+        if isinstance(entry, Bank) and entry.across is TOGETHER
+    }
+    if banks:
+        rest = {name: entry for name, entry in memory.items() if name not in banks}
+        state = state._replace(memory=rest)
+    return (key, state), (batch, banks)
+
+
+def _joined(shared: Tree, mapped: Tree) -> tuple[Array, Tree, Batch]:
+    """Inverts `_divided`."""
+    (key, state), (batch, banks) = shared, mapped
+    if banks:
+        state = state._replace(memory={**state.memory, **banks})
+    return key, state, batch
 
 
 def map_rows(

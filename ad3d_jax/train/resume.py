@@ -7,8 +7,11 @@ import jax
 import numpy as np
 from jax.tree_util import keystr, tree_flatten_with_path
 
-from ad3d_jax.base import State, System, Train, Tree
+from ad3d_jax.base import Gather, State, System, Tree
 from ad3d_jax.train.step import Carry, begin
+
+# A choice of rows counts as that many steps, however many rows there are to be chosen.
+CHOICE_STEPS = 10**6
 
 
 class Position(NamedTuple):
@@ -17,10 +20,11 @@ class Position(NamedTuple):
     state: State
     phase: int = 0  # index of the phase that runs next or goes on
     carry: Carry | None = None  # of a Train phase that has begun
+    choice: Tree | None = None  # of a Gather phase that chooses: the carry of `Select`
 
     @property
     def step(self) -> int:
-        """Returns the steps done in the phase."""
+        """Returns the steps done in a Train phase."""
         return 0 if self.carry is None else int(self.carry.step)
 
 
@@ -30,7 +34,11 @@ def number(system: System, position: Position) -> int:
     Each phase counts one more than its steps, so that its last step and its end differ.
     """
     before = system.phases[: position.phase]
-    return sum(_steps(phase) + 1 for phase in before) + position.step
+    here = position.step
+    if position.choice is not None:
+        done, total = system.phases[position.phase].select.done(position.choice)
+        here = 1 + (CHOICE_STEPS - 1) * done // total
+    return sum(_steps(phase) + 1 for phase in before) + here
 
 
 def pack(position: Position) -> dict:
@@ -47,6 +55,8 @@ def pack(position: Position) -> dict:
         here |= {"step": carry.step, "bad": carry.bad}
         tree |= {"params": _nested(carry.params), "extra": _nested(carry.extra)}
         tree["optimizers"] = _nested(carry.optimizers)
+    if position.choice is not None:
+        tree["choice"] = _nested(position.choice)
     return jax.device_get({name: part for name, part in tree.items() if part})
 
 
@@ -57,29 +67,52 @@ def unpack(system: System, state: State, tree: Mapping) -> Position:
         system: the system that is fitted.
         state: as `init` made it, with frozen parts loaded; gives structure, frozen and
             hyperparameters.
-        tree: from `pack`. Its memory may have other shapes than `state.memory`.
+        tree: from `pack`. Its memory may have other shapes than `state.memory`; a
+            choice of rows stays as nested dicts, since what it is like is not known
+            before it is prepared.
 
     Raises:
         ValueError: a leaf is missing or unknown, or has another shape or dtype.
     """
     phase = int(tree["here"]["phase"])
-    params = _restored("params", state.params, tree)
-    extra = _restored("extra", state.extra, tree)
-    memory = _memory(state.memory, tree.get("memory", {}))
+    params = in_containers("params", state.params, tree.get("params", {}))
+    extra = in_containers("extra", state.extra, tree.get("extra", {}))
+    memory = memory_in_containers(state.memory, tree.get("memory", {}))
     if "step" not in tree["here"]:
-        return Position(
-            state._replace(params=params, extra=extra, memory=memory), phase
-        )
+        state = state._replace(params=params, extra=extra, memory=memory)
+        return Position(state, phase, choice=tree.get("choice"))
     state = state._replace(memory=memory)
     like = jax.eval_shape(lambda s: begin(system.phases[phase], s), state)
     carry = Carry(
         params=params,
         extra=extra,
-        optimizers=_restored("optimizers", like.optimizers, tree),
+        optimizers=in_containers(
+            "optimizers", like.optimizers, tree.get("optimizers", {})
+        ),
         step=np.asarray(tree["here"]["step"], np.int32),
         bad=np.asarray(tree["here"]["bad"], np.int32),
     )
     return Position(state, phase, carry)
+
+
+def unpack_state(like: State, tree: Mapping) -> State:
+    """Returns a whole state that was saved as it is, from nested dicts.
+
+    Args:
+        like: of the same system, for structure alone. Frozen parts and memory may have
+            other shapes in the tree.
+        tree: the leaves as dicts in dicts.
+
+    Raises:
+        ValueError: a leaf is missing or unknown, or has another shape or dtype.
+    """
+    fixed = {
+        part: in_containers(part, getattr(like, part), tree.get(part, {}))
+        for part in ("params", "extra", "hyper")
+    }
+    frozen = in_containers("frozen", like.frozen, tree.get("frozen", {}), shapes=False)
+    memory = memory_in_containers(like.memory, tree.get("memory", {}))
+    return State(frozen=frozen, memory=memory, **fixed)
 
 
 def restore(system: System, state: State, checkpointer) -> Position | None:
@@ -99,8 +132,60 @@ def save(system: System, position: Position, checkpointer) -> int:
     return step
 
 
+def in_containers(part: str, like: Tree, found: Mapping, shapes: bool = True) -> Tree:
+    """Returns leaves from nested dicts in the containers of `like`.
+
+    Args:
+        part: what the error calls it.
+        like: arrays or their shapes.
+        found: the leaves by their names in `like`.
+        shapes: whether shapes must agree; dtypes must.
+
+    Raises:
+        ValueError: a leaf is missing or unknown, or has another shape or dtype.
+    """
+    wanted, leaves = _named(like), _named(found)
+    faults = [f"{'/'.join(p)} is missing" for p in wanted if p not in leaves]
+    faults += [f"{'/'.join(p)} is unknown" for p in leaves if p not in wanted]
+    for path in [path for path in wanted if path in leaves]:
+        expected, got = (
+            ((np.shape(x),) if shapes else ()) + (str(x.dtype),)
+            for x in (wanted[path], leaves[path])
+        )
+        if expected != got:
+            faults.append(f"{'/'.join(path)} is {got}, expected {expected}")
+    if faults:
+        raise ValueError(
+            f"the checkpoint does not fit this configuration: in {part}, "
+            + "; ".join(faults)
+        )
+    return jax.tree.unflatten(jax.tree.structure(like), [leaves[p] for p in wanted])
+
+
+def memory_in_containers(like: Tree, found: Mapping) -> Tree:
+    """Returns a memory from nested dicts, of any shapes.
+
+    An entry takes the container that `like` has for it where the names of its leaves
+    agree; what `init` does not foresee stays a dict.
+    """
+    if not isinstance(like, Mapping):
+        like = {}
+
+    def entry(name):
+        wanted, leaves = _named(like.get(name, {})), _named(found[name])
+        if wanted.keys() != leaves.keys():
+            return found[name]
+        structure = jax.tree.structure(like[name])
+        return jax.tree.unflatten(structure, [leaves[path] for path in wanted])
+
+    return {name: entry(name) for name in found}
+
+
 def _steps(phase) -> int:
-    return phase.steps if isinstance(phase, Train) else 0
+    """Returns how many numbers a phase has besides that of its end."""
+    if isinstance(phase, Gather):
+        return 0 if phase.select is None else CHOICE_STEPS
+    return phase.steps
 
 
 def _named(tree: Tree) -> dict[tuple[str, ...], object]:
@@ -121,29 +206,3 @@ def _nested(tree: Tree) -> dict:
             node = node.setdefault(name, {})
         node[path[-1]] = leaf
     return result
-
-
-def _restored(part: str, like: Tree, tree: Mapping) -> Tree:
-    """Returns a part of a packed tree in the structure of `like`."""
-    wanted, found = _named(like), _named(tree.get(part, {}))
-    faults = [f"{'/'.join(p)} is missing" for p in wanted if p not in found]
-    faults += [f"{'/'.join(p)} is unknown" for p in found if p not in wanted]
-    for path in [path for path in wanted if path in found]:
-        expected = (wanted[path].shape, np.dtype(wanted[path].dtype))
-        got = (np.shape(found[path]), np.dtype(found[path].dtype))
-        if expected != got:
-            faults.append(f"{'/'.join(path)} is {got}, expected {expected}")
-    if faults:
-        raise ValueError(
-            f"the checkpoint does not fit this configuration: in {part}, "
-            + "; ".join(faults)
-        )
-    return jax.tree.unflatten(jax.tree.structure(like), [found[p] for p in wanted])
-
-
-def _memory(like: Tree, found: Mapping) -> Tree:
-    """Returns the memory, in the containers of `like` where the names agree."""
-    wanted, leaves = _named(like), _named(found)
-    if wanted.keys() != leaves.keys():
-        return found
-    return jax.tree.unflatten(jax.tree.structure(like), [leaves[p] for p in wanted])

@@ -1,0 +1,104 @@
+"""What the phases of one fit share: options, log, checkpoints, the ordered pass."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
+
+from ad3d_jax.base import Array, Batch, Dataset, State, System, Tree
+from ad3d_jax.train import parallel, plan
+from ad3d_jax.train.monitor import Interruption, Preempted
+from ad3d_jax.train.resume import Position, save
+
+
+class Options(NamedTuple):
+    """How a fit runs; only batch size, seed and clipping change what it gives."""
+
+    batch_size: int = 8  # rows of all devices together
+    seed: int = 0  # of the order of samples
+    max_grad_norm: float | None = None  # clips an update's global gradient norm
+    checkpoint_every: int | None = None  # steps; None = at the ends of phases alone
+    log_every: int = 50  # steps
+    patience: int = 5  # steps in a row that may be not finite, less one
+    artifacts: Mapping[str, str] = {}  # files that stand for phases, by artifact name
+    save_artifacts: Mapping[str, str] = {}  # files to write, by artifact name
+    progress: bool = True  # show bars
+    save_seconds: float = 30.0  # between checkpoints while rows are chosen, at least
+    device_memory_bytes: int | None = None  # of one device; None = as measured
+    host_memory_bytes: int | None = None  # None = as measured
+
+
+class Run(NamedTuple):
+    """What the phases of one fit share."""
+
+    system: System
+    dataset: Dataset
+    options: Options
+    engine: parallel.Engine
+    checkpointer: Any
+    log: Any
+    interruption: Interruption
+
+    def save(self, position: Position) -> int | None:
+        """Saves a position where there is a checkpointer, and returns its number."""
+        if self.checkpointer is None:
+            return None
+        return save(self.system, position, self.checkpointer)
+
+    def write(self, **values) -> None:
+        """Writes a line to the log, where there is one."""
+        if self.log is not None:
+            self.log.write(**values)
+
+    def limits(self) -> plan.Limits:
+        """Returns the memory that there is now, as the options or the machine say."""
+        return plan.measure(
+            self.engine.mesh.devices.flat,
+            self.options.device_memory_bytes,
+            self.options.host_memory_bytes,
+        )
+
+
+def ordered_pass(
+    run: Run, name: str, source: str, function, state: State, key: Array
+) -> Iterator[tuple[Batch, Tree]]:
+    """Yields (batch, rows) of `function(key, state, batch)` over a split, in order.
+
+    Raises:
+        MemoryLimitError: the banks that the state holds fit no device.
+        Preempted: the process was asked to stop.
+    """
+    options, engine = run.options, run.engine
+    compiled = parallel.compile_map(engine, function, name=name)
+    split = plan.banks_to_split(name, run.system.sharded, state, run.limits())
+    key, state = parallel.replicate(engine, key), parallel.place(engine, state, split)
+    batches = run.dataset.ordered(source, options.batch_size, 0)
+    with tqdm(
+        total=run.dataset.size(source),
+        desc=name,
+        unit="image",
+        mininterval=1.0,
+        disable=not options.progress,
+    ) as bar:
+        for batch, rows in parallel.map_rows(engine, compiled, key, state, batches):
+            bar.update(len(batch.weight))
+            yield batch, rows
+            if run.interruption.wanted:
+                raise Preempted(f"stopped in {name}; it begins anew next time")
+
+
+def with_cache(phase, function):
+    """Returns `function(key, state, batch)` with the phase's cache in the extras."""
+    if phase.cache is None:
+        return function
+
+    def cached(key: Array, state: State, batch: Batch) -> Tree:
+        extras = {**batch.extras, **phase.cache(state, batch)}
+        return function(key, state, batch._replace(extras=extras))
+
+    return cached
+
+
+def phase_name(run: Run, phase) -> str:
+    """Returns what bars and messages call a phase."""
+    return f"{run.system.name}.{phase.name}"
