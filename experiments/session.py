@@ -8,14 +8,16 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+from absl import logging
 from ml_collections import ConfigDict
 
 from ad3d_jax.base import Array, Batch, State, System
 from ad3d_jax.eval import Sample
-from ad3d_jax.features import weights
+from ad3d_jax.features import image
 from ad3d_jax.synthesis.textures import load_textures
 from ad3d_jax.systems import SYSTEMS, build, nearest
 from ad3d_jax.train.checkpoint import load_tree
+from ad3d_jax.train.resume import unpack_state
 
 FINAL = "final"  # folder of the trained state below checkpoints/
 KEYS = {"init": 0, "fit": 1, "score": 2}
@@ -122,10 +124,54 @@ def initial_state(config: ConfigDict, system: System, batch: Batch) -> State:
             config.data.textures, size=bank.shape[1], limit=None, seed=config.seed
         )
         state = state._replace(frozen={**state.frozen, "textures": textures})
-    if config.weights:
-        frozen = weights.load(config.weights, like=state.frozen)
-        state = state._replace(frozen=frozen)
+    if "backbone" in config and config.backbone.weights:
+        # A feature set without a network has none to load.
+        if "backbone" not in state.frozen:
+            raise ValueError(
+                f"backbone.weights: {config.system} ({config.variant}) has no backbone"
+            )
+        backbone = image.load_backbone(
+            config.backbone.weights, config.backbone.name, state.frozen["backbone"]
+        )
+        state = state._replace(frozen={**state.frozen, "backbone": backbone})
     return state
+
+
+def weights_of(config: ConfigDict) -> dict | str | None:
+    """Returns what metrics.json says of pretrained weights, None where there are none.
+
+    Raises:
+        ValueError: the file is known to be another set than `backbone.source`.
+    """
+    if "backbone" not in config or not config.backbone.name:
+        return None
+    if not config.backbone.weights:
+        return "random"
+    image.check_source(config.backbone.weights, config.backbone.source)
+    return image.describe(config.backbone.weights)
+
+
+def warn_of_weights(config: ConfigDict) -> None:
+    """Says loudly where weights are random, and where their source is not known.
+
+    Raises:
+        ValueError: as `weights_of`.
+    """
+    found = weights_of(config)
+    if found == "random":
+        logging.warning(
+            "RANDOM WEIGHTS: the %s was not trained, so that figures are not those of "
+            "the published system; name a file by --config.backbone.weights=FILE",
+            config.backbone.name,
+        )
+    elif found and found["source"] is None and config.backbone.source:
+        logging.warning(
+            "%s: whose weights these are is not known; %s expects %s, and other sets "
+            "of the same shapes load without an error and give other figures",
+            found["file"],
+            config.system,
+            config.backbone.source,
+        )
 
 
 def trained_state(
@@ -133,14 +179,18 @@ def trained_state(
 ) -> State:
     """Returns the state that a finished fit saved; `batch` gives shapes alone.
 
+    Files of weights or textures are not read: their content was saved.
+
     Raises:
-        ValueError: the workdir holds none.
+        ValueError: the workdir holds none, or that of another configuration.
     """
     path = workdir / "checkpoints" / FINAL
     if not path.exists():
         raise ValueError(f"{path}: no trained state; run with --mode=fit first")
-    like = jax.eval_shape(lambda: initial_state(config, system, batch))
-    return load_tree(path, like)
+    like = jax.eval_shape(system.init, key_of(config, "init"), batch)
+    hyper = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in config.hyper}
+    like = like._replace(hyper={**like.hyper, **hyper})
+    return unpack_state(like, load_tree(path))
 
 
 def commit() -> str | None:
@@ -169,7 +219,7 @@ def facts(config: ConfigDict, category: str) -> dict:
         "recipe": config.data.recipe,
         "resolution": config.data.image_size,
         "mask_size": config.data.mask_size or config.data.image_size,
-        "weights": weights.fingerprint(config.weights) if config.weights else "random",
+        "weights": weights_of(config),
         "category": category,
         "seed": config.seed,
         "steps": config.model.get("steps"),

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from reference_systems import bank, critic, make_batch, restorer
 
 from ad3d_jax.base import Batch, System
+from ad3d_jax.systems import simplenet
 from ad3d_jax.systems.dbrn import Config, dbrn
 
 
@@ -57,9 +58,25 @@ def small_dbrn() -> System:
     return with_hyper(dbrn(config), **{f"learning_rate_{name}": 3e-3 for name in rates})
 
 
+def small_simplenet() -> System:
+    """Returns SimpleNet on two early layers of a random ResNet-18."""
+    config = simplenet.Config(
+        modalities=("rgb", "depth"),
+        backbone="resnet18",
+        layers=("layer1", "layer2"),
+        dimensions=32,
+        hidden=32,
+        epochs=60,
+        sigma=1.0,
+    )
+    rates = {f"learning_rate_{name}": 3e-3 for name in ("adaptor", "discriminator")}
+    return with_hyper(simplenet.simplenet(config), noise=0.1, **rates)
+
+
 TABLE = (
     Row("restorer", restorer, board(16), frozenset({"train"})),
     Row("critic", critic, board(16), frozenset({"train", "score"})),
     Row("bank", bank, board(16)),
+    Row("simplenet", small_simplenet, board(32), frozenset({"train"}), slow=True),
     Row("dbrn", small_dbrn, board(32), frozenset({"train", "score"}), slow=True),
 )

@@ -1,6 +1,6 @@
 """Patch features of what a batch holds: RGB, depth as a picture, or both."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax.numpy as jnp
 
@@ -44,6 +44,58 @@ def depth_picture(depth: Array, valid: Array) -> Array:
     return jnp.repeat(safe, 3, axis=-1)
 
 
+def modality_maps(
+    backbone: Tree,
+    name: str,
+    batch: Batch,
+    modalities: tuple[str, ...],
+    layers: tuple[str, ...],
+) -> dict[str, Array]:
+    """Returns the maps of all modalities, "MODALITY_LAYER" -> [B,h,w,C] float32.
+
+    Args:
+        backbone: parameters, see `features.image.init_backbone`.
+        name: of the backbone.
+        batch: holds `needed_fields(modalities)`.
+        modalities: names in NEEDS; each passes through the same backbone.
+        layers: names of the tapped layers.
+    """
+    makers = {
+        "rgb": lambda: batch.rgb,
+        "depth": lambda: depth_picture(batch.depth, batch.valid),
+    }
+    pictures = jnp.concatenate([makers[modality]() for modality in modalities])
+    maps = feature_maps(backbone, name, pictures, layers)
+    return {
+        f"{modality}_{layer}": part
+        for layer, map in zip(layers, maps, strict=True)
+        for modality, part in zip(
+            modalities, jnp.split(map, len(modalities)), strict=True
+        )
+    }
+
+
+def embed_maps(
+    maps: Mapping[str, Array],
+    modalities: tuple[str, ...],
+    layers: tuple[str, ...],
+    embed: Callable[[tuple[Array, ...]], Array],
+) -> Array:
+    """Returns the patch features of all modalities side by side, [B,h,w,D] float32.
+
+    Args:
+        maps: from `modality_maps`.
+        modalities: as given there.
+        layers: as given there.
+        embed: from the maps of the layers to patches, see `features.patches`.
+    """
+    patches = [
+        embed(tuple(maps[f"{modality}_{layer}"] for layer in layers))
+        for modality in modalities
+    ]
+    return jnp.concatenate(patches, axis=-1)
+
+
 def patch_features(
     backbone: Tree,
     name: str,
@@ -52,20 +104,6 @@ def patch_features(
     layers: tuple[str, ...],
     embed: Callable[[tuple[Array, ...]], Array],
 ) -> Array:
-    """Returns the patch features of all modalities side by side, [B,h,w,D] float32.
-
-    Args:
-        backbone: parameters, see `features.image.init_backbone`.
-        name: of the backbone.
-        batch: holds `needed_fields(modalities)`.
-        modalities: names in NEEDS; each passes through the same backbone.
-        layers: names of the tapped layers.
-        embed: from the maps of the layers to patches, see `features.patches`.
-    """
-    makers = {
-        "rgb": lambda: batch.rgb,
-        "depth": lambda: depth_picture(batch.depth, batch.valid),
-    }
-    pictures = jnp.concatenate([makers[name]() for name in modalities])
-    patches = embed(feature_maps(backbone, name, pictures, layers))
-    return jnp.concatenate(jnp.split(patches, len(modalities)), axis=-1)
+    """Returns `embed_maps` of `modality_maps`."""
+    maps = modality_maps(backbone, name, batch, modalities, layers)
+    return embed_maps(maps, modalities, layers, embed)

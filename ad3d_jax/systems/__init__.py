@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from ad3d_jax.base import System
-from ad3d_jax.systems import dbrn
+from ad3d_jax.systems import dbrn, simplenet
 
 
 class Entry(NamedTuple):
@@ -19,6 +19,7 @@ class Entry(NamedTuple):
 
 SYSTEMS: dict[str, Entry] = {
     "dbrn": Entry(dbrn.Config, dbrn.dbrn, dbrn.HYPER),
+    "simplenet": Entry(simplenet.Config, simplenet.simplenet, simplenet.HYPER),
 }
 
 

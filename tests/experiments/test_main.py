@@ -79,7 +79,7 @@ def test_a_workdir_holds_what_users_rely_on(finished):
     assert (finished / "report" / "index.html").is_file()
     metrics = json.loads((finished / "metrics.json").read_text())
     assert set(METRICS) | set(FACTS) <= set(metrics)
-    assert metrics["weights"] == "random"
+    assert metrics["weights"] is None  # DBRN has no pretrained network
     assert metrics["steps"] == 4
     assert metrics["category"] == "bun"
     assert set(metrics["parts"]) == {"map_full", "map_quarter", "map_eighth"}

@@ -1,0 +1,39 @@
+"""SimpleNet's configurations: the release's, backbones, modalities, and a light one.
+
+--config=experiments/configs/simplenet.py[:variant[+variant]]
+"""
+
+from ml_collections import ConfigDict
+
+from experiments.configs.base import apply_variants, base_config, with_backbone
+
+VARIANTS = {
+    "rgb": {"model.modalities": ("rgb",)},
+    "depth": {"model.modalities": ("depth",)},
+    "rgb_depth": {"model.modalities": ("rgb", "depth")},
+    "wide_resnet50": {"model.backbone": "wide_resnet50", "model.dimensions": 1536},
+    "resnet50": {"model.backbone": "resnet50", "model.dimensions": 1536},
+    "resnet18": {"model.backbone": "resnet18", "model.dimensions": 384},
+    # The release's pictures of MVTec AD: 329 pixels, of which the central 288 count.
+    "mvtec_ad": {
+        "data.name": "mvtec_ad",
+        "data.recipe_parameters.resize_size": 329,
+        "data.recipe_parameters.interpolation": "bilinear",
+    },
+    # Minutes on two cores.
+    "cpu": {
+        "model.backbone": "resnet18",
+        "model.dimensions": 384,
+        "model.hidden": 256,
+        "model.epochs": 20,
+        "data.image_size": 128,
+    },
+}
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """Returns the configuration of the named variant."""
+    config = with_backbone(base_config("simplenet", recipe="raw"), source="tv_in1k")
+    config.data.image_size = 288
+    config.fit.max_grad_norm = None  # the release clips nothing
+    return apply_variants(config, variant, VARIANTS)
