@@ -1,15 +1,26 @@
-"""Feature maps of pictures from frozen residual networks."""
+"""Feature maps of pictures from frozen residual networks, and their weights."""
 
+import os
+from collections.abc import Iterator, Mapping
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ad3d_jax.base import Array, Tree
+from ad3d_jax.features import weights
+from ad3d_jax.features.provenance import check_source as check_source
+from ad3d_jax.features.provenance import describe as describe
+from ad3d_jax.features.provenance import provenance as provenance
 from ad3d_jax.nn.initialise import initialise
 from ad3d_jax.nn.resnet import LAYERS, RESNETS
 
 BACKBONES = tuple(RESNETS)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # RGB in [0,1]
 IMAGENET_STD = (0.229, 0.224, 0.225)
+BATCH_NORM_EPSILON = 1e-5  # of torchvision's and timm's networks
+BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
 
 
 def init_backbone(key: Array, name: str, last_layer: str = "layer3") -> Tree:
@@ -70,6 +81,42 @@ def feature_maps(
     return network.apply({"params": params}, (rgb - mean) / std, tuple(layers))
 
 
+def load_backbone(path: str | os.PathLike, name: str, like: Tree) -> Tree:
+    """Returns the weights of a network from a file or a folder, as `init_backbone`.
+
+    Names are torchvision's and timm's, which are the same, separated by "." or "/",
+    with kernels OIHW; or this library's, with kernels HWIO. Public files hold batch
+    norms, to be folded (in float64), or have them folded already, so that each
+    convolution has a bias; the names say which. Layers deeper than those of `like`, the
+    classifier and `num_batches_tracked` are passed over.
+
+    Args:
+        path: see `weights.read`.
+        name: one of BACKBONES, for the message.
+        like: from `init_backbone`, or its shapes.
+
+    Raises:
+        ValueError: the file is refused (see `weights.read`); names or shapes do not
+            fit, with a list of them all and the network that would fit; or values are
+            not finite. Nothing is loaded then.
+        FileNotFoundError: there is no such file or folder.
+    """
+    found = _needed(_with_slashes(path, weights.read(path)), like)
+    try:
+        weights.fit(path, found, _file_form(found, like))
+    except ValueError as error:
+        fitting = [other for other in BACKBONES if _fits(found, other, _deepest(like))]
+        hint = (
+            f"\n  these are weights of {fitting[0]}, not of {name}" if fitting else ""
+        )
+        raise ValueError(f"{error}{hint}") from None
+    _check_finite(path, found)
+    if not _is_own(found):
+        found = _folded(found, like)
+        _check_finite(path, found)
+    return weights.fit(path, found, like)
+
+
 def _network(name: str, layers: tuple[str, ...]):
     """Returns the module of a backbone, after a check of what is asked of it."""
     if name not in RESNETS:
@@ -78,3 +125,111 @@ def _network(name: str, layers: tuple[str, ...]):
     if unknown or not layers:
         raise ValueError(f"layers: expected some of {LAYERS}, found {layers!r}")
     return RESNETS[name]
+
+
+def _with_slashes(
+    path: str | os.PathLike, found: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    renamed = {place.replace(".", "/"): array for place, array in found.items()}
+    if len(renamed) != len(found):
+        raise ValueError(f"{path}: two names differ in '.' and '/' alone")
+    return renamed
+
+
+def _deepest(like: Tree) -> str:
+    """Returns the last layer that a tree of weights reaches."""
+    return max((place.split("_")[0] for place in like), key=LAYERS.index)
+
+
+def _needed(found: Mapping[str, np.ndarray], like: Tree) -> dict[str, np.ndarray]:
+    """Returns the arrays without those that are known and not asked for."""
+    deeper = LAYERS[LAYERS.index(_deepest(like)) + 1 :]
+
+    def passed_over(place: str) -> bool:
+        return (
+            place in ("fc/weight", "fc/bias")
+            or place.endswith("/num_batches_tracked")
+            or place.startswith(tuple(f"{layer}{s}" for layer in deeper for s in "/_"))
+        )
+
+    return {place: x for place, x in found.items() if not passed_over(place)}
+
+
+def _is_own(found: Mapping[str, np.ndarray]) -> bool:
+    """Says whether the names are this library's."""
+    return any(place.endswith("/kernel") for place in found)
+
+
+def _has_norms(found: Mapping[str, np.ndarray]) -> bool:
+    """Says whether public weights hold batch norms beside the convolutions."""
+    return any(place.endswith("/running_mean") for place in found)
+
+
+def _file_form(found: Mapping[str, np.ndarray], like: Tree) -> Tree:
+    """Returns the names and shapes that the weights `like` have in such a file."""
+    if _is_own(found):
+        return like
+    form = {}
+    for _, kernel, (conv, norm) in _convolutions(like):
+        height, width, inputs, outputs = kernel.shape
+        vector = jax.ShapeDtypeStruct((outputs,), np.float32)
+        form[f"{conv}/weight"] = jax.ShapeDtypeStruct(
+            (outputs, inputs, height, width), np.float32
+        )
+        if _has_norms(found):
+            form |= {f"{norm}/{part}": vector for part in BATCH_NORM}
+        else:
+            form[f"{conv}/bias"] = vector
+    return form
+
+
+def _fits(found: Mapping[str, np.ndarray], name: str, last_layer: str) -> bool:
+    """Says whether a file's weights are those of a network, by names and shapes."""
+    build = partial(init_backbone, name=name, last_layer=last_layer)
+    like = jax.eval_shape(build, jax.random.key(0))
+    return not weights.faults(found, _file_form(found, like))
+
+
+def _folded(found: Mapping[str, np.ndarray], like: Tree) -> dict[str, np.ndarray]:
+    """Returns public weights under this library's names, batch norms folded in."""
+    folded = {}
+    for place, _, (conv, norm) in _convolutions(like):
+        kernel = found[f"{conv}/weight"].transpose(2, 3, 1, 0).astype(np.float64)
+        if _has_norms(found):
+            scale, shift, mean, variance = (
+                found[f"{norm}/{part}"].astype(np.float64) for part in BATCH_NORM
+            )
+            with np.errstate(invalid="ignore"):  # told by _check_finite
+                scale = scale / np.sqrt(variance + BATCH_NORM_EPSILON)
+            kernel, bias = kernel * scale, shift - mean * scale
+        else:
+            bias = found[f"{conv}/bias"]
+        folded |= {f"{place}/kernel": kernel, f"{place}/bias": bias}
+    return folded
+
+
+def _convolutions(
+    tree: Tree, above: tuple[str, ...] = ()
+) -> Iterator[tuple[str, Array, tuple[str, str]]]:
+    """Yields each convolution's name, kernel and public names with its batch norm's."""
+    for part, value in tree.items():
+        if "kernel" not in value:
+            yield from _convolutions(value, (*above, part))
+            continue
+        # layer1_0/conv2 is layer1/0/conv2 and layer1/0/bn2 there, and downsample two
+        # entries of a list.
+        block = "".join(f"{name.replace('_', '/')}/" for name in above)
+        names = (part, part.replace("conv", "bn"))
+        if part == "downsample":
+            names = ("downsample/0", "downsample/1")
+        conv, norm = (block + name for name in names)
+        yield "/".join((*above, part)), value["kernel"], (conv, norm)
+
+
+def _check_finite(path: str | os.PathLike, found: Mapping[str, np.ndarray]) -> None:
+    bad = [place for place, array in found.items() if not np.isfinite(array).all()]
+    if bad:
+        raise ValueError(
+            f"{path}: {len(bad)} of its weights hold values that are not finite,"
+            f" nothing was loaded: {', '.join(bad)}"
+        )

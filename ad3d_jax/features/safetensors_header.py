@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from typing import NamedTuple
 
 HEADER_LIMIT = 16 * 1024 * 1024  # bytes; thousands of tensors need less than one MiB
@@ -32,13 +33,46 @@ def check_header(data: bytes) -> list[Entry]:
             that the format asks for, names a tensor twice, or the tensors do not lie
             one behind the other over exactly the bytes that follow the header.
     """
-    if len(data) < 8:
-        raise ValueError(f"expected 8 bytes of header length, found {len(data)} bytes")
+    header, size = _parsed(data, len(data))
+    header.pop("__metadata__", None)
+    entries = sorted(
+        (_entry(name, fields) for name, fields in header.items()),
+        key=lambda entry: (entry.begin, entry.end),
+    )
+    _check_places(entries, len(data) - 8 - size)
+    return entries
+
+
+def read_metadata(path: str | os.PathLike) -> dict[str, str]:
+    """Returns the text that a safetensors file carries beside its tensors.
+
+    Args:
+        path: the file; its header alone is read.
+
+    Raises:
+        ValueError: the header is too long or not what the format asks for.
+    """
+    with open(path, "rb") as file:
+        start = file.read(8)
+        start += file.read(min(int.from_bytes(start, "little"), HEADER_LIMIT))
+        header, _ = _parsed(start, os.fstat(file.fileno()).st_size)
+    return header.get("__metadata__", {})
+
+
+def _parsed(data: bytes, length: int) -> tuple[dict[str, object], int]:
+    """Returns the header and its size in bytes; what its tensors say is not checked.
+
+    Args:
+        data: the file's beginning, at least the whole header.
+        length: of the file, bytes.
+    """
+    if length < 8:
+        raise ValueError(f"expected 8 bytes of header length, found {length} bytes")
     size = int.from_bytes(data[:8], "little")
-    if size > min(HEADER_LIMIT, len(data) - 8):
+    if size > min(HEADER_LIMIT, length - 8):
         raise ValueError(
             f"expected a header of at most {HEADER_LIMIT} bytes inside a file of"
-            f" {len(data)}, found a header length of {size}"
+            f" {length}, found a header length of {size}"
         )
     try:
         header = json.loads(data[8 : 8 + size], object_pairs_hook=_without_repeats)
@@ -46,13 +80,8 @@ def check_header(data: bytes) -> list[Entry]:
         raise ValueError(f"the header is not JSON: {error}") from error
     if not isinstance(header, dict):
         raise ValueError(f"expected a JSON object, found {type(header).__name__}")
-    _check_metadata(header.pop("__metadata__", {}))
-    entries = sorted(
-        (_entry(name, fields) for name, fields in header.items()),
-        key=lambda entry: (entry.begin, entry.end),
-    )
-    _check_places(entries, len(data) - 8 - size)
-    return entries
+    _check_metadata(header.get("__metadata__", {}))
+    return header, size
 
 
 def _entry(name: str, fields: object) -> Entry:

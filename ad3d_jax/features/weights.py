@@ -1,11 +1,9 @@
-"""Pretrained weights from and to files that cannot carry code: safetensors and npz."""
+"""Pretrained weights in files that cannot carry code: safetensors, npz, npy."""
 
 import hashlib
 import io
-import math
 import os
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,17 +13,17 @@ import numpy as np
 import safetensors.numpy
 
 from ad3d_jax.base import Tree
+from ad3d_jax.features.npy_files import read_folder, read_npz
 from ad3d_jax.features.safetensors_header import check_header
 
 REFUSED = (".pkl", ".pickle", ".pckl", ".pth", ".pt", ".t7", ".ckpt", ".bin")
 
 
 def load(path: str | os.PathLike, like: Tree) -> Tree:
-    """Reads a file of weights into the structure of `like`.
+    """Reads weights from a file or a folder into the structure of `like`.
 
     Args:
-        path: a `.safetensors` or `.npz` file; its names are the keys of the tree joined
-            by "/".
+        path: as for `read`; its names are the keys of the tree joined by "/".
         like: tree of arrays or of anything else with shape and dtype.
 
     Returns:
@@ -35,10 +33,36 @@ def load(path: str | os.PathLike, like: Tree) -> Tree:
     Raises:
         ValueError: the file is refused (see `read`), or names, shapes or dtypes differ.
             Then all differences are listed, and nothing is loaded.
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: there is no such file or folder.
     """
-    found = read(path)
+    return fit(path, read(path), like)
+
+
+def fit(path: str | os.PathLike, found: Mapping[str, np.ndarray], like: Tree) -> Tree:
+    """Puts arrays by name into the structure of `like`, see `load`.
+
+    Args:
+        path: where they come from, for the message.
+        found: name -> array.
+        like: as for `load`.
+
+    Raises:
+        ValueError: there is a fault; all are listed.
+    """
+    listed = faults(found, like)
+    if listed:
+        raise ValueError(
+            f"{path}: {len(listed)} of its weights do not fit, nothing was loaded\n  "
+            + "\n  ".join(listed)
+        )
     leaves, structure = jax.tree_util.tree_flatten_with_path(like)
+    arrays = [found[_name(place)].astype(leaf.dtype) for place, leaf in leaves]
+    return jax.tree_util.tree_unflatten(structure, arrays)
+
+
+def faults(found: Mapping[str, np.ndarray], like: Tree) -> list[str]:
+    """Returns one line for each name that is missing, unexpected or mismatched."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(like)
     wanted = {_name(place): leaf for place, leaf in leaves}
     missing = [f"missing: {name}" for name in wanted if name not in found]
     unexpected = [f"unexpected: {name}" for name in found if name not in wanted]
@@ -47,37 +71,35 @@ def load(path: str | os.PathLike, like: Tree) -> Tree:
         for name, leaf in wanted.items()
         if name in found and not _fits(found[name], leaf)
     ]
-    faults = missing + unexpected + mismatched
-    if faults:
-        raise ValueError(
-            f"{path}: {len(faults)} of its weights do not fit, nothing was loaded\n  "
-            + "\n  ".join(faults)
-        )
-    arrays = [found[name].astype(leaf.dtype) for name, leaf in wanted.items()]
-    return jax.tree_util.tree_unflatten(structure, arrays)
+    return missing + unexpected + mismatched
 
 
 def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Reads a file of weights as a flat dictionary of arrays.
+    """Reads weights as a flat dictionary of arrays.
 
     Args:
-        path: a `.safetensors` or `.npz` file.
+        path: a `.safetensors` or `.npz` file, or a folder of `.npy` files, one an
+            array, whose names are the files' with "/" for each dot.
 
     Raises:
         ValueError: the file may carry code (a pickle, by its extension or by its first
-            bytes), has another format, or lies about what it holds.
-        FileNotFoundError: there is no such file.
+            bytes), has another format, or lies about what it holds; a folder holds
+            anything but plain `.npy` files of numbers.
+        FileNotFoundError: there is no such file or folder.
     """
     path = Path(path)
+    if path.is_dir():
+        return read_folder(path)
     if path.suffix.lower() in REFUSED:
         raise ValueError(_refusal(path, f"a {path.suffix} file"))
     data = path.read_bytes()
     if _is_pickle(data):
         raise ValueError(_refusal(path, "pickled data"))
-    readers = {".safetensors": _read_safetensors, ".npz": _read_npz}
+    readers = {".safetensors": _read_safetensors, ".npz": read_npz}
     if path.suffix.lower() not in readers:
         raise ValueError(
-            f"{path}: expected a .safetensors or .npz file, found {path.suffix!r}"
+            f"{path}: expected a .safetensors or .npz file or a folder of .npy files,"
+            f" found {path.suffix!r}"
         )
     try:
         return readers[path.suffix.lower()](data)
@@ -112,7 +134,16 @@ def save(
 
 
 def fingerprint(path: str | os.PathLike) -> str:
-    """Returns the SHA-256 of a file's bytes, 64 hexadecimal digits."""
+    """Returns the SHA-256 of a file's bytes, 64 hexadecimal digits.
+
+    Of a folder: the SHA-256 of lines "NAME DIGEST", one a file, sorted by name; what
+    `sha256sum` prints for the files, in another order of columns.
+    """
+    path = Path(path)
+    if path.is_dir():
+        names = sorted(entry.name for entry in path.iterdir())
+        lines = (f"{name} {fingerprint(path / name)}\n" for name in names)
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -123,42 +154,6 @@ def _read_safetensors(data: bytes) -> dict[str, np.ndarray]:
         return safetensors.numpy.load(data)
     except safetensors.SafetensorError as error:
         raise ValueError(f"expected safetensors, found: {error}") from error
-
-
-def _read_npz(data: bytes) -> dict[str, np.ndarray]:
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            for member in archive.infolist():
-                _check_member(archive, member)
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
-        raise ValueError(f"expected an npz archive, found: {error}") from error
-
-
-def _check_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
-    """Raises a ValueError unless a member is an array as large as its header says."""
-    if not member.filename.endswith(".npy"):
-        raise ValueError(f"expected .npy members alone, found {member.filename!r}")
-    with archive.open(member) as file:
-        version = np.lib.format.read_magic(file)
-        readers = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }
-        if version not in readers:
-            raise ValueError(f"{member.filename}: expected npy 1.0 or 2.0")
-        shape, _, dtype = readers[version](file)
-        if dtype.kind not in "fiub":
-            raise ValueError(
-                f"{member.filename}: expected numbers, found an array of dtype {dtype}"
-            )
-        needed = file.tell() + math.prod(shape) * dtype.itemsize
-    if needed != member.file_size:
-        raise ValueError(
-            f"{member.filename}: expected {needed} bytes for {dtype} {list(shape)},"
-            f" found {member.file_size}"
-        )
 
 
 def _is_pickle(data: bytes) -> bool:

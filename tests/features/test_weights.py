@@ -293,7 +293,7 @@ def test_npz_that_claims_more_than_it_holds(tmp_path):
         weights.read(path)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("notes.txt", "no array")
-    with pytest.raises(ValueError, match="expected .npy members"):
+    with pytest.raises(ValueError, match="arrays as .npy alone, found 'notes.txt'"):
         weights.read(path)
 
 
