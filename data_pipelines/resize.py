@@ -1,6 +1,9 @@
-"""Resizing pictures and maps with one fixed rule each."""
+"""Resizing and cropping pictures and maps with one fixed rule each."""
 
 import numpy as np
+from PIL import Image
+
+INTERPOLATIONS = ("area", "bilinear", "bicubic", "lanczos")  # of pictures
 
 
 def nearest_rows(size_in: int, size_out: int) -> np.ndarray:
@@ -18,14 +21,51 @@ def resize_nearest(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return array[rows][:, columns]
 
 
-def resize_picture(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def resized_size(
+    source: tuple[int, int], target: tuple[int, int], shorter_side: int | None
+) -> tuple[int, int]:
+    """Returns the size (rows, columns) that is resized to before a centre crop.
+
+    Args:
+        source: size of the picture.
+        target: size after the crop.
+        shorter_side: what the shorter side becomes, the longer one in proportion and
+            rounded down (torchvision's rule); None takes `target`, without a crop.
+    """
+    if shorter_side is None:
+        return target
+    height, width = source
+    short = min(source)
+    return shorter_side * height // short, shorter_side * width // short
+
+
+def centre_crop(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Returns the middle of [H,W,...], `size` (rows, columns) of it, at most all.
+
+    Half pixels are rounded to the even number, as torchvision does.
+    """
+    top, left = (
+        round((have - want) / 2)
+        for have, want in zip(array.shape[:2], size, strict=True)
+    )
+    return array[top : top + size[0], left : left + size[1]]
+
+
+def resize_picture(
+    picture: np.ndarray, size: tuple[int, int], interpolation: str = "area"
+) -> np.ndarray:
     """Resizes a uint8 picture [H,W,C] to `size` (rows, columns).
 
-    Each axis that shrinks is averaged over the area of each output pixel; each axis
-    that grows is interpolated linearly between half-pixel centres.
+    `area` averages each axis that shrinks over the area of each output pixel and
+    interpolates each axis that grows linearly between half-pixel centres. `bilinear`,
+    `bicubic` and `lanczos` are Pillow's, whose kernels widen where an axis shrinks;
+    the public implementations of most systems use one of these.
     """
     if picture.shape[:2] == size:
         return picture
+    if interpolation != "area":
+        kernel = Image.Resampling[interpolation.upper()]
+        return np.asarray(Image.fromarray(picture).resize(size[::-1], kernel))
     rows = _weights(picture.shape[0], size[0])
     columns = _weights(picture.shape[1], size[1])
     out = np.tensordot(rows, picture.astype(np.float32), axes=(1, 0))

@@ -74,6 +74,7 @@ def read_folder(
                 f"there are none for {pictures[missing[0]]} and {len(missing) - 1} "
                 f"others; expected\n{EXPECTED}"
             )
+    params = {**RECIPES[recipe].defaults, **params}  # a parameter may be newer
     return _records(pictures, points, intrinsics, recipe, params)
 
 

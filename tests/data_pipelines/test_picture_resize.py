@@ -1,9 +1,16 @@
 """Resizing against brute force and Pillow."""
 
 import numpy as np
+import pytest
 from PIL import Image
 
-from data_pipelines.resize import nearest_rows, resize_nearest, resize_picture
+from data_pipelines.resize import (
+    centre_crop,
+    nearest_rows,
+    resize_nearest,
+    resize_picture,
+    resized_size,
+)
 
 
 def picture(height: int, width: int) -> np.ndarray:
@@ -47,3 +54,37 @@ def test_a_constant_picture_stays_constant():
         for size in ((5, 30), (30, 5), (16, 16)):
             out = resize_picture(np.full((16, 11, 3), value, np.uint8), size)
             assert (out == value).all() and out.shape == (*size, 3)
+
+
+@pytest.mark.parametrize("name", ["bilinear", "bicubic", "lanczos"])
+@pytest.mark.parametrize("size", [(12, 9), (40, 20), (30, 70)])
+def test_named_interpolations_are_pillows(name, size):
+    source = picture(37, 53)
+    kernel = getattr(Image, name.upper())
+    expected = Image.fromarray(source).resize((size[1], size[0]), kernel)
+    np.testing.assert_array_equal(resize_picture(source, size, name), expected)
+
+
+def test_shorter_side_and_crop_by_hand():
+    assert resized_size((900, 400), (224, 224), 256) == (576, 256)
+    assert resized_size((700, 1000), (224, 224), 256) == (256, 365)  # 365.7
+    assert resized_size((700, 1000), (64, 48), None) == (64, 48)
+    index = np.arange(7 * 10).reshape(7, 10)
+    np.testing.assert_array_equal(centre_crop(index, (3, 4)), index[2:5, 3:7])
+    # Half a pixel goes to the even start: 2.5 to 2, 1.5 to 2.
+    assert centre_crop(index, (2, 7))[0, 0] == 22
+    assert centre_crop(index, (7, 10)).shape == (7, 10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [(40, 61), (61, 40), (50, 50), (33, 90)])
+@pytest.mark.parametrize("name", ["bilinear", "bicubic", "lanczos"])
+def test_resize_and_crop_are_torchvisions(shape, name):
+    transforms = pytest.importorskip("torchvision.transforms")
+    source = picture(*shape)
+    size = resized_size(shape, (24, 20), 31)
+    ours = centre_crop(resize_picture(source, size, name), (24, 20))
+    mode = transforms.InterpolationMode(name)
+    resize = transforms.Resize(31, interpolation=mode)
+    theirs = transforms.CenterCrop((24, 20))(resize(Image.fromarray(source)))
+    np.testing.assert_array_equal(ours, np.asarray(theirs))
