@@ -17,6 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ad3d_jax.base import (
+    MATCH,
     Array,
     Batch,
     Dataset,
@@ -28,7 +29,7 @@ from ad3d_jax.base import (
 from ad3d_jax.metrics import exact, tables
 from ad3d_jax.ops.resize import resize_bilinear
 from ad3d_jax.report.files import file_stem
-from ad3d_jax.train import parallel
+from ad3d_jax.train import parallel, plan
 
 
 class Sample(NamedTuple):
@@ -49,20 +50,51 @@ class Scored(NamedTuple):
     image: np.ndarray  # [N] float32
     seconds: np.ndarray  # [N] float64, wall time a sample, compilation excluded
     parts: dict[str, np.ndarray]  # maps of the parts called map_*, [N,Hm,Wm]
+    match: np.ndarray | None = None  # [N,5] int32, see base.MATCH
 
 
 def compile_score(
-    system: System, engine: parallel.Engine, key: Array, state: State
+    system: System,
+    engine: parallel.Engine,
+    key: Array,
+    state: State,
+    limits: plan.Limits | None = None,
 ) -> Callable[[Batch], Scores]:
     """Returns the system's score from host batch to host scores, on all devices.
 
-    Rows must be divisible by the number of devices; padding rows are scored too.
+    Rows must be divisible by the number of devices; padding rows are scored too. Banks
+    that are large for a device are split over all. Where its memory runs out all the
+    same, the score is compiled anew with smaller chunks.
+
+    Args:
+        system: what scores.
+        engine: where.
+        key: typed key.
+        state: fitted, on the host.
+        limits: the memory that there is; None = as measured.
+
+    Raises:
+        MemoryLimitError: a bank fits not even all devices; of the returned function,
+            that memory ran out.
     """
-    key, state = parallel.replicate(engine, (key, state))
-    compiled = parallel.compile_map(engine, system.score)
-    return lambda batch: parallel.join(
-        compiled(key, state, parallel.split(engine, batch))
-    )
+    if limits is None:
+        limits = plan.measure(engine.mesh.devices.flat)
+    name = f"score of {system.name}"
+    split = plan.banks_to_split(name, system.sharded, state, limits)
+    planned = plan.of_banks(system.sharded, state)
+    account = name if planned is None else plan.describe(name, planned, limits)
+    key, state = parallel.replicate(engine, key), parallel.place(engine, state, split)
+    compiled = parallel.compile_map(engine, system.score, name=name)
+
+    def score(batch: Batch) -> Scores:
+        nonlocal state
+        rows = parallel.split(engine, batch)
+        scores, state = plan.with_smaller_chunks(
+            lambda state: parallel.join(compiled(key, state, rows)), state, account
+        )
+        return scores
+
+    return score
 
 
 def check_needs(system: System, batch: Batch) -> None:
@@ -100,7 +132,7 @@ def score_split(
     split: str = "test",
 ) -> Scored:
     """Scores every sample of a split once, with maps at the size of the masks."""
-    maps, masks, image, seconds = [], [], [], []
+    maps, masks, image, seconds, match = [], [], [], [], []
     parts: dict[str, list] = {}
     batches = dataset.ordered(split, batch_size, 0)
     with tqdm(total=dataset.size(split), desc=f"score {split}", unit="image") as bar:
@@ -110,6 +142,8 @@ def score_split(
             masks.append(batch.mask[..., 0])
             image.append(scores.image)
             seconds.append(np.full(len(scores.image), each))
+            if scores.match is not None:
+                match.append(scores.match)
             for name, part in scores.parts.items():
                 if name.startswith("map_"):
                     parts.setdefault(name, []).append(at_size(part, size))
@@ -121,6 +155,7 @@ def score_split(
         image=np.concatenate(image or [nothing[:, 0, 0]]),
         seconds=np.concatenate(seconds or [nothing[:, 0, 0]]),
         parts={name: np.concatenate(values) for name, values in parts.items()},
+        match=np.concatenate(match) if match else None,
     )
 
 
@@ -184,15 +219,21 @@ def write_maps(folder: Path, scored: Scored, samples: list[Sample]) -> None:
 
 
 def write_scores(path: Path, scored: Scored, samples: list[Sample]) -> None:
-    """Writes the image scores as CSV, a row a sample in manifest order."""
+    """Writes the image scores as CSV, a row a sample in manifest order.
+
+    The columns of `base.MATCH` follow where the system says what it matched.
+    """
+    match = np.zeros((len(samples), 0), int) if scored.match is None else scored.match
     partial = path.with_name(path.name + ".partial")
     with open(partial, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow((*Sample._fields, "score", "seconds"))
-        for sample, image, seconds in zip(
-            samples, scored.image, scored.seconds, strict=True
+        names = MATCH[: match.shape[1]]
+        writer.writerow((*Sample._fields, "score", "seconds", *names))
+        for sample, image, seconds, matched in zip(
+            samples, scored.image, scored.seconds, match, strict=True
         ):
-            writer.writerow((*sample, f"{image:.9g}", f"{seconds:.6g}"))
+            row = (f"{image:.9g}", f"{seconds:.6g}", *matched)
+            writer.writerow((*sample, *row))
     os.replace(partial, path)
 
 
@@ -221,8 +262,11 @@ def write_pictures(
     batch_size: int,
     split: str = "test",
 ) -> None:
-    """Scores the chosen rows again and writes inputs and every part of their scores."""
-    wanted = set(rows)
+    """Scores the chosen rows again and writes inputs and every part of their scores.
+
+    Where the system says what it matched, that training sample is written too.
+    """
+    wanted, pictures = set(rows), {}
     for number, batch in enumerate(dataset.ordered(split, batch_size, 0)):
         here = [
             (i, number * batch_size + i)
@@ -233,11 +277,42 @@ def write_pictures(
             continue
         scores = score(batch)
         for i, row in here:
-            arrays = {
-                name: np.asarray(getattr(batch, name)[i])
-                for name in ("rgb", "xyz", "depth", "valid", "foreground")
-                if getattr(batch, name) is not None
-            }
+            arrays = _measured(batch, i, ("rgb", "xyz", "depth", "valid", "foreground"))
             arrays |= {"map": scores.map[i, ..., 0], "mask": batch.mask[i, ..., 0]}
             arrays |= {f"part/{name}": x[i] for name, x in scores.parts.items()}
-            save_arrays(folder / file_name(samples[row]), arrays)
+            if scores.match is not None:
+                arrays["match"] = scores.match[i]
+            pictures[row] = arrays
+    matched = [
+        int(arrays["match"][MATCH.index("sample")])
+        for arrays in pictures.values()
+        if "match" in arrays
+    ]
+    found = _training_samples(dataset, matched, batch_size)
+    for row, arrays in pictures.items():
+        if "match" in arrays:
+            sample = found[int(arrays["match"][MATCH.index("sample")])]
+            arrays |= {f"match/{name}": x for name, x in sample.items()}
+        save_arrays(folder / file_name(samples[row]), arrays)
+
+
+def _measured(batch: Batch, row: int, names: Iterable[str]) -> dict[str, np.ndarray]:
+    """Returns those fields of a row that were measured, by name."""
+    fields = {name: getattr(batch, name) for name in names}
+    return {name: np.array(x[row]) for name, x in fields.items() if x is not None}
+
+
+def _training_samples(
+    dataset: Dataset, numbers: Iterable[int], batch_size: int
+) -> dict[int, dict[str, np.ndarray]]:
+    """Returns what is shown of training samples, by their number in the split."""
+    wanted, found = set(numbers), {}
+    if not wanted:
+        return found
+    for turn, batch in enumerate(dataset.ordered("train", batch_size, 0)):
+        first = turn * batch_size
+        for number in wanted.intersection(range(first, first + batch_size)):
+            found[number] = _measured(batch, number - first, ("rgb", "depth"))
+        if len(found) == len(wanted):
+            break
+    return found

@@ -9,8 +9,11 @@ import optax
 from reference_systems import MemoryDataset
 
 from ad3d_jax.base import Gather, without_truth
-from ad3d_jax.train import parallel
-from ad3d_jax.train.fit import Options, fit
+from ad3d_jax.train import gather, parallel
+from ad3d_jax.train.fit import Options, count_steps, fit
+from ad3d_jax.train.monitor import Interruption
+from ad3d_jax.train.resume import Position
+from ad3d_jax.train.run import Run
 from ad3d_jax.train.step import begin, fixed_part, train_step
 
 ROWS = 4
@@ -27,11 +30,11 @@ class Trial:
     """One system with its data; what is costly is computed once."""
 
     def __init__(self, row):
-        self.row, self.system = row, row.make()
-        self.batch = row.make_batch(ROWS)
+        self.row, self.batch = row, row.make_batch(ROWS)
         self.data = MemoryDataset(
             {"train": row.make_batch(6), "validation": self.batch}
         )
+        self.system = count_steps(row.make(), self.data, ROWS)
         self.initial = self.system.init(KEY, without_truth(self.batch))
         self.score = parallel.compile_map(engine(), self.system.score)
 
@@ -75,8 +78,8 @@ def trial_of(row):
     return Trial(row)
 
 
-def scored(where, compiled, batch, state, key=KEY):
-    key, state = parallel.replicate(where, (key, state))
+def scored(where, compiled, batch, state, key=KEY, split=()):
+    key, state = parallel.replicate(where, key), parallel.place(where, state, split)
     return parallel.join(compiled(key, state, parallel.split(where, batch)))
 
 
@@ -113,20 +116,33 @@ def with_plain_descent(phase):
     return phase._replace(updates=tuple(updates))
 
 
-def gathered(where, phase, state, batch, size):
+class Padded(MemoryDataset):
+    """A dataset that holds rows of weight 0, too."""
+
+    def size(self, split):
+        return np.count_nonzero(self.splits[split].weight)
+
+    def ordered(self, split, batch_size, start):
+        return MemoryDataset(self.splits).ordered(split, batch_size, start)
+
+
+def run_of(where, system, index, batch, size):
+    """Returns what the drivers pass to phase `index` in batches of `size`."""
+    data = Padded({system.phases[index].source: batch})
+    options = OPTIONS._replace(batch_size=size)
+    return Run(system, data, options, where, None, None, Interruption())
+
+
+def gathered(where, system, index, state, batch, size):
     """Returns the rows that a Gather phase emits in batches of `size`."""
-    data = MemoryDataset({"x": batch})
+    run = run_of(where, system, index, batch, size)
+    return gather.emitted(run, system.phases[index], state, KEY)
 
-    def emit(key, state, batch):
-        cached = phase.cache(state, batch) if phase.cache else {}
-        batch = batch._replace(extras={**batch.extras, **cached})
-        return phase.emit(key, state, batch)
 
-    compiled = parallel.compile_map(where, emit)
-    key, state = parallel.replicate(where, (KEY, state))
-    batches = data.ordered("x", size, 0)
-    parts = [r for _, r in parallel.map_rows(where, compiled, key, state, batches)]
-    return jax.tree.map(lambda *x: np.concatenate(x), *parts)
+def absorbed(where, system, index, state, batch, size, key=KEY):
+    """Returns the state after a Gather phase, by batches of `size`."""
+    run = run_of(where, system, index, batch, size)
+    return gather.gather(run, Position(state, index), key)
 
 
 def degenerate(batch):
@@ -165,8 +181,9 @@ def near(found, expected, tolerance):
 
 def near_scores(found, expected):
     """Asserts that scores agree to 1e-6, and what only illustrates them to 1e-5."""
-    near(found._replace(parts={}), expected._replace(parts={}), 1e-6)
+    near((found.map, found.image), (expected.map, expected.image), 1e-6)
     near(found.parts, expected.parts, 1e-5)
+    same(found.match, expected.match)
 
 
 def same_step(found, expected, start, tolerance=5e-5):

@@ -2,8 +2,9 @@
 
 `restorer` trains with batch norm through sums and fold, noise and global reductions;
 `critic` alternates two updates, one of them repeated, and gathers rows of all devices;
-`bank` caches frozen features, has an artifact and builds a memory. All work on any
-image size and know RGB and depth alone.
+`bank` caches frozen features, has an artifact and builds a memory; `neighbours` chooses
+the rows of a bank that can be split, and says what it matched. All work on any image
+size and know RGB and depth alone.
 """
 
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from ad3d_jax.base import (
     Artifact,
     Batch,
     Gather,
+    Plan,
     Scores,
     State,
     System,
@@ -24,6 +26,7 @@ from ad3d_jax.base import (
     Update,
     sample_keys,
 )
+from ad3d_jax.ops import coreset, knn
 
 DEFECT = (slice(4, 9), slice(4, 9))  # rows and columns of the planted defect
 
@@ -279,13 +282,26 @@ def critic(steps: int = 60) -> System:
     )
 
 
+def patches(batch, frozen):
+    """Returns features of patches of 4 x 4 pixels, [B,H/4,W/4,8]."""
+    x = pixels(batch)
+    count, height, width, channels = x.shape
+    if height % 4 or width % 4:
+        raise ValueError(f"image is {height} x {width}, expected multiples of 4")
+    x = x.reshape(count, height // 4, 4, width // 4, 4, channels)
+    x = x.transpose(0, 1, 3, 2, 4, 5).reshape(count, height // 4, width // 4, -1)
+    return jnp.tanh(x @ frozen["features"])
+
+
+def enlarged(x):
+    """Returns a value a patch, [B,h,w], as maps [B,4h,4w,1]."""
+    return jnp.repeat(jnp.repeat(x, 4, 1), 4, 2)[..., None]
+
+
 def bank(steps: int = 10) -> System:
     """Returns a nearest-neighbour bank of adapted patch features."""
 
     def init(key, batch):
-        _, height, width, _ = batch.rgb.shape
-        if height % 4 or width % 4:
-            raise ValueError(f"image is {height} x {width}, expected multiples of 4")
         features, adapter = jax.random.split(key)
         return State(
             params={"adapter": jnp.eye(8) + 0.01 * jax.random.normal(adapter, (8, 8))},
@@ -294,11 +310,7 @@ def bank(steps: int = 10) -> System:
         )
 
     def features(state, batch):
-        x = pixels(batch)
-        count, height, width, channels = x.shape
-        x = x.reshape(count, height // 4, 4, width // 4, 4, channels)
-        x = x.transpose(0, 1, 3, 2, 4, 5).reshape(count, height // 4, width // 4, -1)
-        return {"features": jnp.tanh(x @ state.frozen["features"])}
+        return {"features": patches(batch, state.frozen)}
 
     def loss(keys, params, state, batch, across):
         adapted = batch.extras["features"] @ params["adapter"]
@@ -323,7 +335,7 @@ def bank(steps: int = 10) -> System:
         stored = state.memory["bank"].reshape(1, 1, 1, -1, 8)
         squared = jnp.sum((queries[..., None, :] - stored) ** 2, -1)
         near = jnp.sqrt(jnp.min(squared, -1))
-        whole = jnp.repeat(jnp.repeat(near, 4, 1), 4, 2)[..., None]
+        whole = enlarged(near)
         return Scores(map=whole, image=jnp.max(near, (1, 2)), parts={"near": whole})
 
     def put(state, tree):
@@ -342,4 +354,68 @@ def bank(steps: int = 10) -> System:
             Gather("bank", emit, absorb, cache=features),
         ),
         score=score,
+    )
+
+
+def neighbours(fraction: float = 0.5, chunk_bytes: int = 2**12) -> System:
+    """Returns a bank of the farthest patch features, which may be split by rows."""
+
+    def init(key, batch):
+        return State(
+            frozen={"features": 0.3 * jax.random.normal(key, (64, 8))},
+            memory={
+                "bank": knn.empty(8, chunk_bytes),
+                "origin": np.zeros(0, np.int32),
+            },
+        )
+
+    def emit(key, state, batch):
+        return {"rows": patches(batch, state.frozen).reshape(len(batch.id), -1, 8)}
+
+    def plan(state, shapes):
+        samples, places, dimensions = shapes["rows"].shape
+        rows = samples * places
+        return Plan(
+            rows=rows,
+            kept=coreset.coreset_size(rows, fraction),
+            dimensions=dimensions,
+            split_bytes=4 * rows * (dimensions + 3),
+            whole_bytes=8 * rows + chunk_bytes,
+            host_bytes=3 * 4 * rows * dimensions,
+            chunk=knn.chunk_rows(4 * places, rows, dimensions, chunk_bytes),
+        )
+
+    def absorb(key, state, rows):
+        bank = knn.build(rows["rows"], chunk_bytes)
+        return state._replace(memory={"bank": bank, "origin": rows["origin"]})
+
+    def score(key, state, batch):
+        queries = patches(batch, state.frozen)
+        count, height, width, dimensions = queries.shape
+        found = knn.nearest(state.memory["bank"], queries.reshape(-1, dimensions))
+        distance, number = (x.reshape(count, height * width) for x in found)
+        worst = jnp.argmax(distance, axis=1)
+        matched = jax.vmap(lambda x, place: x[place])(number, worst)
+        origin = jnp.asarray(state.memory["origin"])[matched]
+        sample, place = jnp.divmod(origin, height * width)
+
+        def centre(place):
+            return 4 * (place // width) + 2, 4 * (place % width) + 2
+
+        match = (*centre(worst), sample, *centre(place))
+        return Scores(
+            map=enlarged(distance.reshape(count, height, width)),
+            image=jnp.max(distance, axis=1),
+            match=jnp.stack(match, axis=1).astype(jnp.int32),
+        )
+
+    choice = coreset.greedy(fraction, start="random")
+    return System(
+        name="neighbours",
+        needs_fit=("rgb", "depth"),
+        needs_score=("rgb", "depth"),
+        init=init,
+        phases=(Gather("bank", emit, absorb, select=choice, plan=plan),),
+        score=score,
+        sharded=("bank",),
     )

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from reference_systems import bank, critic, make_batch, restorer
+from reference_systems import bank, critic, make_batch, neighbours, restorer
 
 from ad3d_jax.base import Batch, System
 from ad3d_jax.systems import simplenet
@@ -77,6 +77,7 @@ TABLE = (
     Row("restorer", restorer, board(16), frozenset({"train"})),
     Row("critic", critic, board(16), frozenset({"train", "score"})),
     Row("bank", bank, board(16)),
+    Row("neighbours", neighbours, board(16), frozenset({"gather"})),
     Row("simplenet", small_simplenet, board(32), frozenset({"train"}), slow=True),
     Row("dbrn", small_dbrn, board(32), frozenset({"train", "score"}), slow=True),
 )

@@ -8,6 +8,7 @@ import pytest
 from protocol_trial import (
     KEY,
     ROWS,
+    absorbed,
     degenerate,
     differ,
     engine,
@@ -86,9 +87,9 @@ def test_03_padding_changes_nothing(trial):
         compiled = parallel.compile_step(engine(), train_step(plain))
         found = stepped(engine(), compiled, plain, state, [nan])
         same_step(found, stepped(engine(), compiled, plain, state, [three]), state)
-    for _, phase, state in trial.phases(Gather):
-        rows = gathered(engine(), phase, state, nan, ROWS)
-        near(rows, gathered(engine(), phase, state, three, 3), 1e-6)
+    for index, _, state in trial.phases(Gather):
+        rows = gathered(engine(), trial.system, index, state, nan, ROWS)
+        near(rows, gathered(engine(), trial.system, index, state, three, 3), 1e-6)
     full = trial.scores(trial.batch)
     part = trial.scores(pad(three, 1))
     near_scores(take(part, [0, 1, 2]), take(full, [0, 1, 2]))
@@ -143,6 +144,10 @@ def test_05_maps_have_the_size_of_the_input_and_are_finite(trial):
             assert part.shape[:3] == shape and part.ndim == 4
             assert part.dtype == np.float32
         assert all(np.isfinite(x).all() for x in jax.tree.leaves(scores))
+        if scores.match is not None:
+            assert scores.match.shape == (ROWS, 5) and scores.match.dtype == np.int32
+            most = (*shape[1:], trial.data.size("train"), *shape[1:])
+            assert (scores.match >= 0).all() and (scores.match < most).all()
 
 
 @every_system
@@ -167,13 +172,14 @@ def test_07_same_key_and_data_same_bits(trial):
         same(run(), run())
         changed = differ(run()[0].params, run(other)[0].params)
         assert changed == ("train" in trial.row.stochastic), "another key in training"
-    for _, phase, state in trial.phases(Gather):
-        rows = gathered(engine(), phase, state, trial.batch, ROWS)
-        same(rows, gathered(engine(), phase, state, trial.batch, ROWS))
-        one, again = (phase.absorb(KEY, state, rows) for _ in range(2))
-        same(one, again)
-        changed = differ(one, phase.absorb(other, state, rows))
-        assert changed == ("gather" in trial.row.stochastic), "another key in absorb"
+    for index, _, state in trial.phases(Gather):
+        run = functools.partial(
+            absorbed, engine(), trial.system, index, state, trial.batch, ROWS
+        )
+        one = run()
+        same(one, run())
+        changed = differ(one, run(other))
+        assert changed == ("gather" in trial.row.stochastic), "another key in gather"
     same(trial.scores(trial.batch), trial.scores(trial.batch))
     changed = differ(trial.scores(trial.batch), trial.scores(trial.batch, key=other))
     assert changed == ("score" in trial.row.stochastic), "another key in scoring"
@@ -198,17 +204,17 @@ def test_08_neither_a_second_call_nor_a_hyperparameter_traces_again(trial):
 @every_system
 def test_09_absorb_depends_on_neither_chunks_nor_devices(trial):
     batch = trial.data.splits["train"]
-    for _, phase, state in trial.phases(Gather):
-        memories = []
-        for where, size in [(engine(), 6), (engine(), 2), (engine("pmap", 2), 4)]:
-            rows = gathered(where, phase, state, batch, size)
-            memories.append(phase.absorb(KEY, state, rows).memory)
-        near(memories[1], memories[0], 1e-6)
-        near(memories[2], memories[0], 1e-6)
+    for index, _, state in trial.phases(Gather):
+        first, *others = [
+            absorbed(where, trial.system, index, state, batch, size).memory
+            for where, size in [(engine(), 6), (engine(), 2), (engine("pmap", 2), 4)]
+        ]
+        for memory in others:
+            near(memory, first, 1e-6)
         # Reversed samples must be told apart, or the comparison above is blind.
         backwards = take(batch, range(5, -1, -1))
-        rows = gathered(engine(), phase, state, backwards, 6)
-        assert differ(phase.absorb(KEY, state, rows).memory, memories[0])
+        other = absorbed(engine(), trial.system, index, state, backwards, 6)
+        assert differ(other.memory, first)
 
 
 @every_system
@@ -309,6 +315,10 @@ def test_12_one_two_and_four_devices_agree(trial):
         where = engine("pmap", devices)
         compiled = parallel.compile_map(where, trial.system.score)
         near_scores(scored(where, compiled, batches[0], trial.ready), expected)
+        if trial.system.sharded:
+            split = trial.system.sharded
+            found = scored(where, compiled, batches[0], trial.ready, split=split)
+            near_scores(found, expected)
 
 
 @every_system

@@ -146,8 +146,8 @@ def place(engine: Engine, state: State, split_banks: Sequence[str] = ()) -> Stat
 def split_rows(engine: Engine, data: Mapping[str, Array]) -> dict[str, Array]:
     """Places host rows [N,...] on the devices, as [devices, ceil(N/devices), ...].
 
-    Where N does not divide, copies of the last row fill up. Added is `number` [N] int32,
-    the row's own, -1 in what fills up.
+    Where N does not divide, copies of the last row fill up. Added is `number` [N]
+    int32, the row's own, -1 in what fills up.
     """
     count = len(jax.tree.leaves(data)[0])
     numbers = np.arange(count, dtype=np.int32)

@@ -16,7 +16,7 @@ from ad3d_jax.ops.knn import Bank, chunk_rows
 SHARE = 3
 HALVINGS = 3  # of the chunk, before memory that ran out is an error
 
-_CGROUPS = (  # (limit, usage, statistics, name of what can be taken back)
+_CGROUPS = (  # (limit, usage, statistics, name in them of what can be taken back)
     ("memory.max", "memory.current", "memory.stat", "inactive_file"),
     (
         "memory/memory.limit_in_bytes",
@@ -191,41 +191,35 @@ def measure(
     """
     devices = list(devices)
     if host_bytes is None:
-        host_bytes = _host_bytes()
+        host_bytes = free_host_bytes()
     if device_bytes is None:
         known = [(device.memory_stats() or {}).get("bytes_limit") for device in devices]
         device_bytes = min(each or host_bytes // len(devices) for each in known)
     return Limits(int(device_bytes), int(host_bytes), len(devices))
 
 
-def _host_bytes() -> int:
-    """Returns the host memory that this process can still take."""
-    free = [_available(), *map(_cgroup_bytes, _CGROUPS)]
-    return min(each for each in free if each is not None)
+def free_host_bytes(
+    memory: Path = Path("/proc/meminfo"), cgroup: Path = Path("/sys/fs/cgroup")
+) -> int:
+    """Returns the memory that this process can still take, all where nothing is told.
 
-
-def _available() -> int:
-    """Returns MemAvailable where Linux tells, else all memory."""
+    It is what Linux calls available, or what a container may still take if less.
+    """
     try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        lines = memory.read_text(encoding="ascii").splitlines()
         found = dict(line.split(":", 1) for line in lines)
-        return int(found["MemAvailable"].split()[0]) * 1024
+        free = [int(found["MemAvailable"].split()[0]) * 1024]
     except (OSError, KeyError, ValueError):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def _cgroup_bytes(names: tuple[str, str, str, str]) -> int | None:
-    """Returns what a container may still take, None without a limit."""
-    root = Path("/sys/fs/cgroup")
-    limit, usage, statistics, cached = names
-    try:
-        most = int((root / limit).read_text())
-        used = int((root / usage).read_text())
-        lines = (root / statistics).read_text().splitlines()
-    except (OSError, ValueError):  # "max" is no limit
-        return None
-    back = dict(line.split() for line in lines).get(cached, 0)
-    return max(most - used + int(back), 0)
+        free = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for limit, usage, statistics, cached in _CGROUPS:
+        try:
+            most, used = (int((cgroup / name).read_text()) for name in (limit, usage))
+            lines = (cgroup / statistics).read_text(encoding="ascii").splitlines()
+            back = int(dict(line.split() for line in lines).get(cached, 0))
+        except (OSError, ValueError):  # no such file, or "max": no limit
+            continue
+        free.append(max(most - used + back, 0))
+    return min(free)
 
 
 def _halved(tree: Tree) -> Tree | None:
