@@ -187,12 +187,26 @@ def take(bank: Bank, number: Array) -> Array:
     """
     bank = jax.tree.map(jnp.asarray, bank)
     wanted = bank.across.gather(jnp.asarray(number).reshape(-1))
-    position = jnp.clip(wanted - bank.number[0], 0, len(bank.number) - 1)
-    here = (bank.number[position] == wanted) & (bank.half_norms[position] < jnp.inf)
-    rows = jnp.where(here.reshape(-1, 1), bank.rows[position], 0.0)
+    rows = rows_by_number(bank.rows, bank.number, wanted, bank.across)
     start = bank.across.index() * number.size
-    own = jax.lax.dynamic_slice_in_dim(bank.across.sum(rows), start, number.size)
+    own = jax.lax.dynamic_slice_in_dim(rows, start, number.size)
     return (own + bank.mean.reshape(1, -1)).reshape(number.shape + bank.mean.shape)
+
+
+def rows_by_number(
+    rows: Array, number: Array, wanted: Array, across: Across = ALONE
+) -> jax.Array:
+    """Returns the rows of the wanted numbers, [K,D]; zeros where nobody holds one.
+
+    Args:
+        rows: [N,D], of this device.
+        number: [N] int32 their numbers, consecutive; -1 marks padding at the end.
+        wanted: [K] int32, the same on every device; -1 = none.
+        across: the devices.
+    """
+    position = jnp.clip(wanted - number[0], 0, len(number) - 1)
+    here = (number[position] == wanted) & (wanted >= 0)
+    return across.sum(jnp.where(here.reshape(-1, 1), rows[position], 0.0))
 
 
 def plan_bytes(queries: int, rows: int, dimensions: int, chunk_bytes: int) -> int:
@@ -237,18 +251,18 @@ def _search(bank: Bank, queries: Array, k: int, dtype) -> tuple[Array, Array]:
             precision=jax.lax.Precision.HIGHEST,
             preferred_element_type=jnp.float32,
         )
-        score, place = _lowest(half.reshape(1, -1) - dots, min(k, chunk))
+        score, place = lowest(half.reshape(1, -1) - dots, min(k, chunk))
         # What stands first wins a tie: the earlier rows.
         score = jnp.concatenate([best[0], score], axis=1)
         position = jnp.concatenate([best[1], start + place], axis=1)
-        score, place = _lowest(score, k)
+        score, place = lowest(score, k)
         return score, jnp.take_along_axis(position, place, axis=1)
 
     start = (jnp.full(shape, jnp.inf), jnp.zeros(shape, jnp.int32))
     return jax.lax.fori_loop(0, -(-count // chunk), compare, start)
 
 
-def _lowest(x: Array, k: int) -> tuple[Array, Array]:
+def lowest(x: Array, k: int) -> tuple[Array, Array]:
     """Returns the k lowest values of each row [R,C], ascending, and their columns."""
     if k > 1:
         values, columns = jax.lax.top_k(-x, k)
