@@ -41,3 +41,12 @@ def native_class() -> Path:
     if not folder.is_dir():
         pytest.skip("the full-size MVTec 3D-AD samples are not on this machine")
     return folder
+
+
+@pytest.fixture(scope="session")
+def resnet18_file() -> Path:
+    """Returns a folder of ImageNet weights of resnet18 through layer3, or skips."""
+    folder = SHARED / "resnet18_imagenet_bnfolded_conv1_to_layer3"
+    if not folder.is_dir():
+        pytest.skip("the pretrained ResNet-18 is not on this machine")
+    return folder

@@ -199,9 +199,10 @@ def _folded(found: Mapping[str, np.ndarray], like: Tree) -> dict[str, np.ndarray
             scale, shift, mean, variance = (
                 found[f"{norm}/{part}"].astype(np.float64) for part in BATCH_NORM
             )
-            with np.errstate(invalid="ignore"):  # told by _check_finite
+            with np.errstate(invalid="ignore", over="ignore"):  # _check_finite tells
                 scale = scale / np.sqrt(variance + BATCH_NORM_EPSILON)
-            kernel, bias = kernel * scale, shift - mean * scale
+                kernel = np.float32(kernel * scale)
+                bias = np.float32(shift - mean * scale)
         else:
             bias = found[f"{conv}/bias"]
         folded |= {f"{place}/kernel": kernel, f"{place}/bias": bias}

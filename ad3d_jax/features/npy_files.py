@@ -43,7 +43,7 @@ def read_folder(folder: Path) -> dict[str, np.ndarray]:
 
     Raises:
         ValueError: there is none, a link, a folder or another kind of file, more than
-            10,000 files, two of one name, or a file is not an array of numbers as
+            10,000 files, or a file is not an array of numbers as
             large as its header says. The message names the file.
     """
     files = sorted(folder.iterdir())
@@ -60,12 +60,9 @@ def read_folder(folder: Path) -> dict[str, np.ndarray]:
             _check_suffix(file.name)
             with open(file, "rb") as opened:
                 _check_size(opened, file.name, os.fstat(opened.fileno()).st_size)
-        arrays = {_name(file): np.load(file, allow_pickle=False) for file in files}
+        return {_name(file): np.load(file, allow_pickle=False) for file in files}
     except (EOFError, ValueError) as error:
         raise ValueError(f"{folder}: {error}") from error
-    if len(arrays) != len(files):
-        raise ValueError(f"{folder}: two files stand for arrays of the same name")
-    return arrays
 
 
 def _name(file: Path) -> str:

@@ -1,0 +1,338 @@
+"""Backbones: whole files in any of their forms, and torchvision's feature maps."""
+
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from oracles.public_resnets import drawn_weights, folded, picture, public_shapes
+from oracles.torch_models import import_networks, randomised
+
+from ad3d_jax.features import image, weights
+from ad3d_jax.nn.resnet import LAYERS
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "resnet_maps.npz"
+TORCH_NAMES = {"wide_resnet50": "wide_resnet50_2"}
+STEM = ("conv1",)
+
+
+def shapes(name, last_layer="layer3"):
+    build = partial(image.init_backbone, name=name, last_layer=last_layer)
+    return jax.eval_shape(build, jax.random.key(0))
+
+
+def maps_of(params, name, rgb, layers):
+    return jax.jit(image.feature_maps, static_argnums=(1, 3))(params, name, rgb, layers)
+
+
+@pytest.fixture
+def stem_file(tmp_path):
+    """Writes a file of the stem alone, changed in some names; returns its path."""
+
+    def write(changes):
+        path = tmp_path / "stem.npz"
+        arrays = drawn_weights("resnet18", 1, stages=0) | changes
+        np.savez(path, **{k: v for k, v in arrays.items() if v is not None})
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("name", "whole", "entries", "through_layer3"),
+    [
+        ("resnet18", 11_689_512, 122, 2_782_784),
+        ("resnet50", 25_557_032, 320, None),
+        ("wide_resnet50", 68_883_240, 320, 24_862_528),
+    ],
+)
+def test_files_of_public_size_are_what_is_loaded(
+    name, whole, entries, through_layer3, monkeypatch
+):
+    """The sheet's counts hold for the names and shapes that the loader asks for."""
+
+    def parameters(named):
+        kept = {k: v for k, v in named.items() if not k.endswith(BUFFERS)}
+        return sum(int(np.prod(shape)) for shape in kept.values())
+
+    public = public_shapes(name)
+    assert parameters(public) == whole and len(public) == entries
+    trunk = public_shapes(name, stages=3)
+    assert through_layer3 in (None, parameters(trunk))
+    found = {place: np.broadcast_to(np.float32(1), s) for place, s in public.items()}
+    monkeypatch.setattr(weights, "read", lambda path: found)
+    params = image.load_backbone("whole.npz", name, shapes(name))
+    assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, shapes(name))
+
+
+BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+@pytest.mark.parametrize(("name", "seed"), [("resnet18", 21), ("resnet50", 22)])
+def test_maps_are_torchvisions(name, seed, tmp_path):
+    np.savez(tmp_path / "weights.npz", **drawn_weights(name, seed))
+    params = image.load_backbone(tmp_path / "weights.npz", name, shapes(name))
+    maps = maps_of(params, name, picture(seed + 100), LAYERS[:4])
+    with np.load(GOLDEN) as golden:
+        for layer, found in zip(LAYERS, maps, strict=False):
+            step = 8 if layer == "conv1" else 2
+            expected = golden[f"{name}_{layer}"]
+            scale = np.abs(expected).max()
+            assert scale > 0.5
+            np.testing.assert_allclose(
+                found[:, ::step, ::step, ::8], expected, atol=1e-5 * scale, rtol=0
+            )
+
+
+def test_every_form_of_a_file_is_the_same_network(tmp_path):
+    """Norms apart or folded; dots or slashes; safetensors, npz or a folder; our own."""
+    public = drawn_weights("resnet18", 3, stages=1)
+    like = shapes("resnet18", "layer1")
+    apart, slashes, own, half = (tmp_path / f"{n}.safetensors" for n in "abcd")
+    weights.save(apart, public)
+    weights.save(slashes, {k.replace(".", "/"): v for k, v in public.items()})
+    np.savez(tmp_path / "folded.npz", **folded(public))
+    (tmp_path / "folder").mkdir()
+    for place, array in folded(public).items():
+        np.save(tmp_path / "folder" / f"{place}.npy", array)
+    expected = image.load_backbone(apart, "resnet18", like)
+    weights.save(own, expected)
+    for path in (slashes, own, tmp_path / "folded.npz", tmp_path / "folder"):
+        found = image.load_backbone(path, "resnet18", like)
+        jax.tree.map(np.testing.assert_array_equal, found, expected)
+    weights.save(half, {k: np.float16(v) for k, v in folded(public).items()})
+    for found, leaf in zip(
+        jax.tree.leaves(image.load_backbone(half, "resnet18", like)),
+        jax.tree.leaves(expected),
+        strict=True,
+    ):
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, leaf, rtol=1e-3, atol=1e-6)
+
+
+def test_layout_goes_there_and_back_bit_by_bit(tmp_path):
+    public = folded(drawn_weights("resnet18", 4, stages=1))
+    np.savez(tmp_path / "a.npz", **public)
+    params = image.load_backbone(
+        tmp_path / "a.npz", "resnet18", shapes("resnet18", "layer1")
+    )
+    kernel = params["layer1_1"]["conv2"]["kernel"]
+    assert kernel.shape == (3, 3, 64, 64)
+    back = kernel.transpose(3, 2, 0, 1)
+    np.testing.assert_array_equal(back, public["layer1.1.conv2.weight"])
+
+
+def test_every_difference_is_listed(stem_file):
+    path = stem_file(
+        {
+            "bn1.running_var": None,
+            "head.weight": np.ones(2),
+            "conv1.weight": np.ones((64, 3, 3, 3), np.float32),
+            "bn1.bias": np.ones(64, np.int32),
+        }
+    )
+    with pytest.raises(ValueError) as caught:
+        image.load_backbone(path, "resnet18", shapes("resnet18", "conv1"))
+    text = str(caught.value)
+    assert text.startswith(f"{path}: 4 of its weights do not fit, nothing was loaded")
+    assert "missing: bn1/running_var" in text
+    assert "unexpected: head/weight" in text
+    assert (
+        "conv1/weight, expected float32 [64, 3, 7, 7], found float32 [64, 3, 3, 3]"
+        in text
+    )
+    assert "bn1/bias, expected float32 [64], found int32 [64]" in text
+    assert "these are weights of" not in text
+
+
+@pytest.mark.parametrize(
+    ("held", "asked"),
+    [
+        ("resnet50", "wide_resnet50"),
+        ("wide_resnet50", "resnet50"),
+        ("resnet18", "resnet50"),
+        ("wide_resnet50", "resnet18"),
+    ],
+)
+@pytest.mark.parametrize("form", ["norms", "own"])
+def test_another_network_is_named(held, asked, form, monkeypatch):
+    found = {
+        "norms": public_shapes(held),
+        "own": {
+            f"{block}/{conv}/{part}" if conv else f"{block}/{part}": leaf.shape
+            for block, inner in shapes(held).items()
+            for conv, leaves in (inner.items() if block != "conv1" else [("", inner)])
+            for part, leaf in leaves.items()
+        },
+    }[form]
+    arrays = {place: np.broadcast_to(np.float32(1), s) for place, s in found.items()}
+    monkeypatch.setattr(weights, "read", lambda path: arrays)
+    with pytest.raises(ValueError, match=f"mismatched.*\n.*of {held}, not of {asked}"):
+        image.load_backbone("w.npz", asked, shapes(asked))
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("conv1.weight", np.nan),
+        ("bn1.running_mean", np.inf),
+        ("bn1.running_var", np.inf),  # would fold to a silent zero
+        ("bn1.running_var", -1.0),
+    ],
+)
+def test_values_that_are_not_finite_are_refused(stem_file, place, value):
+    array = drawn_weights("resnet18", 1, stages=0)[place]
+    array.reshape(-1)[3] = value
+    with pytest.raises(
+        ValueError, match="not finite, nothing was loaded: .*(conv|bn)1"
+    ):
+        image.load_backbone(
+            stem_file({place: array}), "resnet18", shapes("resnet18", "conv1")
+        )
+
+
+def test_unneeded_names_are_passed_over_and_others_not(stem_file):
+    like = shapes("resnet18", "conv1")
+    deeper = {
+        "layer1.0.conv1.weight": np.full(3, np.nan),
+        "layer4.1.bn2.weight": np.ones(3),
+        "fc.weight": np.ones(3),
+        "fc.bias": np.ones(3),
+    }
+    image.load_backbone(stem_file(deeper), "resnet18", like)
+    with pytest.raises(ValueError, match="unexpected: fc2/weight"):
+        image.load_backbone(stem_file({"fc2.weight": np.ones(3)}), "resnet18", like)
+    with pytest.raises(ValueError, match="unexpected: layer5/0/conv1/weight"):
+        image.load_backbone(
+            stem_file({"layer5.0.conv1.weight": np.ones(3)}), "resnet18", like
+        )
+    with pytest.raises(ValueError, match="differ in '.' and '/' alone"):
+        image.load_backbone(stem_file({"bn1/bias": np.ones(64)}), "resnet18", like)
+
+
+def test_torch_files_are_refused_with_the_converter(tmp_path):
+    path = tmp_path / "wide_resnet50_2-95faca4d.pth"
+    path.write_bytes(b"PK")
+    with pytest.raises(ValueError, match="python tools/convert_torch.py wide_resnet50"):
+        image.load_backbone(path, "resnet18", shapes("resnet18", "conv1"))
+
+
+def test_picture_is_normalised_with_imagenets_statistics():
+    params = image.init_backbone(jax.random.key(0), "resnet18", "conv1")
+    params["conv1"]["bias"] = jnp.linspace(-1.0, 1.0, 64)
+    mean = jnp.full((1, 32, 32, 3), jnp.array([0.485, 0.456, 0.406]))
+    (flat,) = image.feature_maps(params, "resnet18", mean, STEM)
+    expected = jnp.broadcast_to(jnp.maximum(params["conv1"]["bias"], 0), flat.shape)
+    np.testing.assert_allclose(flat, expected, atol=1e-6)
+    # A step of one standard deviation in a channel is a step of one in its input.
+    kernel = params["conv1"]["kernel"].at[:, :, 1:].set(0.0)
+    params["conv1"] = {"kernel": kernel, "bias": jnp.zeros(64)}
+    (red,) = image.feature_maps(params, "resnet18", mean.at[..., 0].add(0.229), STEM)
+    np.testing.assert_allclose(
+        red[0, 8, 8], jnp.maximum(kernel.sum((0, 1, 2)), 0), atol=1e-5
+    )
+
+
+def test_wrong_requests_are_told():
+    key, rgb = jax.random.key(0), jnp.zeros((1, 32, 32, 3))
+    with pytest.raises(ValueError, match="backbone: expected one of.*found 'resnet34'"):
+        image.init_backbone(key, "resnet34")
+    with pytest.raises(ValueError, match="layers: expected some of.*layer5"):
+        image.init_backbone(key, "resnet18", "layer5")
+    params = image.init_backbone(key, "resnet18", "conv1")
+    with pytest.raises(ValueError, match="layer3 is deeper than the weights.*conv1"):
+        image.feature_maps(params, "resnet18", rgb, ("conv1", "layer3"))
+    with pytest.raises(ValueError, match="layers: expected some of"):
+        image.feature_maps(params, "resnet18", rgb, ())
+
+
+def test_pretrained_weights_load(resnet18_file):
+    params = image.load_backbone(resnet18_file, "resnet18", shapes("resnet18"))
+    second, third = maps_of(params, "resnet18", picture(5, 224), ("layer2", "layer3"))
+    assert second.shape == (1, 28, 28, 128) and third.shape == (1, 14, 14, 256)
+    assert np.isfinite(second).all() and np.isfinite(third).all()
+    assert not any((np.asarray(m) == 0).all() for m in (second, third))
+    with pytest.raises(ValueError, match="weights of resnet18, not of resnet50"):
+        image.load_backbone(resnet18_file, "resnet50", shapes("resnet50"))
+
+
+# --- Against torch --------------------------------------------------------------------
+
+
+def close(found, expected):
+    """Within 1e-4 of the map's largest value, everywhere."""
+    expected = expected.detach().permute(0, 2, 3, 1).numpy()
+    assert found.shape == expected.shape
+    scale = np.abs(expected).max()
+    assert scale > 0.1
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * scale)
+
+
+def loaded(network, name, path):
+    state = {place: x.numpy().copy() for place, x in network.state_dict().items()}
+    weights.save(path, state)
+    return image.load_backbone(path, name, shapes(name, "layer4"))
+
+
+def normalised(torch, rgb):
+    mean, std = (np.float32(v) for v in (image.IMAGENET_MEAN, image.IMAGENET_STD))
+    return torch.tensor(((rgb - mean) / std).transpose(0, 3, 1, 2).copy())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "side"),
+    [("resnet18", 224), ("resnet50", 96), ("wide_resnet50", 96), ("resnet50", 101)],
+)
+def test_converted_weights_give_torchvisions_maps(name, side, tmp_path):
+    torch, torchvision, _ = import_networks()
+    make = getattr(torchvision.models, TORCH_NAMES.get(name, name))
+    network = randomised(torch, make(weights=None), 6)
+    rgb = picture(7, side)
+    maps = maps_of(loaded(network, name, tmp_path / "w.safetensors"), name, rgb, LAYERS)
+    with torch.no_grad():
+        x = network.relu(network.bn1(network.conv1(normalised(torch, rgb))))
+        close(maps[0], x)
+        x = network.maxpool(x)
+        for layer, found in zip(LAYERS[1:], maps[1:], strict=True):
+            x = getattr(network, layer)(x)
+            close(found, x)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "wide_resnet50"])
+def test_converted_weights_give_timms_maps(name, tmp_path):
+    torch, _, timm = import_networks()
+    network = timm.create_model(
+        TORCH_NAMES.get(name, name), pretrained=False, features_only=True
+    )
+    network = randomised(torch, network, 8)
+    rgb = picture(9, 96)
+    maps = maps_of(loaded(network, name, tmp_path / "w.safetensors"), name, rgb, LAYERS)
+    with torch.no_grad():
+        for found, expected in zip(maps, network(normalised(torch, rgb)), strict=True):
+            close(found, expected)
+
+
+@pytest.mark.slow
+def test_pretrained_folded_weights_give_torchvisions_maps(resnet18_file):
+    torch, torchvision, _ = import_networks()
+    network = torchvision.models.resnet18(weights=None).eval()
+    state = network.state_dict()
+    for file in resnet18_file.glob("*.npy"):
+        place = file.name.removesuffix(".npy")
+        if place.endswith(".bias"):  # the norm's shift; its scale is one
+            place = place.replace("conv", "bn").replace("ple.0", "ple.1")
+            state[place.replace("bias", "running_var")].fill_(1 - 1e-5)
+        state[place].copy_(torch.tensor(np.load(file)))
+    rgb = picture(10, 224)
+    params = image.load_backbone(resnet18_file, "resnet18", shapes("resnet18"))
+    maps = maps_of(params, "resnet18", rgb, ("layer1", "layer2", "layer3"))
+    with torch.no_grad():
+        x = network.bn1(network.conv1(normalised(torch, rgb)))
+        x = network.maxpool(network.relu(x))
+        for layer, found in zip(LAYERS[1:], maps, strict=False):
+            x = getattr(network, layer)(x)
+            close(found, x)
