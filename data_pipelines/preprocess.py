@@ -80,6 +80,11 @@ def prepare(
     parameters = complete_parameters(recipe, parameters)
     found = layout.scan(root, category)
     _refuse_faults(found, on_missing)
+    if RECIPES[recipe].needs_xyz and found.samples[0].xyz is None:
+        raise DatasetError(
+            f"data.recipe: {recipe} needs points, and {found.root / category} holds "
+            "pictures alone; raw does without"
+        )
     digests = _digests(found)
     inputs = {
         "package": ad3d_jax.__version__,

@@ -40,7 +40,7 @@ def read_folder(
         recipe: a name of `recipes.RECIPES`.
         params: what the recipe learned, as in the manifest or a workdir's recipe.json.
         needs: names of batch fields; points are read only if a name other than rgb is
-            among them, and must then be there.
+            among them or the recipe needs points, and must then be there.
 
     Returns:
         An iterator of (name, record), sorted by name; a record has an `id` besides what
@@ -62,7 +62,10 @@ def read_folder(
         raise DatasetError(f"input: no pictures in {folder}; expected\n{EXPECTED}")
     points: dict[str, Path] = {}
     intrinsics = None
-    if set(needs) - {"rgb"}:
+    reasons = sorted(set(needs) - {"rgb"})
+    if RECIPES[recipe].needs_xyz:
+        reasons.append(f"recipe {recipe}")
+    if reasons:
         points = _by_stem(folder, "xyz", SUFFIXES["xyz"])
         if not points and (folder / "depth").is_dir():
             points = _by_stem(folder, "depth", (".png",))
@@ -70,9 +73,9 @@ def read_folder(
         missing = sorted(set(pictures) - set(points))
         if missing:
             raise DatasetError(
-                f"input: {', '.join(sorted(set(needs) - {'rgb'}))} needs points, and "
-                f"there are none for {pictures[missing[0]]} and {len(missing) - 1} "
-                f"others; expected\n{EXPECTED}"
+                f"input: {', '.join(reasons)} needs points, and there are none "
+                f"for {pictures[missing[0]]} and {len(missing) - 1} others; "
+                f"expected\n{EXPECTED}"
             )
     params = {**RECIPES[recipe].defaults, **params}  # a parameter may be newer
     return _records(pictures, points, intrinsics, recipe, params)

@@ -2,8 +2,9 @@
 
 from data_pipelines.recipes.ast import AST
 from data_pipelines.recipes.base import Applied, Parameters, Recipe, Record, Sample
+from data_pipelines.recipes.plane import PLANE
 from data_pipelines.recipes.raw import RAW
 
-RECIPES = {"ast": AST, "raw": RAW}
+RECIPES = {"ast": AST, "plane": PLANE, "raw": RAW}
 
 __all__ = ["RECIPES", "Applied", "Parameters", "Recipe", "Record", "Sample"]

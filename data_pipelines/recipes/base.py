@@ -21,7 +21,7 @@ class Applied(NamedTuple):
     """A preprocessed sample and what had to be given up for it."""
 
     record: Record
-    flags: tuple[str, ...] = ()  # nothing_measured, nothing_found, all_foreground
+    flags: tuple[str, ...] = ()  # nothing_measured, nothing_found, …: see the recipe
 
 
 class Recipe(NamedTuple):
@@ -32,7 +32,8 @@ class Recipe(NamedTuple):
     table that JSON can hold. `apply(params, sample)` returns the record, with the
     fields rgb [H,W,3] uint8, xyz [H,W,3] float32 metres, depth [H,W,1] float32 metres,
     valid and foreground [H,W,1] bool, mask [Hm,Wm,1] bool and the declared extras; the
-    fields that need points are absent for a sample without points.
+    fields that need points are absent for a sample without points, which a recipe that
+    needs points refuses.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Recipe(NamedTuple):
     extras: Callable[[Parameters], Mapping[str, tuple[tuple[int, ...], str]]]
     fit: Callable[[Parameters, Iterable[Sample]], dict[str, Any]]
     apply: Callable[[Parameters, Sample], Applied]
+    needs_xyz: bool = False  # its picture, too, depends on the points
 
 
 def side(size: int | tuple[int, int]) -> tuple[int, int]:

@@ -1,0 +1,147 @@
+"""The recipe `plane`: the table and all but the largest object are removed.
+
+The background removal of BTF (Horwitz and Hoshen, CVPRW 2023; eliahuhorwitz/3D-ADS),
+which M3DM, CPMF and CMDIAD share: a plane through the border of the scan, everything
+near it removed, zeros around the scan to make it square, and the largest cluster of
+what is left. All is done at the sensor's resolution; then the recipe is `raw`.
+
+Ours differs: the plane is the same in every run, nothing is written over, samples in
+which there is nothing to remove or to keep stay whole and are flagged, and a point is
+measured where z > 0 (there: where no coordinate is 0).
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from data_pipelines.errors import DatasetError
+from data_pipelines.geometry import cluster, fit_plane
+from data_pipelines.recipes import raw
+from data_pipelines.recipes.base import Applied, Parameters, Recipe, Sample
+from data_pipelines.resize import resize_nearest
+
+DEFAULTS = {
+    **raw.DEFAULTS,
+    "strip": 10,  # pixels along each border, whose points give the plane
+    "inlier_distance": 0.004,  # metres
+    "points_per_hypothesis": 50,
+    "hypotheses": 1000,
+    "seed": 0,
+    "removal_distance": 0.005,  # metres; nearer to the plane is table
+    "pad_to": 100,  # pixels; the square's side is a multiple of it
+    "cluster_radius": 0.006,  # metres
+    "cluster_points": 30,
+    "all_foreground": 0.98,  # of the measured pixels: above it no table was found
+}
+LEAST = {
+    **{"strip": 1, "points_per_hypothesis": 3, "hypotheses": 1, "seed": 0},
+    **{"pad_to": 1, "cluster_points": 1},
+}
+METRES = ("inlier_distance", "removal_distance", "cluster_radius")
+
+
+def fit(parameters: Parameters, samples: Iterable[Sample]) -> dict[str, Any]:
+    """Returns the parameters; nothing is learned from the samples.
+
+    Raises:
+        DatasetError: a parameter is out of its range.
+    """
+    params = raw.fit(parameters, samples)
+    for name, least in LEAST.items():
+        if not (isinstance(params[name], int) and params[name] >= least):
+            raise DatasetError(
+                f"recipe plane: {name}: expected a whole number of {least} or more, "
+                f"found {params[name]!r}"
+            )
+    for name in METRES:
+        if not 0 < params[name] < 1:
+            raise DatasetError(
+                f"recipe plane: {name}: expected metres, above 0 and below 1, found "
+                f"{params[name]!r}"
+            )
+    return params
+
+
+def apply(params: Parameters, sample: Sample) -> Applied:
+    """Removes the background of a sample, pads it to a square and resizes it.
+
+    Returns:
+        The record of `raw`. Removed points are (0,0,0) and their pixels black; pixels
+        that were not measured keep their colour. valid and foreground are the points
+        that were kept. The mask is padded but not cut: a defect may lie on what was
+        removed. Flags: `nothing_measured`; `no_plane` where the border has no points
+        that span one, `nothing_found` where no point is off the plane and
+        `all_foreground` where hardly one is on it, all three with all points kept;
+        `noise_kept` where the largest group is that of points in no cluster, which
+        takes part in the vote as in the public implementation.
+
+    Raises:
+        DatasetError: the sample has no points.
+    """
+    if sample.xyz is None:
+        raise DatasetError("recipe plane: needs points, found a picture alone")
+    kept, flags = _object(params, sample.xyz)
+    removed = (sample.xyz[..., 2] > 0) & ~kept
+    rgb, xyz, mask = sample.rgb.copy(), sample.xyz.copy(), sample.mask
+    rgb[removed] = 0
+    xyz[~kept] = 0
+    if mask is not None:
+        mask = pad_to_square(resize_nearest(mask, kept.shape), params["pad_to"])
+    rgb, xyz = (pad_to_square(array, params["pad_to"]) for array in (rgb, xyz))
+    square = Sample(rgb, xyz, mask)
+    return Applied(raw.apply(params, square).record, flags)
+
+
+def _object(params: Parameters, xyz: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Returns which pixels [h,w] hold the object, and flags."""
+    measured = xyz[..., 2] > 0
+    if not measured.any():
+        return measured, ("nothing_measured",)
+    plane = fit_plane(
+        _border(xyz, params["strip"]),
+        params["inlier_distance"],
+        params["points_per_hypothesis"],
+        params["hypotheses"],
+        seed=params["seed"],
+    )
+    if plane is None:
+        return measured, ("no_plane",)
+    off = measured & (plane.distance(xyz) >= params["removal_distance"])
+    if not off.any():
+        return measured, ("nothing_found",)
+    if off.sum() > params["all_foreground"] * measured.sum():
+        return measured, ("all_foreground",)
+    labels = cluster(xyz[off], params["cluster_radius"], params["cluster_points"])
+    names, sizes = np.unique(labels, return_counts=True)
+    largest = names[sizes.argmax()]
+    kept = np.zeros_like(measured)
+    kept[off] = labels == largest
+    return kept, ("noise_kept",) if largest < 0 else ()
+
+
+def _border(xyz: np.ndarray, strip: int) -> np.ndarray:
+    """Returns the measured points [N,3] of four strips; corners count twice."""
+    strips = xyz[:strip], xyz[-strip:], xyz[:, :strip], xyz[:, -strip:]
+    points = np.concatenate([part.reshape(-1, 3) for part in strips])
+    return points[points[:, 2] > 0]
+
+
+def pad_to_square(array: np.ndarray, multiple: int) -> np.ndarray:
+    """Returns [H,W,...] in the middle of a square of zeros.
+
+    Its side is the longer side of the array, rounded up to a multiple; where the
+    margin is odd, the one below and to the right is wider by a pixel.
+    """
+    side = -(-max(array.shape[:2]) // multiple) * multiple
+    before = [(side - length) // 2 for length in array.shape[:2]]
+    square = np.zeros((side, side, *array.shape[2:]), array.dtype)
+    rows, columns = (
+        slice(start, start + length)
+        for start, length in zip(before, array.shape[:2], strict=True)
+    )
+    square[rows, columns] = array
+    return square
+
+
+PLANE = Recipe("plane", DEFAULTS, raw.extras, fit, apply, needs_xyz=True)
