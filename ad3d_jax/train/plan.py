@@ -114,9 +114,9 @@ def of_banks(names: Iterable[str], state: State) -> Plan | None:
     """
     held = state.memory if isinstance(state.memory, Mapping) else {}
     banks = [held[name] for name in names if isinstance(held.get(name), Bank)]
-    if not banks:
-        return None
     rows = sum(len(bank.number) for bank in banks)
+    if not rows:  # not filled yet
+        return None
     split = sum(_bytes((b.rows, b.half_norms, b.number)) for b in banks)
     widest = max(banks, key=lambda bank: bank.rows.shape[1])
     return Plan(
