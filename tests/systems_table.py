@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from reference_systems import bank, critic, make_batch, neighbours, restorer
 
 from ad3d_jax.base import Batch, System
-from ad3d_jax.systems import simplenet
+from ad3d_jax.systems import padim, patchcore, simplenet
 from ad3d_jax.systems.dbrn import Config, dbrn
 
 
@@ -73,11 +73,44 @@ def small_simplenet() -> System:
     return with_hyper(simplenet.simplenet(config), noise=0.1, **rates)
 
 
+def small_patchcore() -> System:
+    """Returns PatchCore on two early layers of a random ResNet-18."""
+    config = patchcore.Config(
+        modalities=("rgb", "depth"),
+        backbone="resnet18",
+        layers=("layer1", "layer2"),
+        dimensions=24,
+        fraction=0.5,
+        distance="l2",
+        reweight="paper",
+        support=3,
+        sigma=1.0,
+        match=True,
+        chunk_bytes=2**16,
+    )
+    return patchcore.patchcore(config)
+
+
+def small_padim() -> System:
+    """Returns PaDiM on one early layer of a random ResNet-18."""
+    config = padim.Config(
+        modalities=("rgb", "depth"),
+        backbone="resnet18",
+        layers=("layer1",),
+        dimensions=32,
+        sigma=1.0,
+        block_bytes=2**16,
+    )
+    return padim.padim(config)
+
+
 TABLE = (
     Row("restorer", restorer, board(16), frozenset({"train"})),
     Row("critic", critic, board(16), frozenset({"train", "score"})),
     Row("bank", bank, board(16)),
     Row("neighbours", neighbours, board(16), frozenset({"gather"})),
+    Row("patchcore", small_patchcore, board(32), frozenset({"gather"})),
+    Row("padim", small_padim, board(32)),
     Row("simplenet", small_simplenet, board(32), frozenset({"train"}), slow=True),
     Row("dbrn", small_dbrn, board(32), frozenset({"train", "score"}), slow=True),
 )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from ad3d_jax.base import System
-from ad3d_jax.systems import dbrn, simplenet
+from ad3d_jax.systems import btf, dbrn, padim, patchcore, simplenet
 
 
 class Entry(NamedTuple):
@@ -18,7 +18,10 @@ class Entry(NamedTuple):
 
 
 SYSTEMS: dict[str, Entry] = {
+    "btf": Entry(btf.Config, btf.btf, btf.HYPER),
     "dbrn": Entry(dbrn.Config, dbrn.dbrn, dbrn.HYPER),
+    "padim": Entry(padim.Config, padim.padim, padim.HYPER),
+    "patchcore": Entry(patchcore.Config, patchcore.patchcore, patchcore.HYPER),
     "simplenet": Entry(simplenet.Config, simplenet.simplenet, simplenet.HYPER),
 }
 

@@ -1,0 +1,45 @@
+"""PaDiM (arXiv 2011.08785): `padim.py[:variant]`, variants joined by '+' (`cpu+depth`).
+
+    python -m experiments.main --config=experiments/configs/padim.py \
+        --config.backbone.weights=FILE --config.data.root=FOLDER \
+        --config.data.category=cable_gland
+
+Card: docs/systems/padim.md. `cpu` takes minutes on two cores.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments.configs.base import apply_variants, base_config, with_backbone
+
+RESNET18 = {"model.backbone": "resnet18", "model.dimensions": 100}
+
+VARIANTS = {
+    # Backbones with the channels that the paper keeps of each.
+    "wide_resnet50": {"model.backbone": "wide_resnet50", "model.dimensions": 550},
+    "resnet50": {"model.backbone": "resnet50", "model.dimensions": 550},
+    "resnet18": RESNET18,
+    "anomalib": {
+        "model.epsilon": 0.01 + 1e-5,
+        "data.image_size": 256,
+        "backbone.source": "racm_in1k",
+    },
+    # What is looked at; depth is ours.
+    "rgb": {"model.modalities": ("rgb",)},
+    "depth": {"model.modalities": ("depth",)},
+    "rgb_depth": {"model.modalities": ("rgb", "depth")},
+    # The reference's pictures of MVTec AD: 256 pixels, of which the central 224 count.
+    "mvtec_ad": {
+        "data.name": "mvtec_ad",
+        "data.recipe_parameters.resize_size": 256,
+        "data.recipe_parameters.interpolation": "lanczos",
+    },
+    # Minutes on two cores.
+    "cpu": {**RESNET18, "model.sigma": 128 / 224 * 4, "data.image_size": 128},
+}
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """Returns the configuration of the named variant."""
+    config = with_backbone(base_config("padim", recipe="raw"), source="tv_in1k")
+    config.data.image_size = 224
+    return apply_variants(config, variant, VARIANTS)
