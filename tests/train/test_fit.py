@@ -94,6 +94,34 @@ def test_a_resumed_fit_has_the_same_bits(data, engine, make, sign):
     same(done.state, whole)
 
 
+def test_passes_over_the_data_are_counted_in_steps(data, engine):
+    seen = []
+
+    def optimizer(hyper, steps):
+        seen.append(steps)
+        return optax.sgd(0.1)
+
+    def loss(keys, params, state, batch, across):
+        return params["w"] * batch.weight, {}, {}
+
+    def make(**length):
+        phase = Train("t", (Update(loss, optimizer),), **{"steps": 0, **length})
+        return System("s", (), (), None, (phase,), None)
+
+    kept = StopAfter(4)
+    state = State(params={"w": jnp.ones(())})
+    # 3 passes over 6 samples in batches of 4.
+    expected = fit(make(steps=5), state, KEY, data, QUIET, engine)
+    seen.clear()
+    options = QUIET._replace(checkpoint_every=4)
+    with pytest.raises(Preempted, match="after step 5"):
+        fit(make(epochs=3), state, KEY, data, options, engine, kept)
+    kept.number = None
+    found = fit(make(epochs=3), state, KEY, data, options, engine, kept)
+    same(found, expected)
+    assert set(seen) == {5} and sorted(kept.trees) == [4, 5, 6]
+
+
 def test_a_fit_stopped_between_phases_does_not_double_rows(data, engine):
     system = bank(steps=2)
     state = start(system, data)

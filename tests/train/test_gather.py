@@ -154,6 +154,20 @@ def test_a_choice_that_was_stopped_goes_on_with_the_same_bits(data, whole, sign)
     same(done.state, whole)
 
 
+def test_a_choice_goes_on_from_every_slice(data, whole):
+    system, kept = neighbours(), MemoryCheckpointer()
+    state = start(system, data)
+    same(fit(system, state, KEY, data, QUIET, engine_of(), kept), whole)
+    slices = sorted(number for number, tree in kept.trees.items() if "choice" in tree)
+    assert len(slices) == 8, "31 rows in slices of at most four"
+    for number in slices[::3]:
+        killed = MemoryCheckpointer()
+        killed.trees = {n: t for n, t in kept.trees.items() if n <= number}
+        same(fit(system, state, KEY, data, QUIET, engine_of(), killed), whole)
+        again = sorted(n for n, tree in killed.trees.items() if "choice" in tree)
+        assert again == slices, "the slices that were done are not done again"
+
+
 @pytest.mark.parametrize(("kind", "devices"), ENGINES)
 def test_the_choice_depends_on_no_devices(data, whole, kind, devices):
     system = neighbours()

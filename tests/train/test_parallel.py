@@ -7,7 +7,8 @@ import pytest
 from absl import logging as absl_logging
 from reference_systems import make_batch, pad
 
-from ad3d_jax.base import Batch
+from ad3d_jax.base import Batch, State
+from ad3d_jax.ops import knn
 from ad3d_jax.train import parallel
 
 ENGINES = [
@@ -143,3 +144,88 @@ def test_the_third_trace_is_reported(monkeypatch):
     assert compiled.traces == 2 and not said
     compiled(key, {}, parallel.split(engine, make_batch(3, size=2)))
     assert len(said) == 1 and "score is traced for the third time" in said[0]
+
+
+@pytest.mark.parametrize("rows", [1, 3, 37, 64])
+@pytest.mark.parametrize(("kind", "devices"), ENGINES)
+def test_a_bank_that_is_split_finds_what_the_whole_one_finds(kind, devices, rows):
+    engine = engine_of(kind, devices)
+    rng = np.random.default_rng(rows)
+    stored = rng.integers(0, 3, (rows, 3)).astype(np.float32)  # many ties
+    bank = knn.build(stored, chunk_bytes=2**12)
+    state = State(params={"scale": jnp.float32(1)}, memory={"bank": bank, "x": rows})
+    batch = Batch(
+        rgb=rng.integers(0, 3, (8, 1, 1, 3)).astype(np.float32),
+        weight=np.ones(8, np.float32),
+        id=np.arange(8, dtype=np.int32),
+    )
+
+    def search(key, state, batch):
+        queries = batch.rgb.reshape(-1, 3) * state.params["scale"]
+        found = knn.nearest(state.memory["bank"], queries, k=min(2, rows))
+        return *found, knn.take(state.memory["bank"], found.number)
+
+    key = parallel.replicate(engine, jax.random.key(0))
+    compiled = parallel.compile_map(engine, search)
+    placed = parallel.place(engine, state, ("bank",))
+    assert (placed.memory["bank"].rows.ndim == 3) == (kind != "jit")
+    for _ in range(2):
+        found = parallel.join(compiled(key, placed, parallel.split(engine, batch)))
+    assert compiled.traces == 1
+    distance, number, taken = found
+    apart = np.linalg.norm(
+        batch.rgb.reshape(8, 1, 3) - stored.reshape(1, -1, 3), axis=2
+    )
+    order = np.argsort(apart, axis=1, kind="stable")[:, : min(2, rows)]
+    np.testing.assert_array_equal(number, order)
+    np.testing.assert_array_equal(distance, np.take_along_axis(apart, order, 1))
+    np.testing.assert_array_equal(taken, stored[order])
+    # The caller's bank is as it was.
+    assert state.memory["bank"].rows.shape == (rows, 3)
+
+
+@pytest.mark.parametrize(("kind", "devices"), ENGINES)
+def test_split_rows_reach_their_devices_with_their_numbers(kind, devices):
+    engine = engine_of(kind, devices)
+    rows = np.arange(7, dtype=np.float32) + 10
+    data = parallel.split_rows(engine, {"x": rows, "y": rows.reshape(7, 1)})
+    each = -(-7 // devices)
+    assert data["x"].shape == (devices, each) and data["y"].shape == (devices, each, 1)
+
+    def add(data, carry, across):
+        real = data["number"] >= 0
+        total = carry["total"] + across.sum(jnp.sum(jnp.where(real, data["x"], 0)))
+        every = across.gather(data["number"])
+        x = across.gather(data["x"])
+        return {"total": total, "number": every, "x": x}
+
+    compiled = parallel.compile_rows(engine, add)
+    more = devices * each - 7
+    nothing = np.zeros(devices * each, np.float32)
+    carry = parallel.replicate(
+        engine,
+        {"total": np.float32(0), "number": nothing.astype(np.int32), "x": nothing},
+    )
+    for _ in range(2):
+        carry = compiled(carry, data)
+    assert compiled.traces == 1
+    assert float(carry["total"]) == 2 * rows.sum()
+    numbers = [*range(7), *[-1] * more]
+    np.testing.assert_array_equal(carry["number"], numbers)
+    np.testing.assert_array_equal(carry["x"], [*rows, *[16] * more])
+
+
+def test_a_training_step_may_read_a_split_bank():
+    engine = engine_of("pmap", 4)
+    bank = knn.build(np.arange(6, dtype=np.float32).reshape(6, 1))
+    state = parallel.place(engine, State(memory={"bank": bank}), ("bank",))
+
+    def step(key, fixed, carry, batch, across):
+        found = knn.nearest(fixed.memory["bank"], batch.weight.reshape(-1, 1) * 4.4)
+        return carry + across.sum(jnp.sum(found.number)), ()
+
+    compiled = parallel.compile_step(engine, step)
+    key, carry = parallel.replicate(engine, (jax.random.key(0), jnp.int32(0)))
+    batch = Batch(weight=np.ones(4, np.float32), id=np.arange(4, dtype=np.int32))
+    carry, _ = compiled(key, state, carry, parallel.split(engine, batch))
+    assert int(carry) == 4 * 4
