@@ -1,11 +1,15 @@
-"""Finds the samples of a class in the MVTec 3D-AD folder layout.
+"""Finds the samples of a class in the folder layout of MVTec 3D-AD or of MVTec AD.
 
+mvtec_3d:
     <root>/<category>/{train,validation}/good/{rgb/NNN.png,xyz/NNN.tiff}
     <root>/<category>/test/{good,<defect>}/{rgb,xyz,gt}/NNN.*
     <root>/<category>/class_ids.json                          (optional)
+mvtec_ad:
+    <root>/<category>/{train/good,test/{good,<defect>}}/NNN.png
+    <root>/<category>/ground_truth/<defect>/NNN_mask.png
 
-Files are paired by stem, never by order. A class without any `xyz` folder is one of
-pictures alone.
+Files are paired by stem, never by order. In mvtec_3d a class without any `xyz` folder
+is one of pictures alone; in mvtec_ad every class is, and there is no validation split.
 """
 
 import json
@@ -15,8 +19,10 @@ from typing import NamedTuple
 from data_pipelines.errors import DatasetError
 
 EXPECTED = __doc__
+MVTEC_3D, MVTEC_AD = LAYOUTS = ("mvtec_3d", "mvtec_ad")
 SPLITS = ("train", "validation", "test")
 GOOD = "good"
+GROUND_TRUTH, MASK_ENDING = "ground_truth", "_mask"  # of mvtec_ad
 SUFFIXES = {
     "rgb": (".png", ".jpg", ".jpeg", ".bmp"),
     "xyz": (".tiff", ".tif"),
@@ -99,25 +105,32 @@ def category_folder(root: str | Path, category: str) -> Path:
     return folder
 
 
-def scan(root: str | Path, category: str) -> Layout:
+def scan(root: str | Path, category: str, name: str = MVTEC_3D) -> Layout:
     """Lists the complete samples of a class and everything that is amiss.
 
     Args:
         root: folder that holds the classes.
         category: name of a class, a folder in `root`.
+        name: one of `LAYOUTS`.
 
     Returns:
         The layout; samples are sorted by (split, defect, stem).
 
     Raises:
-        DatasetError: the class is not there or its name leads out of `root`.
+        DatasetError: the class is not there or its name leads out of `root`; or there
+            is no such layout.
     """
+    if name not in LAYOUTS:
+        raise DatasetError(
+            f"data.name: expected {' or '.join(LAYOUTS)}, found {name!r}"
+        )
     folder = category_folder(root, category)
+    flat = name == MVTEC_AD
     samples: list[SampleFiles] = []
     incomplete: list[SampleFiles] = []
     faults: list[Fault] = []
-    with_xyz = any(True for _ in folder.glob("*/*/xyz"))
-    for split in sorted(SPLITS):
+    with_xyz = not flat and any(True for _ in folder.glob("*/*/xyz"))
+    for split in ("test", "train") if flat else sorted(SPLITS):
         if not (folder / split).is_dir():
             message = f"the split {split} is missing; expected {folder / split}"
             faults.append(
@@ -125,11 +138,13 @@ def scan(root: str | Path, category: str) -> Layout:
             )
             continue
         for defect in _defects(folder / split, split, faults):
-            place = folder / split / defect
-            complete, partial = _pair(place, split, defect, with_xyz, faults)
+            places = _places(folder, split, defect, flat)
+            complete, partial = _pair(places, split, defect, with_xyz, faults)
             samples += complete
             incomplete += partial
-    _note_empty(folder, samples, faults)
+    if flat:
+        _note_stray_masks(folder, faults)
+    _note_empty(folder, samples, faults, flat)
     class_ids = _class_ids(folder, faults)
     return Layout(
         Path(root),
@@ -139,6 +154,35 @@ def scan(root: str | Path, category: str) -> Layout:
         tuple(faults),
         class_ids,
     )
+
+
+class _Place(NamedTuple):
+    """Where the files of one modality lie, and how their names end."""
+
+    folder: Path
+    ending: str = ""  # of the name, before the suffix
+
+
+def _places(folder: Path, split: str, defect: str, flat: bool) -> dict[str, _Place]:
+    """Returns where each modality of a folder's samples lies."""
+    place = folder / split / defect
+    if not flat:
+        return {modality: _Place(place / modality) for modality in SUFFIXES}
+    places = {"rgb": _Place(place)}
+    if split == "test":
+        places["gt"] = _Place(folder / GROUND_TRUTH / defect, MASK_ENDING)
+    return places
+
+
+def _note_stray_masks(folder: Path, faults: list[Fault]) -> None:
+    """Adds the folders of masks, and files beside them, to which no pictures belong."""
+    if not (folder / GROUND_TRUTH).is_dir():
+        return
+    for path in sorted((folder / GROUND_TRUTH).iterdir(), key=lambda p: p.name):
+        if path.name.startswith(".") or (folder / "test" / path.name).is_dir():
+            continue
+        message = f"no pictures belong to it; expected {folder / 'test' / path.name}"
+        faults.append(Fault("extra_file", str(path), message))
 
 
 def _defects(folder: Path, split: str, faults: list[Fault]) -> list[str]:
@@ -156,28 +200,35 @@ def _defects(folder: Path, split: str, faults: list[Fault]) -> list[str]:
     return names
 
 
-def _files(folder: Path, modality: str, faults: list[Fault]) -> dict[str, Path]:
+def _files(place: _Place, modality: str, faults: list[Fault]) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    if not folder.is_dir():
+    if not place.folder.is_dir():
         return found
-    for path in sorted(folder.iterdir(), key=lambda p: p.name):
+    for path in sorted(place.folder.iterdir(), key=lambda p: p.name):
         if path.name.startswith("."):
             continue
-        if not path.is_file() or path.suffix.lower() not in SUFFIXES[modality]:
-            message = f"expected a file named {' or '.join(SUFFIXES[modality])}"
+        stem = path.stem.removesuffix(place.ending)
+        named = path.stem.endswith(place.ending) and stem
+        if not (named and path.is_file() and path.suffix.lower() in SUFFIXES[modality]):
+            names = " or ".join(place.ending + suffix for suffix in SUFFIXES[modality])
+            message = f"expected a file whose name ends in {names}"
             faults.append(Fault("extra_file", str(path), message))
-        elif path.stem in found:
-            message = f"has the same stem as {found[path.stem].name}"
+        elif stem in found:
+            message = f"has the same stem as {found[stem].name}"
             faults.append(Fault("extra_file", str(path), message))
         else:
-            found[path.stem] = path
+            found[stem] = path
     return found
 
 
 def _pair(
-    folder: Path, split: str, defect: str, with_xyz: bool, faults: list[Fault]
+    places: dict[str, _Place],
+    split: str,
+    defect: str,
+    with_xyz: bool,
+    faults: list[Fault],
 ) -> tuple[list[SampleFiles], list[SampleFiles]]:
-    files = {m: _files(folder / m, m, faults) for m in SUFFIXES}
+    files = {m: _files(place, m, faults) for m, place in places.items()}
     required = ["rgb"]
     if with_xyz:
         required.append("xyz")
@@ -186,22 +237,28 @@ def _pair(
     complete: list[SampleFiles] = []
     incomplete: list[SampleFiles] = []
     for stem in sorted(set().union(*files.values())):
-        missing = [m for m in required if stem not in files[m]]
-        present = [str(files[m][stem]) for m in files if stem in files[m]]
+        found = {m: of_stem[stem] for m, of_stem in files.items() if stem in of_stem}
+        missing = [m for m in required if m not in found]
         for modality in missing:
-            place = folder / modality / (stem + SUFFIXES[modality][0])
-            message = f"{place} is missing; found {', '.join(present)}"
-            faults.append(Fault(f"missing_{modality}", str(place), message))
-        paths = [files[m].get(stem) for m in SUFFIXES]
-        sample = SampleFiles(split, defect, stem, *paths)
+            folder, ending = places[modality]
+            path = folder / (stem + ending + SUFFIXES[modality][0])
+            message = f"{path} is missing; found {', '.join(map(str, found.values()))}"
+            faults.append(Fault(f"missing_{modality}", str(path), message))
+        sample = SampleFiles(split, defect, stem, *(found.get(m) for m in SUFFIXES))
         (incomplete if missing else complete).append(sample)
     return complete, incomplete
 
 
-def _note_empty(folder: Path, samples: list[SampleFiles], faults: list[Fault]) -> None:
+def _note_empty(
+    folder: Path, samples: list[SampleFiles], faults: list[Fault], flat: bool
+) -> None:
     if not any(s.split == "train" for s in samples):
         place = folder / "train" / GOOD
         message = f"no complete training sample in {place}"
+        if flat and (place / "rgb").is_dir():
+            message += f"; the folder rgb in it looks like {MVTEC_3D}: see data.name"
+        elif not flat and any(place.glob("*.png")):
+            message += f"; the pictures in it look like {MVTEC_AD}: see data.name"
         faults.append(Fault("empty_class", str(place), message))
     test = [s for s in samples if s.split == "test"]
     if test and all(s.defect == GOOD for s in test):

@@ -17,11 +17,11 @@ MANIFEST = "manifest.json"
 class Prepared(NamedTuple):
     """What `preprocess.prepare` wrote.
 
-    The manifest is a table with: category, category_index, recipe, parameters, params
-    (what the recipe learned), fields (name -> [shape, dtype] of each array of a
-    record), extras (names), samples (in the order of all readers: split, defect, stem,
-    id, label, nonfinite, flags, sha256), counts, faults, flags, duplicates,
-    image_sizes, shards, format, package and hash.
+    The manifest is a table with: name (of the folder layout), category, category_index,
+    recipe, parameters, params (what the recipe learned), fields (name -> [shape, dtype]
+    of each array of a record), extras (names), samples (in the order of all readers:
+    split, defect, stem, id, label, nonfinite, flags, sha256), counts, faults, flags,
+    duplicates, image_sizes, shards, format, package and hash.
     """
 
     folder: Path

@@ -1,6 +1,7 @@
 """Preprocesses a class once, off-line: `python -m data_pipelines.preprocess`.
 
     python -m data_pipelines.preprocess --root=DATA --category=bagel --recipe=ast
+    python -m data_pipelines.preprocess --name=mvtec_ad --root=DATA --recipe=raw
 
 What is written depends on the source files' bytes, the recipe, its parameters and the
 version of the package; their hash names the folder, so that a change of any makes a
@@ -53,11 +54,12 @@ def prepare(
     cache_dir: str | Path,
     on_missing: str = "error",
     format: str | None = None,
+    name: str = layout.MVTEC_3D,
 ) -> Prepared:
     """Preprocesses a class, or finds that it was done before.
 
     Args:
-        root: folder that holds the classes in the MVTec 3D-AD layout.
+        root: folder that holds the classes.
         category: name of the class.
         recipe: a name of `recipes.RECIPES`.
         parameters: those of the recipe that differ from its defaults.
@@ -65,6 +67,7 @@ def prepare(
         on_missing: `error`, or `skip` for samples of which a file is missing.
         format: `tfds` shards for `stream`, `npz` for machines without TensorFlow; None
             takes the first where TensorFlow Datasets is installed.
+        name: of the folder layout, one of `layout.LAYOUTS`.
 
     Raises:
         DatasetError: the class, the recipe or a parameter is unknown, or files are
@@ -78,7 +81,7 @@ def prepare(
     _check_choice("format", format, FORMATS)
     _check_choice("on_missing", on_missing, ON_MISSING)
     parameters = complete_parameters(recipe, parameters)
-    found = layout.scan(root, category)
+    found = layout.scan(root, category, name)
     _refuse_faults(found, on_missing)
     if RECIPES[recipe].needs_xyz and found.samples[0].xyz is None:
         raise DatasetError(
@@ -89,6 +92,7 @@ def prepare(
     inputs = {
         "package": ad3d_jax.__version__,
         "format": format,
+        "name": name,
         "category": category,
         "category_index": layout.categories(root).index(category),
         "recipe": recipe,
@@ -280,6 +284,7 @@ def main(arguments: list[str]) -> None:
                 values.cache,
                 values.on_missing,
                 values.format,
+                values.name,
             )
             logging.info("%s: %s", prepared.folder, prepared.manifest["counts"])
     except DiskFullError as error:
@@ -292,6 +297,7 @@ def main(arguments: list[str]) -> None:
 
 def define_flags() -> None:
     """Declares the command line."""
+    flags.DEFINE_enum("name", layout.MVTEC_3D, layout.LAYOUTS, "Layout of the root.")
     flags.DEFINE_string("root", None, "Folder that holds the classes.", required=True)
     flags.DEFINE_list("category", [], "Classes; all of them where none is named.")
     flags.DEFINE_enum("recipe", "ast", sorted(RECIPES), "Preprocessing recipe.")

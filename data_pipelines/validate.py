@@ -18,13 +18,20 @@ from data_pipelines.layout import GOOD, Fault, Layout, SampleFiles
 from data_pipelines.samples import check_mask_size, check_xyz_size, sha256
 
 
-def validate(root: str | Path, category: str) -> list[Fault]:
+def validate(
+    root: str | Path, category: str, name: str = layout.MVTEC_3D
+) -> list[Fault]:
     """Decodes every file of a class and returns all faults and warnings.
+
+    Args:
+        root: folder that holds the classes.
+        category: name of a class.
+        name: of the folder layout, one of `layout.LAYOUTS`.
 
     Raises:
         DatasetError: there is no such class.
     """
-    found = layout.scan(root, category)
+    found = layout.scan(root, category, name)
     faults = list(found.faults)
     sizes: dict[tuple[int, ...], int] = collections.Counter()
     pictures: dict[str, list[str]] = {}
@@ -128,16 +135,16 @@ def main(arguments: list[str]) -> None:
         if not names:
             raise DatasetError(f"{root}: no class in it; expected\n{layout.EXPECTED}")
         for category in names:
-            wrong |= _report(root, category)
+            wrong |= _report(root, category, flags.FLAGS.name)
     except DatasetError as error:
         logging.error("%s", error)
         wrong = True
     sys.exit(2 if wrong else 0)
 
 
-def _report(root: str, category: str) -> bool:
-    faults = validate(root, category)
-    for split, table in counts(layout.scan(root, category)).items():
+def _report(root: str, category: str, name: str) -> bool:
+    faults = validate(root, category, name)
+    for split, table in counts(layout.scan(root, category, name)).items():
         listed = ", ".join(f"{defect} {n}" for defect, n in sorted(table.items()))
         sys.stdout.write(f"{category}/{split}: {listed or 'none'}\n")
     for fault in faults:
@@ -147,5 +154,6 @@ def _report(root: str, category: str) -> bool:
 
 
 if __name__ == "__main__":
+    flags.DEFINE_enum("name", layout.MVTEC_3D, layout.LAYOUTS, "Layout of the root.")
     flags.DEFINE_list("category", [], "Classes; all of them where none is named.")
     app.run(main)

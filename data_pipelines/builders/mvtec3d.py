@@ -60,6 +60,7 @@ class Mvtec3dConfig(tfds.core.BuilderConfig):
 class Mvtec3d(tfds.core.GeneratorBasedBuilder):
     """RGB-D samples of one class; splits train, validation and test, in order."""
 
+    LAYOUT = layout.MVTEC_3D
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First version."}
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
@@ -85,7 +86,7 @@ class Mvtec3d(tfds.core.GeneratorBasedBuilder):
         scalars = {name: tfds.features.Scalar(np.int32) for name in ("id", "label")}
         return tfds.core.DatasetInfo(
             builder=self,
-            description=__doc__,
+            description=type(self).__doc__,
             features=tfds.features.FeaturesDict({**features, **text, **scalars}),
             disable_shuffling=True,
             metadata=tfds.core.MetadataDict(
@@ -97,7 +98,8 @@ class Mvtec3d(tfds.core.GeneratorBasedBuilder):
         config = self.builder_config
         params, samples = config.params, config.samples
         if params is None:
-            found = layout.scan(dl_manager.manual_dir, config.category or config.name)
+            category = config.category or config.name
+            found = layout.scan(dl_manager.manual_dir, category, self.LAYOUT)
             faults = [fault for fault in found.faults if not fault.warning]
             if faults:
                 raise DatasetError("; ".join(fault.message for fault in faults))
