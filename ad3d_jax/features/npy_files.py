@@ -3,6 +3,7 @@
 import io
 import math
 import os
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -11,6 +12,11 @@ from typing import BinaryIO
 import numpy as np
 
 FILES_LIMIT = 10_000  # in a folder; networks have hundreds of tensors
+# What NumPy's reading of a header, which is a Python literal, can end in.
+HEADER_ERRORS = (
+    *(ValueError, TypeError, SyntaxError, tokenize.TokenError),
+    *(RecursionError, MemoryError),
+)
 
 
 def read_npz(data: bytes) -> dict[str, np.ndarray]:
@@ -35,6 +41,23 @@ def read_npz(data: bytes) -> dict[str, np.ndarray]:
         raise ValueError(f"expected an npz archive, found: {error}") from error
 
 
+def plain_files(folder: Path) -> list[Path]:
+    """Returns the files of a folder, sorted by name.
+
+    Raises:
+        ValueError: there is none, more than 10,000, or anything but plain files.
+    """
+    files = sorted(folder.iterdir())
+    if not 0 < len(files) <= FILES_LIMIT:
+        raise ValueError(
+            f"{folder}: expected 1 to {FILES_LIMIT} .npy files, found {len(files)}"
+        )
+    for file in files:
+        if file.is_symlink() or not file.is_file():
+            raise ValueError(f"{file}: expected a plain file, found a link or a folder")
+    return files
+
+
 def read_folder(folder: Path) -> dict[str, np.ndarray]:
     """Returns the arrays of a folder of npy files.
 
@@ -46,14 +69,7 @@ def read_folder(folder: Path) -> dict[str, np.ndarray]:
             10,000 files, or a file is not an array of numbers as
             large as its header says. The message names the file.
     """
-    files = sorted(folder.iterdir())
-    if not 0 < len(files) <= FILES_LIMIT:
-        raise ValueError(
-            f"{folder}: expected 1 to {FILES_LIMIT} .npy files, found {len(files)}"
-        )
-    for file in files:
-        if file.is_symlink() or not file.is_file():
-            raise ValueError(f"{file}: expected a plain file, found a link or a folder")
+    files = plain_files(folder)
     try:
         # All are checked before the first is read.
         for file in files:
@@ -85,7 +101,7 @@ def _check_size(file: BinaryIO, name: str, size: int) -> None:
         if version not in readers:
             raise ValueError("expected npy 1.0 or 2.0")
         shape, _, dtype = readers[version](file)
-    except ValueError as error:
+    except HEADER_ERRORS as error:
         raise ValueError(f"{name}: {error}") from error
     if dtype.kind not in "fiub":
         raise ValueError(f"{name}: expected numbers, found an array of dtype {dtype}")

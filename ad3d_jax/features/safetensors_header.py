@@ -50,12 +50,17 @@ def read_metadata(path: str | os.PathLike) -> dict[str, str]:
         path: the file; its header alone is read.
 
     Raises:
-        ValueError: the header is too long or not what the format asks for.
+        ValueError: the header is too long or not what the format asks for; the message
+            names the file.
     """
     with open(path, "rb") as file:
         start = file.read(8)
         start += file.read(min(int.from_bytes(start, "little"), HEADER_LIMIT))
-        header, _ = _parsed(start, os.fstat(file.fileno()).st_size)
+        length = os.fstat(file.fileno()).st_size
+    try:
+        header, _ = _parsed(start, length)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     return header.get("__metadata__", {})
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import safetensors.numpy
 
 from ad3d_jax.base import Tree
-from ad3d_jax.features.npy_files import read_folder, read_npz
+from ad3d_jax.features.npy_files import plain_files, read_folder, read_npz
 from ad3d_jax.features.safetensors_header import check_header
 
 REFUSED = (".pkl", ".pickle", ".pckl", ".pth", ".pt", ".t7", ".ckpt", ".bin")
@@ -138,11 +138,13 @@ def fingerprint(path: str | os.PathLike) -> str:
 
     Of a folder: the SHA-256 of lines "NAME DIGEST", one a file, sorted by name; what
     `sha256sum` prints for the files, in another order of columns.
+
+    Raises:
+        ValueError: a folder holds anything but plain files.
     """
     path = Path(path)
     if path.is_dir():
-        names = sorted(entry.name for entry in path.iterdir())
-        lines = (f"{name} {fingerprint(path / name)}\n" for name in names)
+        lines = (f"{file.name} {fingerprint(file)}\n" for file in plain_files(path))
         return hashlib.sha256("".join(lines).encode()).hexdigest()
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -7,11 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import safetensors
+from oracles.torch_models import import_networks
 
-from ad3d_jax.features import weights
+from ad3d_jax.features import image, provenance, weights
 
 SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "convert_torch.py"
 
@@ -112,3 +114,28 @@ def test_code_in_the_source_is_not_run(script, torch, tmp_path, monkeypatch):
         script.main([str(source), "model.safetensors"])
     assert not Path("sprung").exists()
     assert not Path("model.safetensors").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("legacy", [False, True])
+def test_backbone_goes_from_torch_to_here(script, tmp_path, monkeypatch, legacy):
+    """As a user does it; old releases of torch wrote files that are no zip archives."""
+    torch, torchvision, _ = import_networks()
+    source, target = tmp_path / "resnet18.pth", tmp_path / "resnet18.safetensors"
+    network = torchvision.models.resnet18(weights=None)
+    torch.save(network.state_dict(), source, _use_new_zipfile_serialization=not legacy)
+    script.main([str(source), str(target)])
+    like = jax.eval_shape(
+        lambda key: image.init_backbone(key, "resnet18"), jax.random.key(0)
+    )
+    params = image.load_backbone(target, "resnet18", like)
+    kernel = network.layer2[0].downsample[0].weight.detach().numpy()[:, :, 0, 0].T
+    np.testing.assert_allclose(
+        params["layer2_0"]["downsample"]["kernel"][0, 0],
+        kernel / np.sqrt(1 + 1e-5),
+        rtol=1e-6,
+    )
+    assert provenance.provenance(target) is None
+    digits = hashlib.sha256(source.read_bytes()).hexdigest()[:8]
+    monkeypatch.setitem(provenance.SOURCES, digits, "tv_in1k")
+    assert provenance.check_source(target, "tv_in1k") == "tv_in1k"
