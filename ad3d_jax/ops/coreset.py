@@ -25,12 +25,13 @@ from ad3d_jax.ops.projection import (
 STARTS = ("first", "random", "mean_of_ten")
 PROJECTIONS = ("none", "sparse", "dense")
 DENSE_DIMENSIONS = 128
-PICKS = 32  # at most, of one pass over the rows
+PICKS = 64  # at most, of one pass over the rows
 CANDIDATES = 256  # of each device
 # One slice takes about a second: the bytes that a device streams meanwhile.
-SLICE_BYTES = {"cpu": 2**33, "gpu": 2**40, "tpu": 2**40}
+SLICE_BYTES = {"cpu": 2**34, "gpu": 2**40, "tpu": 2**40}
 # Squared distances from products, relative to the squared norms, err by less.
 _ROUNDING = 2.0**-21
+CHUNK_BYTES = 2**24  # of one chunk of rows and its scores
 _BLOCK = 2**16  # rows that are projected at a time
 
 
@@ -254,7 +255,9 @@ def _candidates(
     distance, from products, of a row that is no candidate.
     """
     count = len(carry.distance)
-    top, position = jax.lax.top_k(carry.distance, min(CANDIDATES + 1, count))
+    nearness = -carry.distance.reshape(1, -1)
+    low, position = knn.lowest(nearness, min(CANDIDATES + 1, count))
+    top, position = -low[0], position[0]
     rest = top[-1] if count > CANDIDATES else jnp.float32(-1)
     bound = across.gather(rest.reshape(1)).max()
     chosen = {name: data[name][position] for name in ("number", "rows", "cap")}
@@ -273,16 +276,35 @@ def _update(
     """Returns (distance, nearest) of this device's rows after new picks [PICKS]."""
     centres = knn.rows_by_number(data["rows"], data["number"], new, across)
     half = jnp.where(new >= 0, _squared(centres) / 2, jnp.inf)
-    dots = jnp.matmul(data["rows"], centres.T, precision=jax.lax.Precision.HIGHEST)
-    score = half.reshape(1, -1) - dots
-    lowest, column = knn.lowest(score, 1)
-    found = jnp.maximum(2 * (lowest[:, 0] + data["half_norms"]), 0.0)
-    nearer = found < carry.distance
-    distance = jnp.where(nearer, found, carry.distance)
-    nearest = jnp.where(nearer, new[column[:, 0]], carry.nearest)
+    count, dimensions = data["rows"].shape
+    chunk = knn.chunk_rows(PICKS, count, dimensions, CHUNK_BYTES)
+
+    def compare(turn, found):
+        # The last chunk ends where the rows end; to see some twice changes nothing.
+        start = jnp.minimum(turn * chunk, count - chunk)
+
+        def part(x):
+            return jax.lax.dynamic_slice_in_dim(x, start, chunk)
+
+        dots = jnp.matmul(
+            part(data["rows"]), centres.T, precision=jax.lax.Precision.HIGHEST
+        )
+        score, column = knn.lowest(half.reshape(1, -1) - dots, 1)
+        squared = jnp.maximum(2 * (score[:, 0] + part(data["half_norms"])), 0.0)
+        distance, nearest = part(found[0]), part(found[1])
+        nearer = squared < distance
+        distance = jnp.where(nearer, squared, distance)
+        nearest = jnp.where(nearer, new[column[:, 0]], nearest)
+        return tuple(
+            jax.lax.dynamic_update_slice_in_dim(whole, x, start, 0)
+            for whole, x in zip(found, (distance, nearest), strict=True)
+        )
+
+    found = (carry.distance, carry.nearest)
+    distance, nearest = jax.lax.fori_loop(0, -(-count // chunk), compare, found)
     position = jnp.where(new >= 0, new - data["number"][0], -1)
-    outside = (position < 0) | (position >= len(distance))
-    position = jnp.where(outside, len(distance), position)
+    outside = (position < 0) | (position >= count)
+    position = jnp.where(outside, count, position)
     return distance.at[position].set(-1.0, mode="drop"), nearest
 
 

@@ -265,7 +265,10 @@ def _search(bank: Bank, queries: Array, k: int, dtype) -> tuple[Array, Array]:
 def lowest(x: Array, k: int) -> tuple[Array, Array]:
     """Returns the k lowest values of each row [R,C], ascending, and their columns."""
     if k > 1:
-        values, columns = jax.lax.top_k(-x, k)
+        # Without the barrier XLA turns a selection whose result is sliced into a
+        # sort, which on a CPU takes sixty times as long. One barrier for both lets the
+        # compiler abort when pmapped (jax 0.10).
+        values, columns = map(jax.lax.optimization_barrier, jax.lax.top_k(-x, k))
         return -values, columns
     # Two plain reductions; on a CPU they are a third faster than one arg-minimum.
     lowest = x.min(1, keepdims=True)
