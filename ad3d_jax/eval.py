@@ -83,6 +83,8 @@ def compile_score(
     split = plan.banks_to_split(name, system.sharded, state, limits)
     planned = plan.of_banks(system.sharded, state)
     account = name if planned is None else plan.describe(name, planned, limits)
+    if planned is not None:
+        plan.say(account)
     key, state = parallel.replicate(engine, key), parallel.place(engine, state, split)
     compiled = parallel.compile_map(engine, system.score, name=name)
 

@@ -53,7 +53,7 @@ def compiled(state, limits=AMPLE, kind="jit", devices=1):
     ("kind", "devices"), [("pmap", 2), ("pmap", 4), ("shard_map", 2), ("shard_map", 4)]
 )
 def test_a_bank_too_large_for_a_device_is_split_and_scores_the_same(
-    state, kind, devices, monkeypatch
+    state, kind, devices, monkeypatch, capsys
 ):
     batch = pad(TEST, 3)
     expected = compiled(state)(batch)
@@ -70,6 +70,7 @@ def test_a_bank_too_large_for_a_device_is_split_and_scores_the_same(
     limits = plan.Limits(room, 0, devices)
     found = compiled(state, limits, kind, devices)(batch)
     assert seen == [("bank",)]
+    assert f"split over {devices} devices" in capsys.readouterr().err
     np.testing.assert_allclose(found.map, expected.map, rtol=0, atol=1e-6)
     np.testing.assert_allclose(found.image, expected.image, rtol=0, atol=1e-6)
     np.testing.assert_array_equal(found.match[:5], expected.match[:5])

@@ -1,12 +1,10 @@
 """Gather phases: one ordered pass, the choice of rows in slices, and absorption."""
 
-import sys
 import time
 from functools import partial
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from ad3d_jax.base import Array, Gather, State, Tree, without_truth
 from ad3d_jax.train import parallel, plan
@@ -58,7 +56,7 @@ def announce(run: Run, phase: Gather, state: State) -> str:
     account = plan.describe(name, planned, limits)
     run.write(kind="plan", phase=phase.name, **plan.figures(planned, limits))
     plan.check(name, planned, limits)
-    tqdm.write(account, file=sys.stderr)
+    plan.say(account)
     return account
 
 

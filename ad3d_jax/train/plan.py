@@ -2,12 +2,14 @@
 
 import dataclasses
 import os
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import jax
 from absl import logging
+from tqdm import tqdm
 
 from ad3d_jax.base import Plan, State, Tree
 from ad3d_jax.ops.knn import Bank, chunk_rows
@@ -107,6 +109,11 @@ def check(name: str, plan: Plan, limits: Limits) -> None:
         )
 
 
+def say(line: str) -> None:
+    """Shows a plan to the user, also between progress bars."""
+    tqdm.write(line, file=sys.stderr)
+
+
 def of_banks(names: Iterable[str], state: State) -> Plan | None:
     """Returns what scoring with the banks of a state takes, None without any.
 
@@ -160,7 +167,7 @@ def with_smaller_chunks(
     Raises:
         MemoryLimitError: the memory did not suffice in the end.
     """
-    for turn in range(HALVINGS + 1):
+    for left in reversed(range(HALVINGS + 1)):
         try:
             return run(tree), tree
         except jax.errors.JaxRuntimeError as error:
@@ -168,15 +175,14 @@ def with_smaller_chunks(
                 raise
             said = str(error).strip().partition("\n")[0]
         smaller = _halved(tree)
-        if smaller is None:
+        if not left or smaller is None:
             break
-        if turn < HALVINGS:
-            logging.warning(
-                "device memory ran out (%s); trying again with half the chunk: %s",
-                said,
-                account,
-            )
-            tree = smaller
+        logging.warning(
+            "device memory ran out (%s); trying again with half the chunk: %s",
+            said,
+            account,
+        )
+        tree = smaller
     raise MemoryLimitError(f"device memory ran out ({said}): {account}")
 
 

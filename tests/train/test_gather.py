@@ -17,6 +17,7 @@ from reference_systems import (
 from ad3d_jax.base import Select
 from ad3d_jax.ops import coreset
 from ad3d_jax.train import gather, parallel, plan, resume
+from ad3d_jax.train.checkpoint import Checkpointer
 from ad3d_jax.train.fit import Options, Preempted, fit
 from ad3d_jax.train.resume import CHOICE_STEPS
 
@@ -180,13 +181,24 @@ def test_the_choice_depends_on_no_devices(data, whole, kind, devices):
     )
 
 
-def test_a_choice_may_go_on_on_other_devices(data, whole):
+class StoppingCheckpointer(Checkpointer):
+    """Writes to disk, and sends this process a signal at the second save."""
+
+    def save(self, step, tree):
+        super().save(step, tree)
+        if len(self.steps()) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_choice_may_go_on_from_disk_on_other_devices(data, whole, tmp_path):
     system = neighbours()
-    state, kept = start(system, data), StopAfter(2)
-    with pytest.raises(Preempted):
+    state = start(system, data)
+    with StoppingCheckpointer(tmp_path, keep=9) as kept, pytest.raises(Preempted):
         fit(system, state, KEY, data, QUIET, engine_of("pmap", 2), kept)
-    kept.count = None
-    found = fit(system, state, KEY, data, QUIET, engine_of("pmap", 4), kept)
+    with Checkpointer(tmp_path) as kept:
+        position = resume.restore(system, state, kept)
+        assert position.phase == 0 and 0 < position.choice["count"] < 31
+        found = fit(system, state, KEY, data, QUIET, engine_of("pmap", 4), kept)
     np.testing.assert_array_equal(found.memory["origin"], whole.memory["origin"])
 
 

@@ -103,7 +103,7 @@ def test_memory_that_runs_out_halves_the_chunk_three_times(monkeypatch):
     scarce = Scarce(enough=249)
     with pytest.raises(plan.MemoryLimitError, match=r"ran out \(RES.*memory\): the pl"):
         plan.with_smaller_chunks(scarce, state, "the plan")
-    assert scarce.seen == [2000, 1000, 500, 250]
+    assert scarce.seen == [2000, 1000, 500, 250] and len(said) == 6
 
 
 def test_other_errors_pass_and_without_a_bank_nothing_is_tried_again():
