@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from ad3d_jax import eval as evaluation
 from ad3d_jax.report import write_report
-from ad3d_jax.train import parallel
+from ad3d_jax.train import parallel, plan
 from ad3d_jax.train.checkpoint import Checkpointer, save_tree
 from ad3d_jax.train.fit import Options, Preempted, fit
 from ad3d_jax.train.log import Log, read_log
@@ -43,6 +43,7 @@ def run(config: ConfigDict, workdir: str, mode: str, allow: Sequence[str] = ()) 
             session.recipe_parameters(config),
             cache_dir=Path(config.data.cache).expanduser(),
             on_missing=config.data.on_missing,
+            name=config.data.name,
         )
         manifest = prepared.manifest
         write_json(
@@ -94,6 +95,8 @@ def train(config, system, engine, dataset, first, folder, log) -> None:
         checkpoint_every=config.fit.checkpoint_every,
         log_every=config.fit.log_every,
         patience=config.fit.patience,
+        device_memory_bytes=config.fit.device_memory_bytes or None,
+        host_memory_bytes=config.fit.host_memory_bytes or None,
     )
     start = time.perf_counter()
     try:
@@ -117,8 +120,13 @@ def evaluate(config, system, engine, dataset, first, folder, manifest) -> dict:
     """Scores the test split; writes maps, scores, metrics and the report."""
     state = session.trained_state(config, system, first, folder)
     samples = session.samples_of(manifest, "test")
+    limits = plan.measure(
+        engine.mesh.devices.flat,
+        config.fit.device_memory_bytes or None,
+        config.fit.host_memory_bytes or None,
+    )
     score = evaluation.compile_score(
-        system, engine, session.key_of(config, "score"), state
+        system, engine, session.key_of(config, "score"), state, limits
     )
     size = config.eval.batch_size
     scored = evaluation.score_split(score, dataset, size)

@@ -18,6 +18,7 @@ from ad3d_jax.synthesis.textures import load_textures
 from ad3d_jax.systems import SYSTEMS, build, nearest
 from ad3d_jax.train.checkpoint import load_tree
 from ad3d_jax.train.resume import unpack_state
+from data_pipelines import layout
 
 FINAL = "final"  # folder of the trained state below checkpoints/
 KEYS = {"init": 0, "fit": 1, "score": 2}
@@ -79,6 +80,11 @@ def data_folder(config: ConfigDict) -> tuple[Path, str]:
         if not data.category:
             raise ValueError("data.category: name one of the folders of data.root")
         return Path(data.root).expanduser(), data.category
+    if data.name != layout.MVTEC_3D:
+        raise ValueError(
+            f"data.name={data.name} needs data.root: the sample set that is made where "
+            f"it is empty has the layout {layout.MVTEC_3D}"
+        )
     from data_pipelines import synthetic
 
     category = data.category or synthetic.CATEGORIES[0]

@@ -55,6 +55,8 @@ def base_config(system: str, recipe: str) -> ConfigDict:
                 "log_every": 20,  # steps
                 "patience": 20,  # steps without a finite loss before the run stops
                 "tensorboard": False,
+                "device_memory_bytes": 0,  # of one device; 0 = as measured
+                "host_memory_bytes": 0,  # 0 = as measured
             },
             "eval": {
                 "batch_size": 8,
