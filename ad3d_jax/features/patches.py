@@ -163,11 +163,13 @@ def _pooled_kernels(
 def _few_channels(x: Array, channels: np.ndarray, kernels: np.ndarray) -> Array:
     """Returns [B,h,w,D]: sums over q of chosen channels seen through 3x3 kernels."""
     height, width = x.shape[1:3]
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    border = ((0, 0), (1, 1), (1, 1), (0, 0))
 
     def add(total, part):
         chosen, kernel = part
-        picked = jnp.take(padded, chosen, axis=-1)
+        picked = jnp.pad(jnp.take(x, chosen, axis=-1), border)
+        # Else the compiler may gather anew for each of the nine windows.
+        picked = jax.lax.optimization_barrier(picked)
         for row in range(3):
             for column in range(3):
                 window = picked[:, row : row + height, column : column + width]
