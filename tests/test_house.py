@@ -30,7 +30,7 @@ LAYERS = (
     ("data_pipelines",),
     ("experiments",),
 )
-# What only some files may import; nothing behind a name stands for no file at all.
+# What only some files may import.
 HOMES = {
     "flax.linen": ("ad3d_jax/nn/",),
     "orbax": ("ad3d_jax/train/checkpoint.py",),
@@ -38,8 +38,10 @@ HOMES = {
     "tensorflow": ("data_pipelines/",),
     "tensorflow_datasets": ("data_pipelines/",),
     "matplotlib": ("ad3d_jax/report.py", "ad3d_jax/report/"),
-    "torch": (),
+    "torch": ("experiments/rivals.py",),
+    "faiss": ("experiments/rivals.py",),
 }
+LAZY = ("open3d", "matplotlib", "torch", "faiss")
 CODE_IN_DATA = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib"} | {
     *("marshal", "shelve"),
 }
@@ -126,7 +128,7 @@ def strangers(root: Path) -> list[str]:
 
 
 def eager_imports(root: Path) -> list[str]:
-    """Returns imports of Open3D and matplotlib outside functions."""
+    """Returns imports of what is optional, or slow to load, outside functions."""
     found = []
     for file, tree in sources(root):
         lazy = {
@@ -139,7 +141,7 @@ def eager_imports(root: Path) -> list[str]:
             if not isinstance(node, ast.Import | ast.ImportFrom) or id(node) in lazy:
                 continue
             for line, name in imports(file, node):
-                if below(name, "open3d") or below(name, "matplotlib"):
+                if any(below(name, library) for library in LAZY):
                     found.append(f"{file}:{line}: imports {name} outside a function")
     return found
 
@@ -261,6 +263,8 @@ BROKEN = [
     (strangers, "ad3d_jax/eval.py", "from matplotlib import pyplot", 1),
     (strangers, "ad3d_jax/features/a.py", "import torch", 1),
     (eager_imports, "ad3d_jax/report.py", "\nimport matplotlib", 2),
+    (strangers, "experiments/main.py", "def f():\n    import faiss", 2),
+    (eager_imports, "experiments/rivals.py", "import torch", 1),
     (eager_imports, "data_pipelines/geometry.py", "if 1:\n    import open3d", 2),
     (pmap_elsewhere, "ad3d_jax/train/fit.py", "import jax\njax.pmap(f)", 2),
     (pmap_elsewhere, "ad3d_jax/train/fit.py", "from jax import pmap as p", 1),
@@ -289,6 +293,7 @@ SOUND = [
     ("ad3d_jax/nn/b.py", "from ad3d_jax.nn import a\nfrom . import a\nimport jax"),
     ("ad3d_jax/train/parallel.py", "import jax\nrun = jax.pmap"),
     ("ad3d_jax/report.py", "def _f():\n    import matplotlib"),
+    ("experiments/rivals.py", "def _f():\n    import torch, faiss"),
     ("experiments/main.py", "from ad3d_jax import eval\neval.run(engine='pmap')"),
     ("ad3d_jax/features/a.py", "np.load(x, allow_pickle=False)\nmodel.eval()"),
     ("data_pipelines/a.py", "import tensorflow as tf\nimport ad3d_jax"),
