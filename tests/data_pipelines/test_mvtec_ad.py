@@ -103,20 +103,17 @@ def test_faults(screw, damage, expected):
 
 
 def test_faults_name_the_file(screw, tmp_path):
+    arguments = screw.parent, "screw", "raw", CHOSEN, tmp_path
     mask = screw / "ground_truth/scratch/001_mask.png"
     mask.unlink()
     (fault,) = found(screw).faults
     assert fault.path == str(mask) and "test/scratch/001.png" in fault.message
     with pytest.raises(DatasetError, match="001_mask.png is missing"):
-        prepare(screw.parent, "screw", "raw", CHOSEN, tmp_path, name=MVTEC_AD)
+        prepare(*arguments, format="npz", name=MVTEC_AD)
     (screw / "test/bent/000.png").unlink()
     messages = [fault.message for fault in found(screw).faults]
     assert any(str(screw / "test/bent/000.png") in message for message in messages)
-    data = prepare(
-        *(screw.parent, "screw", "raw", CHOSEN, tmp_path),
-        on_missing="skip",
-        name=MVTEC_AD,
-    )
+    data = prepare(*arguments, "skip", "npz", MVTEC_AD)
     assert data.manifest["counts"]["test"] == {"good": 2, "scratch": 1}
 
 
