@@ -125,18 +125,19 @@ def memory_of_search(queries: int, rows: int, dimensions: int) -> dict:
     )
     search = jax.jit(knn.nearest).lower(bank, asked).compile()
     gc.collect()
-    before = host_peak_bytes()
-    data = _normal(_aligned(rows, dimensions))
+    before = _peak_bytes()
+    data = _normal(knn.aligned_rows(rows, dimensions))
     bank = knn.Bank(
-        rows=jnp.asarray(data),
-        half_norms=jnp.asarray(np.einsum("nd,nd->n", data, data) / 2),
-        mean=jnp.zeros(dimensions),
-        number=jnp.arange(rows, dtype=jnp.int32),
+        rows=data,
+        half_norms=np.einsum("nd,nd->n", data, data) / 2,
+        mean=np.zeros(dimensions, np.float32),
+        number=np.arange(rows, dtype=np.int32),
     )
+    bank = jax.device_put(bank)
     start = time.perf_counter()
     jax.block_until_ready(search(bank, asked))
     seconds = time.perf_counter() - start
-    grown = host_peak_bytes() - before
+    grown = _peak_bytes() - before
     planned = knn.plan_bytes(queries, rows, dimensions, bank.chunk_bytes)
     return {
         "queries": queries,
@@ -346,12 +347,16 @@ def _normal(x: np.ndarray, seed: int = 0) -> np.ndarray:
     return x
 
 
-def _aligned(rows: int, dimensions: int) -> np.ndarray:
-    """Returns an empty array that JAX takes over on a CPU without a copy."""
-    size = 4 * rows * dimensions
-    room = np.empty(size + 64, np.uint8)
-    offset = -room.ctypes.data % 64
-    return room[offset : offset + size].view(np.float32).reshape(rows, dimensions)
+def _peak_bytes() -> int:
+    """Returns the largest resident size that this process has had.
+
+    Linux's usual figure would count what the parent process had, too.
+    """
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        return host_peak_bytes()
+    lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+    return 1024 * int(lines["VmHWM"].split()[0])
 
 
 OPERATIONS = {

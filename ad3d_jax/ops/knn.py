@@ -60,12 +60,23 @@ def build(rows: Array, chunk_bytes: int = CHUNK_BYTES) -> Bank:
             "infinity"
         )
     mean = centre(rows)
-    centred, half_norms = np.empty_like(rows), np.empty(len(rows), np.float32)
+    centred, half_norms = aligned_rows(*rows.shape), np.empty(len(rows), np.float32)
     for block in blocks:
         np.subtract(rows[block], mean, out=centred[block])
         half_norms[block] = np.square(centred[block], dtype=np.float64).sum(1) / 2
     number = np.arange(len(rows), dtype=np.int32)
     return Bank(centred, half_norms, mean, number, chunk_bytes)
+
+
+def aligned_rows(count: int, dimensions: int) -> np.ndarray:
+    """Returns an array [count,dimensions] float32 of any content, on the host.
+
+    It begins where JAX wants it: a CPU device then takes it over without a copy.
+    """
+    size, boundary = 4 * count * dimensions, 64
+    room = np.empty(size + boundary, np.uint8)
+    offset = -room.ctypes.data % boundary
+    return room[offset : offset + size].view(np.float32).reshape(count, dimensions)
 
 
 def centre(rows: Array) -> np.ndarray:

@@ -170,6 +170,13 @@ def test_the_centre_is_near_the_mean_and_keeps_whole_numbers_exact():
     np.testing.assert_array_equal(knn.centre(constant), constant[0])
 
 
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="of the host's memory")
+def test_a_cpu_device_takes_the_bank_over_without_a_copy():
+    bank = knn.build(data(rows=5000)[0])
+    placed = jax.device_put(bank.rows, jax.devices()[0])
+    assert placed.unsafe_buffer_pointer() == bank.rows.ctypes.data
+
+
 def test_an_empty_bank_is_refused():
     with pytest.raises(ValueError, match=r"N > 0, found \(0, 7\)"):
         knn.build(np.zeros((0, 7)))
