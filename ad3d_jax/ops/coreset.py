@@ -24,6 +24,7 @@ from ad3d_jax.ops.projection import (
 
 STARTS = ("first", "random", "mean_of_ten")
 PROJECTIONS = ("none", "sparse", "dense")
+PRECISIONS = ("float32", "float16")
 DENSE_DIMENSIONS = 128
 PICKS = 64  # at most, of one pass over the rows
 CANDIDATES = 256  # of each device
@@ -40,7 +41,8 @@ class Greedy(NamedTuple):
 
     picked: Array  # [m] int32 numbers of rows in the order of the picks, -1 = not yet
     count: Array  # [] int32
-    distance: Array  # [N] float32 squared, to the nearest pick; -1 of what is picked
+    distance: Array  # [N] float32 squared, to the nearest pick; -1 of what is picked;
+    # in float16 not squared
     nearest: Array  # [N] int32 number of that pick, -1 = none
 
 
@@ -55,7 +57,12 @@ def coreset_size(rows: int, fraction: float) -> int:
     return max(1, int(fraction * rows))
 
 
-def greedy(fraction: float, start: str = "first", projection: str = "none") -> Select:
+def greedy(
+    fraction: float,
+    start: str = "first",
+    projection: str = "none",
+    precision: str = "float32",
+) -> Select:
     """Returns the greedy k-centre choice of a fraction of all rows, a `base.Select`.
 
     Args:
@@ -67,6 +74,9 @@ def greedy(fraction: float, start: str = "first", projection: str = "none") -> S
         projection: of the rows for the choice alone: "none", "sparse" (scikit-learn's
             at eps 0.9, none where that takes more dimensions than the rows have) or
             "dense" (to 128, none where the rows have no more).
+        precision: "float32", or "float16": rows, differences and distances are rounded
+            to it, as in the public code of BTF, so that near distances tie. It takes a
+            pass over the rows for every pick and starts from "first" alone.
 
     `prepare` takes a tree with "rows" [n,P,D] or [N,D] float32 on the host; `take`
     gives every leaf's chosen rows [m,...] and their numbers "origin" [m] int32, in the
@@ -77,18 +87,21 @@ def greedy(fraction: float, start: str = "first", projection: str = "none") -> S
         ValueError: an argument is unknown or out of range.
 
     Source: Sener and Savarese 2018 (arXiv 1708.00489) as used by PatchCore
-    (arXiv 2106.08265). Distances are float32 (BTF's public code has float16).
+    (arXiv 2106.08265); in float16 that of rvorias/ind_knn_ad.
     """
     coreset_size(1, fraction)
     for name, value, known in (
         ("start", start, STARTS),
         ("projection", projection, PROJECTIONS),
+        ("precision", precision, PRECISIONS),
     ):
         if value not in known:
             expected = ", ".join(known)
             raise ValueError(f"{name} is {value!r}, expected one of {expected}")
+    if precision == "float16" and start != "first":
+        raise ValueError(f"start is {start!r}; in float16 expected 'first'")
     return Select(
-        prepare=partial(_prepare, fraction, start, projection),
+        prepare=partial(_prepare, fraction, start, projection, precision),
         advance=advance,
         done=lambda carry: (int(carry.count), len(carry.picked)),
         take=_take,
@@ -106,7 +119,10 @@ def advance(data: dict[str, Array], carry: Greedy, across: Across) -> Greedy:
     data, carry = jax.tree.map(jnp.asarray, (data, carry))
     local, rows = len(data["number"]), len(carry.distance)
     devices = across.gather(data["number"]).shape[0] // local
-    step = partial(_pass, data, across, _margin(data, across, rows))
+    if data["rows"].dtype == jnp.float16:
+        step = partial(_half_pick, data, across)
+    else:
+        step = partial(_pass, data, across, _margin(data, across, rows))
 
     def own(x: Array) -> Array:
         x = jnp.pad(x, (0, devices * local - rows), constant_values=-1)
@@ -126,14 +142,23 @@ def advance(data: dict[str, Array], carry: Greedy, across: Across) -> Greedy:
 
 
 def _prepare(
-    fraction: float, start: str, projection: str, key: Array, state: State, rows: Tree
+    fraction: float,
+    start: str,
+    projection: str,
+    precision: str,
+    key: Array,
+    state: State,
+    rows: Tree,
 ) -> tuple[dict[str, Array], Greedy]:
     """Returns (data, carry) as `base.Select` has it, on the host."""
     del state
     flat = _flat(rows["rows"], rows["rows"].shape[-1])
     count = coreset_size(len(flat), fraction)
     project, begin = jax.random.split(key)
-    bank = knn.build(_project(project, flat, projection))
+    projected = _project(project, flat, projection)
+    if precision == "float16":
+        return _prepare_half(projected, count)
+    bank = knn.build(projected)
     data = {
         "rows": bank.rows,
         "half_norms": bank.half_norms,
@@ -147,6 +172,24 @@ def _prepare(
         count=np.int32(count if everything else 0),
         distance=data["cap"],
         nearest=np.full(len(flat), -1, np.int32),
+    )
+
+
+def _prepare_half(rows: np.ndarray, count: int) -> tuple[dict[str, Array], Greedy]:
+    """Returns (data, carry) of a choice in float16; row 0 is picked already.
+
+    Only the distances to row 0 are those of the rows before they were rounded.
+    """
+    number = np.arange(len(rows), dtype=np.int32)
+    distance = np.linalg.norm(rows - rows[:1], axis=1).astype(np.float16)
+    distance[0] = -1
+    everything = count == len(rows)
+    picked = number if everything else np.where(number[:count] == 0, 0, -1)
+    return {"rows": rows.astype(np.float16), "number": number}, Greedy(
+        picked=picked.astype(np.int32),
+        count=np.int32(count if everything else 1),
+        distance=distance.astype(np.float32),
+        nearest=np.full(len(rows), -1, np.int32),
     )
 
 
@@ -244,6 +287,27 @@ def _pass(
     slot = jnp.where(slot < chosen, carry.count + slot, len(carry.picked))
     picked = carry.picked.at[slot].set(new, mode="drop")
     return Greedy(picked, carry.count + chosen, distance, nearest)
+
+
+def _half_pick(data: dict[str, Array], across: Across, carry: Greedy) -> Greedy:
+    """Returns the carry after one pick in float16; distances of this device's rows."""
+
+    def half(x):
+        # A conversion there and back may be left out by the compiler.
+        return jax.lax.reduce_precision(x, exponent_bits=5, mantissa_bits=10)
+
+    number, rows = data["number"], data["rows"].astype(jnp.float32)
+    highest = across.gather(carry.distance.max()[None]).max()
+    first = jnp.where(carry.distance == highest, number, jnp.iinfo(jnp.int32).max)
+    new = across.gather(first.min()[None]).min()
+    row = knn.rows_by_number(rows, number, new[None], across)
+    distance = half(jnp.sqrt(_squared(half(rows - row))))
+    distance = jnp.minimum(carry.distance, distance)
+    return carry._replace(
+        picked=carry.picked.at[carry.count].set(new),
+        count=carry.count + 1,
+        distance=jnp.where(number == new, -1.0, distance),
+    )
 
 
 def _candidates(

@@ -23,11 +23,10 @@ from ad3d_jax.features.image import (
     init_backbone,
 )
 from ad3d_jax.features.patches import cell_pool
-from ad3d_jax.ops import coreset, knn, reweight
+from ad3d_jax.ops import coreset, knn
 from ad3d_jax.ops.blur import blur_8bit, gaussian_blur
 from ad3d_jax.ops.fpfh import fpfh
 from ad3d_jax.ops.hog import hog
-from ad3d_jax.ops.resize import resize_bilinear
 from ad3d_jax.ops.sift import dense_sift
 from ad3d_jax.systems import patchcore
 
@@ -42,6 +41,7 @@ class Config:
     fpfh: str = "jnp"  # jnp | open3d, which the recipe has made
     cells: int = 28  # a side; a patch is a cell
     fraction: float = 0.1  # of the training patches that the bank keeps
+    precision: str = "float32"  # of their choice: float32 | float16 (release)
     support: int = 3  # rows that the image score's re-weighting looks at
     blur: str = "8bit"  # 8bit | gaussian
     blur_radius: float = 4.0  # standard deviation, pixels
@@ -75,7 +75,9 @@ def btf(config: Config = Config()) -> System:  # noqa: B008 (immutable)
             "rows": patchcore.positions(cell_features(config, state.frozen, batch))
         },
         absorb=partial(patchcore.absorb, bank),
-        select=coreset.greedy(bank.fraction, bank.start, bank.projection),
+        select=coreset.greedy(
+            bank.fraction, bank.start, bank.projection, config.precision
+        ),
         plan=partial(patchcore.plan, bank),
     )
     # Cells that the recipe has made do not tell the size of the map.
@@ -109,7 +111,12 @@ def bank_of(config: Config) -> patchcore.Config:
 def check(config: Config) -> None:
     """Raises ValueError where a field of the configuration is wrong."""
     patchcore.check(bank_of(config))
-    choices = {"features": tuple(FEATURE_SETS), "fpfh": FPFH_MAKERS, "blur": BLURS}
+    choices = {
+        "features": tuple(FEATURE_SETS),
+        "fpfh": FPFH_MAKERS,
+        "precision": coreset.PRECISIONS,
+        "blur": BLURS,
+    }
     if has_network(config):
         choices["backbone"] = BACKBONES
     for name, known in choices.items():
@@ -155,26 +162,11 @@ def score(config: Config, key: Array, state: State, batch: Batch) -> Scores:
     neighbours in the bank (`reweight.image_score`, "ind_knn").
     """
     del key
-    bank, grid = state.memory["bank"], cell_features(config, state.frozen, batch)
-    count, rows, columns, dimensions = grid.shape
-    found = knn.nearest(bank, grid.reshape(-1, dimensions), mode=config.mode)
-    distance, number = (x.reshape(count, -1) for x in found)
-    image = reweight.image_score(
-        bank,
-        patchcore.positions(grid),
-        distance,
-        number,
-        "ind_knn",
-        config.support,
-    )
     size = (batch.xyz if batch.rgb is None else batch.rgb).shape[1:3]
-    map = resize_bilinear(distance.reshape(count, rows, columns, 1), size)
+    grid = cell_features(config, state.frozen, batch)
+    scores = patchcore.compare(bank_of(config), state, grid, size)
     blur = {"8bit": blur_8bit, "gaussian": gaussian_blur}[config.blur]
-    match = None
-    if config.match:
-        origin = jnp.asarray(state.memory["origin"])[number]
-        match = patchcore.worst_match(distance, origin, (rows, columns), size)
-    return Scores(map=blur(map, config.blur_radius), image=image, match=match)
+    return scores._replace(map=blur(scores.map, config.blur_radius))
 
 
 # --- Features -------------------------------------------------------------------------

@@ -30,6 +30,8 @@ VARIANTS = {
     "resnet18": {"model.backbone": "resnet18"},
     # An exact Gaussian instead of the 8-bit one.
     "float_blur": {"model.blur": "gaussian"},
+    # The release's arithmetic of the choice of patches; slow on a CPU.
+    "float16": {"model.precision": "float16"},
     # Minutes on two cores.
     "cpu": {
         "model.features": "fpfh",

@@ -235,3 +235,32 @@ def test_mistakes_are_named():
         rows = gaussian(rows=30)
         rows[4, 4] = np.nan
         select.prepare(KEY, State(), {"rows": rows})
+
+
+@pytest.mark.parametrize("devices", [None, 3])
+def test_in_float16_all_is_rounded_as_in_the_public_loop(devices):
+    rows = 40 * np.abs(gaussian(601, 9, seed=5))
+    select = coreset.greedy(0.3, precision="float16")
+    found, _ = picks(rows, select, devices)
+    halves = rows.astype(np.float16)
+    distance = np.linalg.norm(rows - rows[0], axis=1).astype(np.float16)
+    expected = [0]
+    while len(expected) < 180:
+        distance[expected[-1]] = -1
+        expected.append(int(np.argmax(distance)))
+        offsets = (halves - halves[expected[-1]]).astype(np.float32)
+        away = np.sqrt((offsets**2).sum(1)).astype(np.float16)
+        distance = np.minimum(distance, away)
+    np.testing.assert_array_equal(found["origin"], expected)
+    exact, _ = picks(rows, coreset.greedy(0.3))
+    assert not np.array_equal(exact["origin"], expected), "rounding decides nothing"
+    np.testing.assert_array_equal(found["rows"], rows[expected])
+
+
+def test_float16_keeps_all_in_order_and_starts_from_the_first_alone():
+    everything, _ = picks(gaussian(20), coreset.greedy(1.0, precision="float16"))
+    np.testing.assert_array_equal(everything["origin"], np.arange(20))
+    with pytest.raises(ValueError, match="in float16 expected 'first'"):
+        coreset.greedy(0.1, start="random", precision="float16")
+    with pytest.raises(ValueError, match="precision is 'bfloat16'"):
+        coreset.greedy(0.1, precision="bfloat16")

@@ -180,6 +180,7 @@ def test_needs_follow_the_feature_set():
         ({"features": "hogs"}, "model.features: expected one of .*'hogs'"),
         ({"backbone": "vgg"}, "model.backbone: expected one of"),
         ({"fpfh": "pcl"}, "model.fpfh: expected one of"),
+        ({"precision": "float64"}, "model.precision: expected one of"),
         ({"blur": "box"}, "model.blur: expected one of"),
         ({"fraction": 0.0}, "fraction"),
         ({"cells": 0}, "model.cells"),
