@@ -1,6 +1,7 @@
 """Greedy k-centre against a literal float64 loop, whole and split over devices."""
 
 import itertools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +39,7 @@ def tied(rows=900, seed=1):
     return np.random.default_rng(seed).integers(0, 4, (rows, 3)).astype(np.float32)
 
 
-def picks(rows, select, devices=None, key=KEY):
+def picks(rows, select, devices=None, key=KEY, transform=jax.vmap):
     """Returns what `select` picks, driven as the Gather driver drives it."""
     data, carry = select.prepare(key, State(), {"rows": rows})
     if devices is None:
@@ -52,7 +53,7 @@ def picks(rows, select, devices=None, key=KEY):
             def local(data):
                 return select.advance(data, carry, across)
 
-            carries = jax.jit(jax.vmap(local, axis_name=parallel.AXIS))(data)
+            carries = jax.jit(transform(local, axis_name=parallel.AXIS))(data)
             for leaf in carries:
                 for device in leaf[1:]:
                     np.testing.assert_array_equal(device, leaf[0])
@@ -264,3 +265,13 @@ def test_float16_keeps_all_in_order_and_starts_from_the_first_alone():
         coreset.greedy(0.1, start="random", precision="float16")
     with pytest.raises(ValueError, match="precision is 'bfloat16'"):
         coreset.greedy(0.1, precision="bfloat16")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [gaussian, tied])
+def test_real_devices_agree(make):
+    rows = make()
+    transform = partial(jax.pmap, devices=jax.devices()[:4])
+    found, _ = picks(rows, coreset.greedy(0.15), 4, transform=transform)
+    expected = reference(rows, int(0.15 * len(rows)))
+    np.testing.assert_array_equal(found["origin"], expected)
