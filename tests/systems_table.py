@@ -1,13 +1,14 @@
 """The table of all systems for the protocol suite: one row each."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax.numpy as jnp
 from reference_systems import bank, critic, make_batch, neighbours, restorer
 
 from ad3d_jax.base import Batch, System
-from ad3d_jax.systems import padim, patchcore, simplenet
+from ad3d_jax.systems import btf, padim, patchcore, simplenet
 from ad3d_jax.systems.dbrn import Config, dbrn
 
 
@@ -91,6 +92,21 @@ def small_patchcore() -> System:
     return patchcore.patchcore(config)
 
 
+def small_btf(features: str) -> System:
+    """Returns BTF with 4-pixel cells; its network two early layers of a ResNet-18."""
+    config = btf.Config(
+        features=features,
+        backbone="resnet18",
+        layers=("layer1", "layer2"),
+        cells=8,
+        fraction=0.5,
+        blur_radius=1.0,
+        match=True,
+        chunk_bytes=2**16,
+    )
+    return btf.btf(config)
+
+
 def small_padim() -> System:
     """Returns PaDiM on one early layer of a random ResNet-18."""
     config = padim.Config(
@@ -110,6 +126,14 @@ TABLE = (
     Row("bank", bank, board(16)),
     Row("neighbours", neighbours, board(16), frozenset({"gather"})),
     Row("patchcore", small_patchcore, board(32), frozenset({"gather"})),
+    Row(
+        "btf",
+        partial(small_btf, "rgb_fpfh"),
+        board(32),
+        frozenset({"gather"}),
+        slow=True,
+    ),
+    Row("btf_hog", partial(small_btf, "hog"), board(32)),
     Row("padim", small_padim, board(32)),
     Row("simplenet", small_simplenet, board(32), frozenset({"train"}), slow=True),
     Row("dbrn", small_dbrn, board(32), frozenset({"train", "score"}), slow=True),
