@@ -24,10 +24,10 @@ VARIANTS = {
     "hog": {"model.features": "hog", "model.backbone": ""},
     "sift": {"model.features": "sift", "model.backbone": ""},
     "fpfh": {"model.features": "fpfh", "model.backbone": ""},
-    # Other backbones; the paper has the default's.
+    # Backbones; the paper has the first, so that others may come from anywhere.
     "wide_resnet50": {"model.backbone": "wide_resnet50"},
-    "resnet50": {"model.backbone": "resnet50"},
-    "resnet18": {"model.backbone": "resnet18"},
+    "resnet50": {"model.backbone": "resnet50", "backbone.source": ""},
+    "resnet18": {"model.backbone": "resnet18", "backbone.source": ""},
     # An exact Gaussian instead of the 8-bit one.
     "float_blur": {"model.blur": "gaussian"},
     # The release's arithmetic of the choice of patches; slow on a CPU.
@@ -51,6 +51,7 @@ def get_config(variant: str = "") -> ConfigDict:
     """
     config = with_backbone(base_config("btf", recipe="raw"), source="racm_in1k")
     config.data.image_size = 224
+    config.model.match = True  # the report shows it
     config.data.recipe_parameters.interpolation = "bicubic"
     config.fpfh = FieldReference(config.model.fpfh)
     config.model.fpfh = config.get_ref("fpfh")
