@@ -17,6 +17,7 @@ from ad3d_jax.nn.resnet import RESNETS
 from ad3d_jax.ops import knn
 from ad3d_jax.systems import btf
 from ad3d_jax.systems.btf import Config
+from experiments import main
 from experiments.configs.btf import VARIANTS, get_config
 
 SMALL = {"backbone": "resnet18", "cells": 8}
@@ -230,3 +231,21 @@ def test_one_flag_says_who_makes_fpfh(monkeypatch):
     plain = config.to_dict()
     assert plain["fpfh"] == plain["model"]["fpfh"] == "open3d"
     assert get_config().model.fpfh == "jnp"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["raw", "plane"])
+def test_full_size_samples_run_through(native_class, tmp_path, recipe):
+    pytest.importorskip("open3d")
+    config = get_config("fpfh")
+    config.fpfh = "open3d"
+    config.data.recipe = recipe
+    config.data.root = str(native_class.parent)
+    config.data.category = native_class.name
+    config.data.cache = str(tmp_path / "cache")
+    config.data.batch_size = config.eval.batch_size = 1
+    config.fit.engine = "jit"
+    metrics = main.run(config, str(tmp_path / "run"), "fit_eval")
+    assert metrics["weights"] is None and metrics["recipe"] == recipe
+    assert metrics["p_auroc"] > 0.8  # two training samples
+    assert (tmp_path / "run" / "report" / "index.html").is_file()
