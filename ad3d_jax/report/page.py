@@ -1,6 +1,7 @@
 """Makes `report/index.html` of a run from the files in its workdir alone."""
 
 import json
+import re
 import os
 from pathlib import Path
 from typing import Any
@@ -348,5 +349,11 @@ def shown_fact(name: str, metrics: dict[str, Any]) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, dict):
-        return ", ".join(f"{key}: {shown}" for key, shown in value.items())
+        return ", ".join(f"{key}: {fact_entry(each)}" for key, each in value.items())
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def fact_entry(value: Any) -> str:
+    """Returns an entry of a fact as words; of a digest the first digits suffice."""
+    words = "unknown" if value is None else str(value)
+    return words[:12] if re.fullmatch(r"[0-9a-f]{64}", words) else words

@@ -110,6 +110,14 @@ def test_headline_says_how_well_and_with_what_weights(whole):
     assert "Weights: random." in page.words
 
 
+def test_a_weights_file_is_named_with_its_digest_and_source(workdir):
+    weights = {"file": "w.npz", "sha256": "0123456789abcdef" * 4, "source": None}
+    edit_metrics(workdir, weights=weights)
+    words = made(workdir).words
+    assert "file: w.npz, sha256: 0123456789ab, source: unknown" in words
+    assert "Weights: random." not in words
+
+
 def test_markup_in_names_is_escaped(workdir):
     edit_metrics(workdir, system="<img src=x onerror=alert(1)>", extra_fact="<marquee>")
     page = made(workdir)
