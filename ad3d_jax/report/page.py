@@ -1,8 +1,8 @@
 """Makes `report/index.html` of a run from the files in its workdir alone."""
 
 import json
-import re
 import os
+import re
 from pathlib import Path
 from typing import Any
 
