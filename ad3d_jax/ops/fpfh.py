@@ -34,32 +34,34 @@ def fpfh(
     KDTreeSearchParamHybrid. Ours differs: points further away than `reach` pixels are
     missed (where the sensor left many gaps); equal distances at the last place all
     count; float32.
+
+    Raises:
+        ValueError: valid or normals do not have the shape of the cloud.
     """
+    cloud = points.away(xyz, valid)
     if normals is None:
         normals = points.normals(xyz, valid)
+    if normals.shape != xyz.shape:
+        raise ValueError(f"normals: expected {xyz.shape}, found {normals.shape}")
 
     def own_histograms(own, others):
         limit = points.nearest_limit(_squared(own, others), neighbours, radius)
-        bins = jnp.stack(_pair_bins(own, others, limit), 1)
-        counts = jax.lax.map(
-            lambda number: jnp.sum((bins == number).astype(jnp.int32), 2),
+        bins = _pair_bins(own, others, limit)
+        counts = jax.lax.map(  # bin by bin, so that the pairs are computed only once
+            lambda number: jnp.sum((bins == number).astype(jnp.int32), 1),
             jnp.arange(BINS),
-        )  # [bin, tile, feature, point]
-        counts = counts.transpose(1, 2, 0, 3).astype(jnp.float32)
-        counts -= (jnp.arange(BINS) == BINS // 2)[None, None, :, None]  # the point itself
-        share = 100 / jnp.maximum(jnp.sum(counts, 2, keepdims=True), 1.0)
-        counts = (counts * share).reshape(-1, 3 * BINS, own.shape[-1])
-        return jnp.concatenate([counts, limit[:, None]], 1)
+        )
+        itself = jnp.arange(BINS) == BINS // 2  # every point is among its neighbours
+        counts = counts.swapaxes(0, 1) - itself[None, :, None]  # [3,BINS,Q]
+        shares = counts * (100 / jnp.maximum(jnp.sum(counts, 1, keepdims=True), 1))
+        return jnp.concatenate([shares.reshape(3 * BINS, -1), limit[None]])
 
     def neighbours_histograms(own, others):
         squared = _squared(own, others)
-        near = (squared <= own[:, 3, None]) & (squared > 0)
+        near = (squared <= own[None, 3]) & (squared > 0)
         weight = jnp.where(near, 1 / jnp.where(near, squared, 1.0), 0.0)
-        return jnp.einsum(
-            "tmq,tcm->tcq", weight, others[:, 3:], precision=jax.lax.Precision.HIGHEST
-        )
+        return jnp.matmul(others[3:], weight, precision=jax.lax.Precision.HIGHEST)
 
-    cloud = points.away(xyz, valid)
     oriented = jnp.concatenate([cloud, normals], -1)
     own = points.map_tiles(own_histograms, oriented, oriented, reach)
     own, limit = jnp.where(valid, own[..., :-1], 0.0), own[..., -1:]
@@ -80,11 +82,11 @@ def _squared(own, others):
 
 
 def _pair_bins(own, others, limit):
-    """Returns the bins of the three features of all pairs, int32 [T,M,Q] each.
+    """Returns the bins of the three features of all pairs, int32 [3,M,Q].
 
-    Points are [T,6,Q] and [T,6,M], position and normal; -1 marks a pair beyond the
-    limit. Pairs without features (no distance, or a line along the normal) lie in the
-    middle bins, as in Open3D.
+    Points are [6,Q] and [6,M], position and normal; BINS marks a pair beyond the
+    limit [Q]. Pairs without features (no distance, or a line along the normal) lie
+    in the middle bins, as in Open3D.
 
     With d from one point to the other, the source of a pair is the point whose normal
     lies closer to the line; n is its normal, m the other's, all signs as seen from it.
@@ -92,8 +94,8 @@ def _pair_bins(own, others, limit):
     that of d along n. Bins of the angle are told by comparing, without an arc tangent.
     """
     step = points.differences(own, others)
-    first = [own[:, i, None, :] for i in range(3, 6)]
-    second = [others[:, i, :, None] for i in range(3, 6)]
+    first = [own[i, None, :] for i in range(3, 6)]
+    second = [others[i, :, None] for i in range(3, 6)]
     squared = points.sum_of_squares(step)
     at_first, at_second = _dot(first, step), _dot(second, step)
     both, triple = _dot(first, second), _dot(step, _cross(first, second))
@@ -116,8 +118,9 @@ def _pair_bins(own, others, limit):
         _uniform_bin(triple * inverse),
         _uniform_bin(jnp.where(defined, source * jax.lax.rsqrt(squared), 0.0)),
     )
-    near = squared <= limit[:, None]
-    return [jnp.where(near, b, -1) for b in bins]
+    near = squared <= limit[None]
+    # Three selections, which XLA compiles apart, outrun one packed in an integer.
+    return jnp.stack([jnp.where(near, b, BINS) for b in bins])
 
 
 def _uniform_bin(x):
