@@ -1,13 +1,17 @@
 """Times a system on random samples of the declared shapes; needs no data.
 
     python -m experiments.benchmark --config=experiments/configs/dbrn.py[:variant] \
-        --output=FILE.json [--batch_sizes=1,8] [--scope=score,end_to_end,step]
+        --output=FILE.json [--batch_sizes=1,8] [--scope=score,end_to_end,step] \
+        [--train_samples=200]
 
 Scopes, each on the first device: `score` from arrays on the device to scores on it,
 `end_to_end` from a host batch to host scores, `step` one training step of each Train
 phase. Compilation is timed apart; warm-up calls come before the timed ones. A large
 matrix product in the same process gives a yardstick: its time, which a shared machine
 slows likewise, and the peak, unless `--peak_tflops` states one.
+
+A memory bank is filled with what the batch emits, repeated with noise to as many
+training samples as `--train_samples` says, so that it has the size of a real one.
 
 FLOPs are XLA's count for the program as written: transcendental functions are not in
 it, and of a loop the body counts once.
@@ -17,6 +21,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +31,16 @@ import numpy as np
 from absl import app, flags
 from ml_collections import ConfigDict
 
-from ad3d_jax.base import ALONE, Batch, Gather, State, System, Train, without_truth
+from ad3d_jax.base import (
+    ALONE,
+    Batch,
+    Gather,
+    Select,
+    State,
+    System,
+    Train,
+    without_truth,
+)
 from ad3d_jax.eval import check_needs
 from ad3d_jax.train import parallel
 from ad3d_jax.train.step import begin, fixed_part, train_step
@@ -37,6 +51,7 @@ from experiments import flag_errors, session
 SCOPES = ("score", "end_to_end", "step")
 WARM_UPS = 3
 FEWEST_RUNS = 30
+TRAIN_SAMPLES = 200  # the classes of MVTec 3D-AD have 210 to 361
 MATMUL_SIDE = {"cpu": 1024, "gpu": 8192, "tpu": 8192}
 
 
@@ -53,6 +68,7 @@ def run(
     scopes: Sequence[str] = SCOPES,
     runs: int = FEWEST_RUNS,
     peak_tflops: float | None = None,
+    train_samples: int = TRAIN_SAMPLES,
 ) -> dict:
     """Returns the report: facts of machine and configuration, and a list of timings.
 
@@ -62,6 +78,7 @@ def run(
         scopes: names in SCOPES.
         runs: timed calls, at least 30.
         peak_tflops: peak of the device in 1e12 FLOP/s; None = that of the matmul.
+        train_samples: that a memory bank is filled from, at least 1.
 
     Raises:
         ValueError: a scope is unknown, a number is too small, or a field of the
@@ -70,10 +87,10 @@ def run(
     for scope in scopes:
         if scope not in SCOPES:
             raise ValueError(f"scope: expected some of {SCOPES}, found {scope!r}")
-    if runs < FEWEST_RUNS or min(batch_sizes) < 1:
+    if runs < FEWEST_RUNS or min(*batch_sizes, train_samples) < 1:
         raise ValueError(
-            f"expected at least {FEWEST_RUNS} runs and 1 row, found {runs} runs and "
-            f"batch_sizes {list(batch_sizes)}"
+            f"expected at least {FEWEST_RUNS} runs, 1 row and 1 training sample, found "
+            f"{runs} runs, batch_sizes {list(batch_sizes)} and {train_samples} samples"
         )
     system = session.build_system(config)
     matmul = calibrate(config.model.get("dtype", "float32"), runs)
@@ -81,7 +98,7 @@ def run(
     for size in batch_sizes:
         batch = random_batch(config, size)
         check_needs(system, batch)
-        state = ready_state(config, system, batch)
+        state = ready_state(config, system, batch, train_samples)
         for scope in scopes:
             timings += time_scope(config, system, state, batch, scope, runs)
     peak = matmul["flops_per_second"] if peak_tflops is None else peak_tflops * 1e12
@@ -96,6 +113,7 @@ def run(
         "resolution": config.data.image_size,
         "config_hash": session.config_hash(session.plain(config)),
         "commit": session.commit(),
+        "train_samples": train_samples,
         "precision": config.model.get("dtype", "float32"),
         "matmul_precision": jax.config.jax_default_matmul_precision or "default",
         "warm_ups": WARM_UPS,
@@ -158,15 +176,46 @@ def random_batch(config: ConfigDict, size: int) -> Batch:
     )
 
 
-def ready_state(config: ConfigDict, system: System, batch: Batch) -> State:
-    """Returns an untrained state; its memory is gathered from the batch alone."""
+def ready_state(
+    config: ConfigDict, system: System, batch: Batch, train_samples: int
+) -> State:
+    """Returns an untrained state; its memory is made of what the batch emits."""
     state = session.initial_state(config, system, batch)
     for phase in system.phases:
         if isinstance(phase, Gather):
             visited = with_cache(phase, state, batch)
             rows = jax.jit(phase.emit)(jax.random.key(0), state, visited)
+            rows = jax.tree.map(partial(repeated, train_samples), rows)
+            if phase.select is not None:
+                data, carry = phase.select.prepare(jax.random.key(0), state, rows)
+                carry = chooser(phase.select)(jax.device_put(data), carry)
+                rows = phase.select.take(rows, jax.device_get(carry))
             state = phase.absorb(jax.random.key(0), state, rows)
     return state
+
+
+def chooser(select: Select) -> Callable[[Any, Any], Any]:
+    """Returns the whole choice of rows on one device, (data, carry) -> carry."""
+    advance = jax.jit(lambda data, carry: select.advance(data, carry, ALONE))
+
+    def choose(data, carry):
+        while True:
+            done, total = select.done(carry)
+            if done >= total:
+                return carry
+            carry = advance(data, carry)
+
+    return choose
+
+
+def repeated(samples: int, rows: jax.Array) -> np.ndarray:
+    """Returns [samples, ...] of rows [B, ...], repeated; floats with a little noise."""
+    rows = np.asarray(rows)
+    many = np.resize(rows, (samples, *rows.shape[1:]))
+    if many.dtype.kind == "f":
+        noise = np.random.default_rng(0).standard_normal(many.shape, np.float32)
+        many = many + (0.1 * rows.std() * noise).astype(many.dtype)
+    return many
 
 
 def with_cache(phase: Train | Gather, state: State, batch: Batch) -> Batch:
@@ -314,6 +363,7 @@ def main(_) -> None:
             values.scope,
             values.runs,
             values.peak_tflops,
+            values.train_samples,
         )
         write_json(Path(values.output), report)
     except (ValueError, OSError) as mistake:
@@ -327,6 +377,7 @@ def define_flags() -> None:
     flags.DEFINE_list("scope", list(SCOPES), f"Some of {', '.join(SCOPES)}.")
     flags.DEFINE_integer("runs", FEWEST_RUNS, "Timed calls.", FEWEST_RUNS)
     flags.DEFINE_float("peak_tflops", None, "Peak of the device; default: measured.")
+    flags.DEFINE_integer("train_samples", TRAIN_SAMPLES, "That a bank is made of.", 1)
     flags.DEFINE_string("output", None, "JSON file to write.", required=True)
 
 

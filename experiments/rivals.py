@@ -27,14 +27,14 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from ad3d_jax.base import ALONE, State
+from ad3d_jax.base import State
 from ad3d_jax.ops import coreset, knn
 from ad3d_jax.ops.fpfh import fpfh
 from ad3d_jax.train.workdir import write_json
 from data_pipelines import geometry
 from data_pipelines.errors import DatasetError
 from experiments import flag_errors, session
-from experiments.benchmark import host_peak_bytes, machine
+from experiments.benchmark import chooser, host_peak_bytes, machine
 
 ROUNDS = 5
 # Queries, rows, dimensions: the fast mode's ranks are looked up among RANKS.
@@ -288,14 +288,7 @@ def _coreset(
     placed, begin = jax.device_put(
         select.prepare(jax.random.key(0), State(), {"rows": data})
     )
-    advance = jax.jit(lambda data, carry: select.advance(data, carry, ALONE))
-
-    def ours() -> coreset.Greedy:
-        carry = begin
-        while select.done(carry)[0] < select.done(carry)[1]:
-            carry = advance(placed, carry)
-        return carry
-
+    ours = partial(chooser(select), placed, begin)
     chosen = np.asarray(ours().picked)
     plain = rival(torch_greedy, data, timed_picks)
     same = None if isinstance(plain, str) else plain() == list(chosen[:timed_picks])

@@ -151,3 +151,14 @@ def test_the_command_line(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("error: scope: expected")
+
+
+def test_a_bank_is_as_large_as_the_samples_that_it_is_said_to_hold(config):
+    config.data.image_size = 16
+    system = reference_systems.neighbours()
+    batch = reference_systems.make_batch(2, size=16)
+    states = [benchmark.ready_state(config, system, batch, n) for n in (2, 6)]
+    sizes = [len(state.memory["bank"].number) for state in states]
+    assert sizes[1] == 3 * sizes[0]
+    rows = np.asarray(states[1].memory["bank"].rows)
+    assert len(np.unique(rows, axis=0)) == len(rows)  # no row twice
