@@ -109,6 +109,11 @@ def cell_pool(x: Array, cells: int = 28) -> Array:
     return jnp.einsum("jw,biwc->bijc", columns, x, precision=precision)
 
 
+def as_rows(grid: Array) -> Array:
+    """Returns a grid of patches [B,h,w,D] as rows [B,h*w,D], line by line."""
+    return grid.reshape(len(grid), -1, grid.shape[-1])
+
+
 def adaptive_bins(length: int, bins: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns the first entry of each bin and the one behind its last, [bins] int64.
 

@@ -22,7 +22,7 @@ from ad3d_jax.features.image import (
     feature_maps,
     init_backbone,
 )
-from ad3d_jax.features.patches import cell_pool
+from ad3d_jax.features.patches import as_rows, cell_pool
 from ad3d_jax.ops import coreset, knn
 from ad3d_jax.ops.blur import blur_8bit, gaussian_blur
 from ad3d_jax.ops.fpfh import fpfh
@@ -72,7 +72,7 @@ def btf(config: Config = Config()) -> System:  # noqa: B008 (immutable)
     phase = Gather(
         name="bank",
         emit=lambda key, state, batch: {
-            "rows": patchcore.positions(cell_features(config, state.frozen, batch))
+            "rows": as_rows(cell_features(config, state.frozen, batch))
         },
         absorb=partial(patchcore.absorb, bank),
         select=coreset.greedy(

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from ad3d_jax.base import Array, Batch, Gather, Plan, Scores, State, System, Tree
 from ad3d_jax.features.image import feature_maps, init_backbone
 from ad3d_jax.features.modalities import needed_fields, patch_features
-from ad3d_jax.features.patches import replicate_patches
+from ad3d_jax.features.patches import as_rows, replicate_patches
 from ad3d_jax.ops import gaussian
 from ad3d_jax.ops.blur import gaussian_blur
 from ad3d_jax.ops.resize import resize_bilinear
@@ -55,7 +55,7 @@ def padim(config: Config = Config()) -> System:  # noqa: B008 (immutable)
     embed = partial(features, config, channels)
     phase = Gather(
         name="gaussians",
-        emit=lambda key, state, batch: {"rows": positions(embed(state, batch))},
+        emit=lambda key, state, batch: {"rows": as_rows(embed(state, batch))},
         absorb=partial(absorb, config),
         plan=partial(plan, config),
     )
@@ -129,11 +129,6 @@ def features(
     )
 
 
-def positions(grid: Array) -> Array:
-    """Returns [B,h,w,D] as [B,h*w,D]."""
-    return grid.reshape(len(grid), -1, grid.shape[-1])
-
-
 # --- The phase ------------------------------------------------------------------------
 
 
@@ -173,7 +168,7 @@ def score(config: Config, embed, key: Array, state: State, batch: Batch) -> Scor
     """Returns smoothed Mahalanobis distances and their maximum."""
     del key
     grid = embed(state, batch)
-    distance = gaussian.mahalanobis(state.memory["gaussians"], positions(grid))
+    distance = gaussian.mahalanobis(state.memory["gaussians"], as_rows(grid))
     size = getattr(batch, needed_fields(config.modalities)[0]).shape[1:3]
     map = resize_bilinear(distance.reshape(*grid.shape[:3], 1), size)
     map = gaussian_blur(map, config.sigma)

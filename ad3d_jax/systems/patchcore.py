@@ -17,7 +17,7 @@ import numpy as np
 from ad3d_jax.base import Array, Batch, Gather, Plan, Scores, State, System, Tree
 from ad3d_jax.features.image import init_backbone
 from ad3d_jax.features.modalities import needed_fields, patch_features
-from ad3d_jax.features.patches import concat_patches, patchcore_patches
+from ad3d_jax.features.patches import as_rows, concat_patches, patchcore_patches
 from ad3d_jax.ops import coreset, knn, reweight
 from ad3d_jax.ops.blur import gaussian_blur
 from ad3d_jax.ops.projection import johnson_lindenstrauss_dimension
@@ -67,7 +67,7 @@ def patchcore(config: Config = Config()) -> System:  # noqa: B008 (immutable)
         select = coreset.greedy(config.fraction, config.start, config.projection)
     phase = Gather(
         name="bank",
-        emit=lambda key, state, batch: {"rows": positions(embed(state, batch))},
+        emit=lambda key, state, batch: {"rows": as_rows(embed(state, batch))},
         absorb=partial(absorb, config),
         select=select,
         plan=partial(plan, config),
@@ -139,11 +139,6 @@ def features(config: Config, state: State, batch: Batch) -> Array:
         config.layers,
         embed,
     )
-
-
-def positions(grid: Array) -> Array:
-    """Returns [B,h,w,D] as [B,h*w,D]."""
-    return grid.reshape(len(grid), -1, grid.shape[-1])
 
 
 # --- The phase ------------------------------------------------------------------------
@@ -224,7 +219,7 @@ def compare(config: Config, state: State, grid: Array, size: tuple[int, int]) ->
     patch_scores = jnp.mean(distance, axis=1).reshape(count, -1)
     matched = found.number[:, 0].reshape(count, -1)
     image = reweight.image_score(
-        bank, positions(grid), patch_scores, matched, config.reweight, config.support
+        bank, as_rows(grid), patch_scores, matched, config.reweight, config.support
     )
     match = None
     if config.match:
