@@ -130,8 +130,9 @@ class Plan(NamedTuple):
     """What a Gather phase will take, known from shapes before any work."""
 
     rows: int  # that the samples emit
-    kept: int  # rows of the bank
+    kept: int  # entries of the bank: rows, or distributions fitted to them
     dimensions: int  # numbers in a row
+    bank_bytes: int  # of the bank itself
     split_bytes: int  # device memory that can be shared between devices by rows
     whole_bytes: int  # device memory that every device needs besides
     host_bytes: int  # peak of the host

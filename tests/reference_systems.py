@@ -375,10 +375,12 @@ def neighbours(fraction: float = 0.5, chunk_bytes: int = 2**12) -> System:
     def plan(state, shapes):
         samples, places, dimensions = shapes["rows"].shape
         rows = samples * places
+        kept = coreset.coreset_size(rows, fraction)
         return Plan(
             rows=rows,
-            kept=coreset.coreset_size(rows, fraction),
+            kept=kept,
             dimensions=dimensions,
+            bank_bytes=4 * kept * dimensions,
             split_bytes=4 * rows * (dimensions + 3),
             whole_bytes=8 * rows + chunk_bytes,
             host_bytes=3 * 4 * rows * dimensions,

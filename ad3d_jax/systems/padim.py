@@ -152,8 +152,9 @@ def plan(config: Config, state: State, shapes: Tree) -> Plan:
     kept = gaussian.numbers(count, positions, dimensions)
     return Plan(
         rows=count * positions,
-        kept=-(-kept // dimensions),
+        kept=positions,
         dimensions=dimensions,
+        bank_bytes=4 * kept,
         split_bytes=0,
         whole_bytes=4 * kept + config.block_bytes,
         host_bytes=4 * (kept + count * positions * dimensions),

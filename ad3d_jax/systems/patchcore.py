@@ -179,6 +179,7 @@ def plan(config: Config, state: State, shapes: Tree) -> Plan:
         rows=rows,
         kept=kept,
         dimensions=dimensions,
+        bank_bytes=4 * kept * dimensions,
         split_bytes=4 * max(compared, bank),
         whole_bytes=8 * rows + config.chunk_bytes,
         # Rows, their projection and its centred copy; the kept rows twice.

@@ -60,13 +60,12 @@ def describe(name: str, plan: Plan, limits: Limits) -> str:
     """Returns the plan of a phase or a score as one line with all its figures."""
     count = parts(plan, limits)
     kept = "" if plan.kept == plan.rows else f", {plan.kept:,} kept"
-    bank = 4 * plan.kept * plan.dimensions
     host = f", {_size(plan.host_bytes)} on the host" if plan.host_bytes else ""
     where = "each device" if limits.devices > 1 else "the device"
     split = f" (split over {count} devices)" if count > 1 else ""
     return (
         f"{name}: {plan.rows:,} rows of {plan.dimensions:,} numbers{kept}; bank "
-        f"{_size(bank)}, {plan.chunk:,} rows compared at a time; needs "
+        f"{_size(plan.bank_bytes)}, {plan.chunk:,} rows compared at a time; needs "
         f"{_size(device_peak(plan, limits))} on {where}{split}{host}; there are "
         f"{_size(limits.device_bytes)} on {where} and {_size(limits.host_bytes)} on "
         "the host"
@@ -77,7 +76,6 @@ def figures(plan: Plan, limits: Limits) -> dict[str, int]:
     """Returns the plan and the limits by name, for the log."""
     return {
         **plan._asdict(),
-        "bank_bytes": 4 * plan.kept * plan.dimensions,
         "parts": parts(plan, limits),
         "device_peak_bytes": device_peak(plan, limits),
         "device_limit_bytes": limits.device_bytes,
@@ -130,6 +128,7 @@ def of_banks(names: Iterable[str], state: State) -> Plan | None:
         rows=rows,
         kept=rows,
         dimensions=widest.rows.shape[1],
+        bank_bytes=sum(_bytes(b.rows) for b in banks),
         split_bytes=split,
         whole_bytes=_bytes(state) - split + sum(b.chunk_bytes for b in banks),
         host_bytes=0,  # there already

@@ -13,6 +13,7 @@ PLAN = Plan(
     rows=1000,
     kept=100,
     dimensions=10,
+    bank_bytes=4000,
     split_bytes=4000,
     whole_bytes=500,
     host_bytes=9000,
