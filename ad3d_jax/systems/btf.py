@@ -41,7 +41,7 @@ class Config:
     fpfh: str = "jnp"  # jnp | open3d, which the recipe has made
     cells: int = 28  # a side; a patch is a cell
     fraction: float = 0.1  # of the training patches that the bank keeps
-    precision: str = "float32"  # of their choice: float32 | float16 (release)
+    precision: str = "float16"  # of their choice: float16 (release) | float32
     support: int = 3  # rows that the image score's re-weighting looks at
     blur: str = "8bit"  # 8bit | gaussian
     blur_radius: float = 4.0  # standard deviation, pixels

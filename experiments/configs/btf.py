@@ -30,12 +30,13 @@ VARIANTS = {
     "resnet18": {"model.backbone": "resnet18", "backbone.source": ""},
     # An exact Gaussian instead of the 8-bit one.
     "float_blur": {"model.blur": "gaussian"},
-    # The release's arithmetic of the choice of patches; slow on a CPU.
-    "float16": {"model.precision": "float16"},
+    # An exact choice of patches instead of the release's; many times faster on a CPU.
+    "float32": {"model.precision": "float32"},
     # Minutes on two cores.
     "cpu": {
         "model.features": "fpfh",
         "model.backbone": "",
+        "model.precision": "float32",
         "model.cells": 16,
         "model.blur_radius": 128 / 224 * 4,
         "data.image_size": 128,
