@@ -31,7 +31,7 @@ EXIT_DISK_FULL = 3
 def run(config: ConfigDict, workdir: str, mode: str, allow: Sequence[str] = ()) -> dict:
     """Does what the flags say and returns the metrics, {} where only fitted."""
     system = session.build_system(config)
-    session.warn_of_weights(config)
+    session.check_weights(config)
     engine = parallel.make_engine(config.fit.engine)
     root, category = session.data_folder(config)
     folder = Path(workdir or f"runs/{config.system}-{category}").expanduser()

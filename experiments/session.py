@@ -131,11 +131,6 @@ def initial_state(config: ConfigDict, system: System, batch: Batch) -> State:
         )
         state = state._replace(frozen={**state.frozen, "textures": textures})
     if "backbone" in config and config.backbone.weights:
-        # A feature set without a network has none to load.
-        if "backbone" not in state.frozen:
-            raise ValueError(
-                f"backbone.weights: {config.system} ({config.variant}) has no backbone"
-            )
         backbone = image.load_backbone(
             config.backbone.weights, config.backbone.name, state.frozen["backbone"]
         )
@@ -157,20 +152,31 @@ def weights_of(config: ConfigDict) -> dict | str | None:
     return image.describe(config.backbone.weights)
 
 
-def warn_of_weights(config: ConfigDict) -> None:
-    """Says loudly where weights are random, and where their source is not known.
+def check_weights(config: ConfigDict) -> None:
+    """Checks a file of weights before any work; says loudly where there is none.
 
     Raises:
-        ValueError: as `weights_of`.
+        ValueError: the file cannot be read, does not fit, is known to be another set
+            than `backbone.source`, or there is no network that it could be for.
     """
     found = weights_of(config)
+    if found is None and "backbone" in config and config.backbone.weights:
+        raise ValueError(
+            f"backbone.weights: {config.system} ({config.variant}) has no backbone"
+        )
+    if isinstance(found, dict):
+        name, deepest = config.backbone.name, max(config.model.layers)
+        like = jax.eval_shape(
+            lambda key: image.init_backbone(key, name, deepest), key_of(config, "init")
+        )
+        image.load_backbone(config.backbone.weights, name, like)
     if found == "random":
         logging.warning(
             "RANDOM WEIGHTS: the %s was not trained, so that figures are not those of "
             "the published system; name a file by --config.backbone.weights=FILE",
             config.backbone.name,
         )
-    elif found and found["source"] is None and config.backbone.source:
+    elif found and not found["source"] and config.backbone.source:
         logging.warning(
             "%s: whose weights these are is not known; %s expects %s, and other sets "
             "of the same shapes load without an error and give other figures",

@@ -1,0 +1,80 @@
+"""What the commands do with --config.backbone.weights before any work begins."""
+
+import jax
+import numpy as np
+import pytest
+
+from ad3d_jax.features import weights
+from ad3d_jax.features.image import init_backbone
+from ad3d_jax.features.provenance import SOURCES
+from experiments import main, session
+from experiments.configs import btf, dbrn, patchcore
+
+
+@pytest.fixture
+def config(tmp_path):
+    config = patchcore.get_config("cpu")
+    config.data.cache = str(tmp_path / "cache")
+    return config
+
+
+def save(path, name="resnet18", last_layer="layer3", **metadata):
+    tree = jax.tree.map(np.asarray, init_backbone(jax.random.key(0), name, last_layer))
+    weights.save(path, tree, metadata)
+    return str(path)
+
+
+def refused(config, tmp_path, words):
+    """Asserts that the command ends with these words and has prepared nothing."""
+    with pytest.raises(ValueError, match=words):
+        main.run(config, str(tmp_path / "run"), "fit")
+    assert not (tmp_path / "cache").exists() and not (tmp_path / "run").exists()
+
+
+def test_without_a_file_the_weights_are_said_to_be_random(config, caplog):
+    session.check_weights(config)
+    assert "RANDOM WEIGHTS: the resnet18" in caplog.text
+    assert session.weights_of(config) == "random"
+    assert session.weights_of(dbrn.get_config()) is None
+
+
+def test_a_file_is_named_with_its_digest(config, tmp_path, caplog):
+    config.backbone.weights = save(tmp_path / "w.safetensors")
+    session.check_weights(config)
+    assert "w.safetensors: whose weights these are is not known" in caplog.text
+    digest = weights.fingerprint(tmp_path / "w.safetensors")
+    expected = {"file": "w.safetensors", "sha256": digest, "source": None}
+    assert session.weights_of(config) == expected
+
+
+def test_another_known_set_is_refused(config, tmp_path):
+    digest = next(d for d, name in SOURCES.items() if name == "a1_in1k")
+    path = save(tmp_path / "w.safetensors", source="r.pth", sha256=digest + "0" * 56)
+    config.backbone.weights = path
+    refused(config, tmp_path, "a1_in1k")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"name": "resnet50"}, "not of resnet18"),
+        ({"last_layer": "layer2"}, "missing: "),
+    ],
+)
+def test_what_does_not_fit_is_refused(config, tmp_path, change, words):
+    config.backbone.weights = save(tmp_path / "w.safetensors", **change)
+    refused(config, tmp_path, words)
+
+
+def test_a_torch_file_is_refused(config, tmp_path):
+    (tmp_path / "w.pth").write_bytes(b"\x80\x02.")
+    config.backbone.weights = str(tmp_path / "w.pth")
+    refused(config, tmp_path, r"tools/convert_torch.py w.pth w.safetensors")
+
+
+def test_features_without_a_network_take_no_weights(tmp_path):
+    config = btf.get_config("fpfh")
+    config.data.cache = str(tmp_path / "cache")
+    assert session.weights_of(config) is None
+    config.backbone.weights = save(tmp_path / "w.safetensors")
+    refused(config, tmp_path, r"btf \(fpfh\) has no backbone")
