@@ -11,9 +11,7 @@ weighted them.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,51 +32,24 @@ from ad3d_jax.base import (
     sample_keys,
 )
 from ad3d_jax.nn import batch_norm
-from ad3d_jax.nn.importance import ConcatFusion, ImportanceScoring, PairEmbed
 from ad3d_jax.nn.initialise import initialise
 from ad3d_jax.nn.res_unet import ResUnet
 from ad3d_jax.nn.swin_unet import SwinUnet
-from ad3d_jax.nn.unet import UNet
 from ad3d_jax.ops.blur import mean_filter
 from ad3d_jax.ops.resize import resize_bilinear
 from ad3d_jax.synthesis.rgbd import Corruption, corrupt, rotate_pair
 from ad3d_jax.synthesis.textures import procedural_textures
+from ad3d_jax.systems.dbrn_networks import (
+    CHANNELS,
+    Config,
+    Networks,
+    Scope,
+    build_networks,
+    fold_each,
+    forward,
+)
 
 SCALE_NAMES = ("full", "quarter", "eighth")
-
-
-@dataclass(frozen=True)
-class Config:
-    """Structure of the system; a change of any field compiles anew.
-
-    The defaults are the multi-scale RGB-D system; sheet §10 defines the other rows.
-    """
-
-    modalities: tuple[str, ...] = ("rgb", "depth")
-    reconstruction: str = "swin"  # swin | res_unet
-    discriminator: str = "unet"  # unet | swin
-    fusion: str = "importance"  # importance | early | hadamard | concat
-    scales: int = 3  # heads at 1/1, 1/4, 1/8; 1 is the paper's single-scale row
-    embed: int = 96  # width of the Swin-Unets
-    window: int = 8  # attention window in tokens
-    drop_path: float = 0.1  # stochastic depth, training only
-    reconstruction_width: int = 64  # first width of res_unet
-    discriminator_width: int = 64  # width of pair embedding and U-Net
-    pair_stride: int = 1  # stride of the pair embedding
-    skip_dropout: tuple[float, ...] = (0.6, 0.4, 0.2)  # shallowest first; at test too
-    lambda_f: bool = True  # weight of the foreground in Eq. (2)
-    lambda_m: bool = True  # weight of the mask in Eq. (2)
-    rotation: float = 0.0  # degrees of random rotation of a training pair
-    textures: int = 64  # procedural textures, unless a folder is given
-    texture_size: int = 256  # side of a texture, pixels
-    schedule: str = "step"  # step (x0.2 at 80 % and 90 %) | cosine (50 warm-up steps)
-    steps: int = 23_000
-    passes: int = 1  # stochastic passes that are averaged at test time
-    score_window: int = 21  # side of the mean filter before the image maximum, pixels
-    dtype: str = "float32"  # compute type; parameters and statistics stay float32
-    remat: bool = False  # recompute Swin blocks in the backward pass
-
-
 HYPER: Mapping[str, float] = {
     "learning_rate_reconstruction": 1e-4,
     "learning_rate_discriminator": 1e-4,
@@ -95,7 +66,6 @@ HYPER: Mapping[str, float] = {
     "loss_focal": 1.0,
 }
 
-CHANNELS = {"rgb": 3, "depth": 1}
 # What a modality's reconstruction shows: normalised depth is height over the table.
 PICTURES = {"rgb": "rgb", "depth": "height"}
 # What a parameter group learns with; the paper uses three learning rates.
@@ -106,24 +76,6 @@ RATES = {
     "discriminator": "discriminator",
     "fusion": "importance",
 }
-
-
-class Networks(NamedTuple):
-    """Modules by the names of their parameters; None where a variant has none."""
-
-    reconstruction: Mapping[str, object]  # modality -> network
-    pair_embed: object
-    fusion: object
-    discriminator: object
-
-
-class Pass(NamedTuple):
-    """One forward pass over a batch."""
-
-    reconstructions: Mapping[str, tuple[Array, ...]]  # modality -> K of [B,H,W,C]
-    maps: Array  # [K,B,H,W,2] probabilities of normal and anomalous
-    weights: Array | None  # [K,B,h,w,2] importance of RGB and depth
-    sums: Tree  # statistics of the batch norms, by parameter group
 
 
 def dbrn(config: Config = Config()) -> System:  # noqa: B008 (frozen)
@@ -174,212 +126,6 @@ def check(config: Config) -> None:
             raise ValueError(f"model.{name}: expected one of {values}, found {value!r}")
     if config.fusion == "early" and len(config.modalities) == 1:
         raise ValueError("model.fusion=early joins two modalities, found one")
-
-
-# --- Networks -------------------------------------------------------------------------
-
-
-def build_networks(config: Config) -> Networks:
-    """Returns the modules of the variant, unbound to parameters."""
-    dtype = jnp.dtype(config.dtype)
-    width = config.discriminator_width
-    early = config.fusion == "early"
-
-    def branch(modality: str):
-        shared = dict(
-            out_channels=CHANNELS[modality],
-            skip_dropout=config.skip_dropout,
-            scales=config.scales,
-            dtype=dtype,
-        )
-        if config.reconstruction == "res_unet":
-            widths = tuple(config.reconstruction_width * 2**i for i in range(5))
-            return ResUnet(widths=widths, **shared)
-        return SwinUnet(
-            embed=config.embed,
-            window=config.window,
-            drop_path=config.drop_path,
-            remat=config.remat,
-            **shared,
-        )
-
-    fusions = {
-        "importance": ImportanceScoring(features=width, dtype=dtype),
-        "concat": ConcatFusion(features=width, dtype=dtype),
-    }
-    if config.discriminator == "swin":
-        discriminator = SwinUnet(
-            out_channels=2,
-            embed=config.embed,
-            depths=(2, 2, 2, 2),
-            window=config.window,
-            drop_path=config.drop_path,
-            scales=1,
-            dtype=dtype,
-            remat=config.remat,
-        )
-    else:
-        discriminator = UNet(
-            widths=tuple(width * f for f in (1, 2, 4, 8, 8, 8)),
-            first_convs=2 if early else 1,
-            dtype=dtype,
-        )
-    pair_embed = PairEmbed(features=width, stride=config.pair_stride, dtype=dtype)
-    return Networks(
-        reconstruction={m: branch(m) for m in config.modalities},
-        pair_embed=None if early else pair_embed,
-        fusion=fusions.get(config.fusion) if len(config.modalities) == 2 else None,
-        discriminator=discriminator,
-    )
-
-
-class Scope(NamedTuple):
-    """Parameters, statistics and reductions that every module of one pass shares."""
-
-    params: Tree
-    batch_stats: Tree
-    train: bool
-    weight: Array | None
-    across: Across
-
-    def apply(self, sums: dict, name: str, module, *inputs, weight=None, **kwargs):
-        """Applies a module and files the statistics it gathered under its name."""
-        variables = {"params": self.params[name]}
-        if name in self.batch_stats:
-            variables["batch_stats"] = self.batch_stats[name]
-        kwargs = dict(kwargs, train=self.train, weight=weight, across=self.across)
-        if not self.train:
-            return module.apply(variables, *inputs, **kwargs)
-        outputs, gathered = module.apply(variables, *inputs, mutable=["sums"], **kwargs)
-        if gathered:
-            sums[name] = gathered["sums"]
-        return outputs
-
-
-def forward(
-    config: Config,
-    networks: Networks,
-    scope: Scope,
-    inputs: Mapping[str, Array],
-    keys: Array,
-    identical: Mapping[str, Array] | None = None,
-) -> Pass:
-    """Restores each modality and compares input with reconstruction.
-
-    Args:
-        config: structure of the system.
-        networks: modules of `build_networks`.
-        scope: parameters and statistics.
-        inputs: modality -> [B,H,W,C], corrupted while training.
-        keys: [B] keys of the skip dropout, which is on at test time too (paper §3.2).
-        identical: modality -> [B] bool, samples whose pair is [input, input] instead of
-            [input, reconstruction], which drives the importance to the other modality.
-
-    Returns:
-        Reconstructions, maps, importance weights and batch statistics.
-    """
-    sums: dict = {}
-    size = next(iter(inputs.values())).shape[1:3]
-    reconstructions = {}
-    for number, (modality, network) in enumerate(networks.reconstruction.items()):
-        heads = scope.apply(
-            sums,
-            modality,
-            network,
-            inputs[modality],
-            keys=fold_each(keys, number),
-            weight=scope.weight,
-        )
-        # Heads are read at their own scale and enlarged straight to the image size,
-        # which blurs them more and more (paper §3.2).
-        reconstructions[modality] = tuple(
-            resize_bilinear(head.astype(jnp.float32), size) for head in heads
-        )
-    pairs = {}
-    for modality, scales in reconstructions.items():
-        original = jnp.stack([inputs[modality]] * len(scales))
-        restored = jnp.stack(scales)
-        if identical is not None:
-            same = identical[modality][None, :, None, None, None]
-            restored = jnp.where(same, original, restored)
-        pairs[modality] = (merge(original), merge(restored))
-    maps, weights = discriminate(config, networks, scope, sums, pairs)
-    scales = config.scales
-    return Pass(
-        reconstructions=reconstructions,
-        maps=maps.reshape(scales, -1, *maps.shape[1:]),
-        weights=None
-        if weights is None
-        else weights.reshape(scales, -1, *weights.shape[1:]),
-        sums=sums,
-    )
-
-
-def discriminate(config, networks, scope, sums, pairs) -> tuple[Array, Array | None]:
-    """Returns class probabilities [K*B,H,W,2] and importance weights or None.
-
-    `pairs` maps a modality to (input, reconstruction), each [K*B,H,W,C]: the scales lie
-    along the batch axis and share the discriminator (paper §3.3).
-    """
-    weight = scope.weight
-    if weight is not None:
-        weight = jnp.tile(weight, config.scales)
-    apply = partial(scope.apply, sums, weight=weight)
-    size = next(iter(pairs.values()))[0].shape[1:3]
-    weights = None
-    if config.fusion == "early":
-        fused = jnp.concatenate([x for pair in pairs.values() for x in pair], axis=-1)
-    else:
-        features = embed_pairs(networks, apply, pairs)
-        if len(features) == 1:
-            (fused,) = features
-        elif config.fusion == "importance":
-            fused, weights = apply("fusion", networks.fusion, *features)
-        elif config.fusion == "concat":
-            fused = apply("fusion", networks.fusion, *features)
-        else:
-            fused = features[0] * features[1]
-    if config.discriminator == "swin":
-        # No dropout in the discriminator, hence no keys.
-        (logits,) = apply("discriminator", networks.discriminator, fused, keys=None)
-    else:
-        logits = apply("discriminator", networks.discriminator, fused)
-    logits = resize_bilinear(logits.astype(jnp.float32), size)
-    return jax.nn.softmax(logits, axis=-1), weights
-
-
-def embed_pairs(networks, apply, pairs) -> list[Array]:
-    """Encodes each single channel with its reconstruction; averages over RGB's three.
-
-    All channels of both modalities go through the one embedding in one call, so that
-    they share its batch statistics.
-    """
-    singles = [
-        jnp.stack([x[..., c], y[..., c]], axis=-1)
-        for x, y in pairs.values()
-        for c in range(x.shape[-1])
-    ]
-    stacked = jnp.concatenate(singles)
-    weight = apply.keywords["weight"]
-    if weight is not None:
-        weight = jnp.tile(weight, len(singles))
-    embedded = apply("pair_embed", networks.pair_embed, stacked, weight=weight)
-    embedded = embedded.reshape(len(singles), -1, *embedded.shape[1:])
-    features, start = [], 0
-    for x, _ in pairs.values():
-        features.append(jnp.mean(embedded[start : start + x.shape[-1]], axis=0))
-        start += x.shape[-1]
-    return features
-
-
-def merge(x: Array) -> Array:
-    """Returns [K,B,...] as [K*B,...]."""
-    return x.reshape(-1, *x.shape[2:])
-
-
-def fold_each(keys: Array, number: int) -> Array:
-    """Returns one new key for each of [B] keys."""
-    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, number)
 
 
 # --- The phase ------------------------------------------------------------------------
