@@ -13,10 +13,11 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict
 
 from ad3d_jax import eval as evaluation
+from ad3d_jax.base import Dataset, System, Train
 from ad3d_jax.report import write_report
 from ad3d_jax.train import parallel, plan
 from ad3d_jax.train.checkpoint import Checkpointer, save_tree
-from ad3d_jax.train.fit import Options, Preempted, fit
+from ad3d_jax.train.fit import Options, Preempted, count_steps, fit
 from ad3d_jax.train.log import Log, read_log
 from ad3d_jax.train.workdir import open_workdir, write_json
 from data_pipelines.errors import DiskFullError
@@ -53,12 +54,16 @@ def run(config: ConfigDict, workdir: str, mode: str, allow: Sequence[str] = ()) 
         first = next(dataset.ordered("train", config.data.batch_size, 0))
         evaluation.check_needs(system, first)
         with Log(folder / "log.jsonl", tensorboard=tensorboard(config, folder)) as log:
-            log.write(kind="start", mode=mode, **session.facts(config, category))
+            steps = training_steps(system, dataset, config.data.batch_size)
+            facts = session.facts(config, category, steps)
+            log.write(kind="start", mode=mode, **facts)
             if "fit" in mode:
                 train(config, system, engine, dataset, first, folder, log)
             if "eval" not in mode:
                 return {}
-            return evaluate(config, system, engine, dataset, first, folder, manifest)
+            return evaluate(
+                config, system, engine, dataset, first, folder, manifest, facts
+            )
 
 
 def open_dataset(config: ConfigDict, prepared):
@@ -116,7 +121,14 @@ def train(config, system, engine, dataset, first, folder, log) -> None:
         log.write(kind="event", event="fit", seconds=time.perf_counter() - start)
 
 
-def evaluate(config, system, engine, dataset, first, folder, manifest) -> dict:
+def training_steps(system: System, dataset: Dataset, batch_size: int) -> int | None:
+    """Returns the steps of all Train phases together, None where there is none."""
+    phases = count_steps(system, dataset, batch_size).phases
+    steps = [phase.steps for phase in phases if isinstance(phase, Train)]
+    return sum(steps) if steps else None
+
+
+def evaluate(config, system, engine, dataset, first, folder, manifest, facts) -> dict:
     """Scores the test split; writes maps, scores, metrics and the report."""
     state = session.trained_state(config, system, first, folder)
     samples = session.samples_of(manifest, "test")
@@ -139,8 +151,10 @@ def evaluate(config, system, engine, dataset, first, folder, manifest) -> dict:
         **evaluation.measure(scored, samples),
         "seconds_fit": seconds_fit(folder),
         "peak_memory_bytes": evaluation.peak_memory_bytes(),
-        **session.facts(config, manifest["category"]),
+        **facts,
     }
+    if facts["steps"] is None:
+        metrics["notes"]["steps"] = "nothing is trained by gradient steps"
     write_json(folder / "metrics.json", metrics)
     report = write_report(folder)
     show(metrics, report)

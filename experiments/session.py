@@ -222,8 +222,14 @@ def commit() -> str | None:
         return None
 
 
-def facts(config: ConfigDict, category: str) -> dict:
-    """Returns what metrics.json says of a run besides its metrics."""
+def facts(config: ConfigDict, category: str, steps: int | None) -> dict:
+    """Returns what metrics.json says of a run besides its metrics.
+
+    Args:
+        config: of the run.
+        category: the class.
+        steps: training steps of all phases, None where nothing is trained.
+    """
     device = jax.local_devices()[0]
     return {
         "system": config.system,
@@ -234,7 +240,7 @@ def facts(config: ConfigDict, category: str) -> dict:
         "weights": weights_of(config),
         "category": category,
         "seed": config.seed,
-        "steps": config.model.get("steps"),
+        "steps": steps,
         "config_hash": config_hash(plain(config)),
         "commit": commit(),
         "jax": jax.__version__,

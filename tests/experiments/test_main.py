@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
+from reference_systems import MemoryDataset, make_batch, neighbours, restorer
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from data_pipelines import synthetic
@@ -243,3 +244,12 @@ def test_a_missing_folder_ends_with_one_sentence(tmp_path):
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "nowhere" in done.stderr
+
+
+def test_training_steps_are_counted_from_passes_and_none_where_nothing_is_trained():
+    data = MemoryDataset({"train": make_batch(7)})
+    trained = restorer(steps=5)
+    passes = trained.phases[0]._replace(steps=0, epochs=3)
+    both = trained._replace(phases=(*trained.phases, passes))
+    assert main.training_steps(both, data, 4) == 5 + 6  # 21 rows in batches of 4
+    assert main.training_steps(neighbours(), data, 4) is None
