@@ -104,25 +104,6 @@ def empty(dimensions: int, chunk_bytes: int = CHUNK_BYTES) -> Bank:
     )
 
 
-def pad(bank: Bank, multiple: int) -> Bank:
-    """Returns the bank with padding, on the host, so that `multiple` divides its rows.
-
-    Padding is never found: its half norm is +inf, its number -1.
-    """
-    more = -len(bank.number) % multiple
-
-    def fill(x: Array, value: float) -> Array:
-        width = [(0, more)] + [(0, 0)] * (np.ndim(x) - 1)
-        return np.pad(x, width, constant_values=value) if more else x
-
-    return dataclasses.replace(
-        bank,
-        rows=fill(bank.rows, 0),
-        half_norms=fill(bank.half_norms, np.inf),
-        number=fill(bank.number, -1),
-    )
-
-
 def chunk_rows(queries: int, rows: int, dimensions: int, chunk_bytes: int) -> int:
     """Returns how many rows are compared at a time.
 

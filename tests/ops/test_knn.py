@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from padded_banks import pad
 from sklearn.neighbors import NearestNeighbors
 
 from ad3d_jax.ops import knn
@@ -38,7 +39,7 @@ def truth(bank, queries, k):
 
 def on_devices(devices, function, bank, per_query, transform=jax.vmap):
     """Runs function(bank, queries) on rows and queries shared between devices."""
-    bank = knn.pad(bank, devices)
+    bank = pad(bank, devices)
     split = partial(jax.tree.map, lambda x: x.reshape(devices, -1, *x.shape[1:]))
 
     def local(rows, half_norms, number, per_query):
@@ -122,7 +123,7 @@ def test_split_rows_give_what_whole_rows_give(devices, rows):
 
 def test_padding_is_never_found():
     bank, queries = data(rows=3)
-    padded = knn.pad(knn.build(bank), 8)
+    padded = pad(knn.build(bank), 8)
     assert padded.rows.shape == (8, 19) and np.isinf(padded.half_norms[3:]).all()
     found = knn.nearest(padded, queries, k=5)
     np.testing.assert_array_equal(found.number[:, :3], truth(bank, queries, 3)[1])

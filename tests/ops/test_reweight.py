@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from padded_banks import pad
 from scipy.special import softmax
 from sklearn.neighbors import NearestNeighbors
 
@@ -92,7 +93,7 @@ def test_the_support_is_capped_by_the_bank(kind):
 def test_a_split_bank_gives_the_same(kind, rows):
     devices, support = 4, 9
     bank, queries = random_case(rows=rows, samples=8)
-    padded = knn.pad(knn.build(bank), devices)
+    padded = pad(knn.build(bank), devices)
     across = parallel.across(parallel.make_engine("pmap"))
 
     def local(rows, half_norms, number, queries):
