@@ -119,11 +119,13 @@ class Train(NamedTuple):
     name: str
     updates: tuple[Update, ...]
     steps: int
-    source: str = "train"  # train | validation | train_all_classes; never test
+    source: str = "train"  # train | validation | pictures; never test
     epochs: int | None = None  # passes over the source, in place of steps
     fold: Callable[[Tree, Tree], Tree] | None = None  # (extra, sums) -> extra
     cache: Callable[[State, Batch], Mapping[str, Array]] | None = None  # -> extras
     artifact: Artifact | None = None
+    needs: tuple[str, ...] | None = None  # fields of its source; None = needs_fit
+    health: Callable[[Tree], Mapping[str, Array]] | None = None  # extra -> logged, []
 
 
 class Plan(NamedTuple):
@@ -176,6 +178,9 @@ class System(NamedTuple):
     `needs_fit` and `needs_score` name the batch fields that must be present, an entry
     of `extras` as "extras.NAME". `init(key, batch)` depends on the key and on the
     shapes of the batch alone. `score(key, state, batch)` treats each row by itself.
+    `synthesise(keys, state, batch)` returns what the losses train on: pictures
+    [B,H,W,C] by the names of `Scores.parts`, the clean ones as "clean_NAME", the
+    altered ones as "altered_NAME", and "mask" [B,H,W,1] float32, the altered pixels.
     """
 
     name: str
@@ -185,6 +190,7 @@ class System(NamedTuple):
     phases: tuple[Train | Gather, ...]
     score: Callable[[Array, State, Batch], Scores]
     sharded: tuple[str, ...] = ()
+    synthesise: Callable[[Array, State, Batch], Mapping[str, Array]] | None = None
 
 
 class Dataset(Protocol):
@@ -211,6 +217,11 @@ class Dataset(Protocol):
 def sample_keys(key: Array, batch: Batch) -> Array:
     """Returns one key a row, [B], a function of the key and the sample's id."""
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, batch.id)
+
+
+def fold_each(keys: Array, number: int) -> Array:
+    """Returns one new key for each of [B] keys."""
+    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, number)
 
 
 def without_truth(batch: Batch) -> Batch:

@@ -19,7 +19,7 @@ PACKAGES = ("ad3d_jax", "data_pipelines", "experiments")
 LAYERS = (
     ("ad3d_jax.base",),
     ("ad3d_jax.ops",),
-    ("ad3d_jax.losses",),
+    ("ad3d_jax.losses", "ad3d_jax.schedules"),
     ("ad3d_jax.synthesis",),
     ("ad3d_jax.nn",),
     ("ad3d_jax.features",),

@@ -119,3 +119,16 @@ def fold(batch_stats: Tree, sums: Tree, momentum: float = 0.1) -> Tree:
         "mean": moved(batch_stats["mean"], mean),
         "var": moved(batch_stats["var"], var),
     }
+
+
+def fold_modules(extra: Tree, sums: Tree) -> Tree:
+    """Returns `extra` with the running statistics of several networks moved.
+
+    Args:
+        extra: of a State; {"batch_stats": {network: its statistics}, ...}.
+        sums: {network: its sums}; networks without any stay as they are.
+    """
+    stats = dict(extra["batch_stats"])
+    for name, gathered in sums.items():
+        stats[name] = fold(stats[name], gathered)
+    return {**extra, "batch_stats": stats}

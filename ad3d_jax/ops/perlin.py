@@ -1,4 +1,4 @@
-"""Perlin noise and the binary masks made of it."""
+"""Perlin noise."""
 
 import jax
 import jax.numpy as jnp
@@ -53,26 +53,6 @@ def perlin_noise(
     return jnp.sqrt(2.0) * noise
 
 
-def perlin_mask(
-    key: jax.Array,
-    height: int,
-    width: int,
-    threshold: jax.Array | float = 0.5,
-    rotation: jax.Array | float = 90.0,
-    exponents: tuple = (0, MAX_EXPONENT),
-) -> jax.Array:
-    """Returns where randomly rotated Perlin noise exceeds a threshold, [H,W] bool.
-
-    The rotation is uniform in (-rotation, rotation) degrees, bilinear, zero outside.
-    At the default threshold a mask covers about 4.8 % of the image, and about 3.7 % of
-    the draws are empty.
-
-    Source: DRAEM (arXiv 2108.07610).
-    """
-    noise = rotated_perlin_noise(key, height, width, rotation, exponents)
-    return noise > threshold
-
-
 def rotated_perlin_noise(
     key: jax.Array,
     height: int,
@@ -82,7 +62,10 @@ def rotated_perlin_noise(
 ) -> jax.Array:
     """Returns Perlin noise turned by U(-rotation, rotation) degrees, [H,W] float32.
 
-    Bilinear, zero where the turned image does not reach.
+    Bilinear, zero where the turned image does not reach. Above 0.5 lie about 4.8 % of
+    the pixels, and in about 3.7 % of the draws none.
+
+    Source: DRAEM (arXiv 2108.07610).
     """
     noise_key, rotation_key = jax.random.split(key)
     noise = perlin_noise(noise_key, height, width, exponents)

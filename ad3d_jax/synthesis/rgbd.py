@@ -1,4 +1,4 @@
-"""DBRN's synthetic anomalies in pairs of colour and depth."""
+"""Synthetic anomalies in pairs of colour and depth: DRAEM, EasyNet, DBRN."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ad3d_jax.ops.perlin import MAX_EXPONENT, perlin_mask
+from ad3d_jax.ops.perlin import MAX_EXPONENT, rotated_perlin_noise
 from ad3d_jax.ops.resize import resize_bilinear
 from ad3d_jax.ops.rotate import rotate
 from ad3d_jax.synthesis.augment import augment_rows
@@ -50,6 +50,7 @@ def corrupt(
     foreground: jax.Array,
     textures: jax.Array,
     parameters: Corruption = DEFAULTS,
+    depth_texture: str = "grey",
 ) -> Corrupted:
     """Returns the pair with synthetic anomalies, and where they are.
 
@@ -57,7 +58,8 @@ def corrupt(
     drawn for each modality. Both share one Perlin mask, restricted to the foreground; a
     sample whose mask is empty is normal. With the chance `p_single` one image of an
     anomalous pair, either as likely, stays clean while the mask is kept. Colour is
-    blended with a randomly augmented texture, depth with the grey of the same texture.
+    blended with a randomly augmented texture, depth with the grey of the same texture
+    (DBRN) or replaced by the noise that the mask was cut from (EasyNet).
 
     Args:
         keys: [B] typed keys; a row depends on its own key alone.
@@ -66,20 +68,28 @@ def corrupt(
         foreground: [B,H,W,1] bool or float 0/1.
         textures: [T,h,w,3] uint8, resized to [H,W] where they differ.
         parameters: chances and ranges.
+        depth_texture: "grey" or "noise".
 
-    Source: DBRN (arXiv 2311.06797), Eq. (1).
+    Raises:
+        ValueError: an unknown depth_texture.
+
+    Source: DBRN (arXiv 2311.06797), Eq. (1); EasyNet (arXiv 2307.13925), §3.2.
     """
+    if depth_texture not in ("grey", "noise"):
+        raise ValueError(
+            f"depth_texture: expected 'grey' or 'noise', found {depth_texture!r}"
+        )
     size = foreground.shape[1:3]
     keys = jax.vmap(lambda key: jax.random.split(key, 7), out_axes=1)(keys)
     mask_keys, case_keys, pick_keys, augment_keys, *modality_keys = keys
     rgb_keys, depth_keys, single_keys = modality_keys
 
-    def draw_mask(key):
+    def draw_noise(key):
         exponents = parameters.lowest_exponent, parameters.highest_exponent
-        threshold, rotation = parameters.threshold, parameters.mask_rotation
-        return perlin_mask(key, *size, threshold, rotation, exponents)
+        return rotated_perlin_noise(key, *size, parameters.mask_rotation, exponents)
 
-    mask = jax.vmap(draw_mask)(mask_keys)[..., None] & (foreground > 0.5)
+    noise = jax.vmap(draw_noise)(mask_keys)[..., None]
+    mask = (noise > parameters.threshold) & (foreground > 0.5)
     drawn = jax.vmap(jax.random.uniform)(case_keys) >= parameters.p_normal
     anomalous = drawn & jnp.any(mask, axis=(1, 2, 3))
     mask = (mask & anomalous[:, None, None, None]).astype(jnp.float32)
@@ -91,8 +101,11 @@ def corrupt(
         alter_depth &= single < 1 - parameters.p_single / 2
     rgb_case, rgb_beta = _draw_cases(rgb_keys, alter_rgb, parameters)
     depth_case, depth_beta = _draw_cases(depth_keys, alter_depth, parameters)
-    texture = _pick(pick_keys, textures, size)
-    if depth is not None:
+    texture = pick_textures(pick_keys, textures, size)
+    if depth is not None and depth_texture == "noise":
+        no_beta = jnp.zeros_like(depth_beta)
+        depth = jax.vmap(_apply)(depth_case, depth, noise, mask, no_beta)
+    elif depth is not None:
         grey = jnp.sum(texture * LUMA[None, None, None], axis=-1, keepdims=True)
         depth = jax.vmap(_apply)(depth_case, depth, grey, mask, depth_beta)
     if rgb is not None:
@@ -136,8 +149,16 @@ def _draw_cases(keys: jax.Array, anomalous: jax.Array, parameters: Corruption):
     return jnp.where(anomalous, case, NORMAL), parameters.beta_low + span * position
 
 
-def _pick(keys: jax.Array, textures: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """Returns one random texture a key, [B,H,W,3] float32 in [0,1]."""
+def pick_textures(
+    keys: jax.Array, textures: jax.Array, size: tuple[int, int]
+) -> jax.Array:
+    """Returns one random texture a key, [B,H,W,3] float32 in [0,1].
+
+    Args:
+        keys: [B] typed keys.
+        textures: [T,h,w,3] uint8.
+        size: (H, W) that they are resized to.
+    """
     draw = jax.vmap(lambda key: jax.random.randint(key, (), 0, textures.shape[0]))
     return resize_bilinear(textures[draw(keys)].astype(jnp.float32) / 255.0, size)
 

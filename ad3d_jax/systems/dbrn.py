@@ -19,7 +19,6 @@ import optax
 
 from ad3d_jax import losses
 from ad3d_jax.base import (
-    ALONE,
     Across,
     Array,
     Batch,
@@ -29,23 +28,24 @@ from ad3d_jax.base import (
     Train,
     Tree,
     Update,
+    fold_each,
     sample_keys,
 )
 from ad3d_jax.nn import batch_norm
 from ad3d_jax.nn.initialise import initialise
 from ad3d_jax.nn.res_unet import ResUnet
+from ad3d_jax.nn.scope import Scope, scoring
 from ad3d_jax.nn.swin_unet import SwinUnet
 from ad3d_jax.ops.blur import mean_filter
 from ad3d_jax.ops.resize import resize_bilinear
+from ad3d_jax.schedules import SCHEDULES
 from ad3d_jax.synthesis.rgbd import Corruption, corrupt, rotate_pair
 from ad3d_jax.synthesis.textures import procedural_textures
 from ad3d_jax.systems.dbrn_networks import (
     CHANNELS,
     Config,
     Networks,
-    Scope,
     build_networks,
-    fold_each,
     forward,
 )
 
@@ -97,7 +97,7 @@ def dbrn(config: Config = Config()) -> System:  # noqa: B008 (frozen)
             ),
         ),
         steps=config.steps,
-        fold=fold,
+        fold=batch_norm.fold_modules,
     )
     return System(
         name="dbrn",
@@ -116,7 +116,7 @@ def check(config: Config) -> None:
         "reconstruction": ("swin", "res_unet"),
         "discriminator": ("unet", "swin"),
         "fusion": ("importance", "early", "hadamard", "concat"),
-        "schedule": ("step", "cosine"),
+        "schedule": tuple(SCHEDULES),
         "scales": (1, 3),
         "dtype": ("float32", "bfloat16"),
     }
@@ -260,28 +260,14 @@ def loss(
     return total, out.sums, info
 
 
-def fold(extra: Tree, sums: Tree) -> Tree:
-    """Moves the running batch statistics towards those of the step."""
-    stats = dict(extra["batch_stats"])
-    for name, gathered in sums.items():
-        stats[name] = batch_norm.fold(stats[name], gathered)
-    return {"batch_stats": stats}
-
-
 def optimizer(
     config: Config, hyper: Mapping[str, Array], steps: int
 ) -> optax.GradientTransformation:
     """Adam with three learning rates under one schedule (paper §4.1; sheet §5)."""
 
-    def shape(count):
-        if config.schedule == "step":
-            return 0.2 ** ((count >= 0.8 * steps) * 1.0 + (count >= 0.9 * steps) * 1.0)
-        warm = jnp.minimum(1.0, (count + 1) / 50)
-        return warm * 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(count / steps, 1.0)))
-
     def adam(group):
         rate = hyper[f"learning_rate_{group}"]
-        return optax.adam(lambda count: rate * shape(count))
+        return optax.adam(SCHEDULES[config.schedule](rate, steps))
 
     groups = sorted(set(RATES.values()))
     return optax.partition(
@@ -308,7 +294,7 @@ def score(
     """Returns the mean map over scales and its smoothed maximum, row by row."""
     inputs = modality_inputs(config, batch)
     keys = sample_keys(key, batch)
-    scope = Scope(state.params, state.extra["batch_stats"], False, None, ALONE)
+    scope = scoring(state.params, state.extra["batch_stats"])
     passes = [
         forward(config, networks, scope, inputs, fold_each(keys, number))
         for number in range(config.passes)

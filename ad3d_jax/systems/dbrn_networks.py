@@ -8,9 +8,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ad3d_jax.base import Across, Array, Tree
+from ad3d_jax.base import Array, Tree, fold_each
 from ad3d_jax.nn.importance import ConcatFusion, ImportanceScoring, PairEmbed
 from ad3d_jax.nn.res_unet import ResUnet
+from ad3d_jax.nn.scope import Scope
 from ad3d_jax.nn.swin_unet import SwinUnet
 from ad3d_jax.nn.unet import UNet
 from ad3d_jax.ops.resize import resize_bilinear
@@ -120,29 +121,6 @@ def build_networks(config: Config) -> Networks:
         fusion=fusions.get(config.fusion) if len(config.modalities) == 2 else None,
         discriminator=discriminator,
     )
-
-
-class Scope(NamedTuple):
-    """Parameters, statistics and reductions that every module of one pass shares."""
-
-    params: Tree
-    batch_stats: Tree
-    train: bool
-    weight: Array | None
-    across: Across
-
-    def apply(self, sums: dict, name: str, module, *inputs, weight=None, **kwargs):
-        """Applies a module and files the statistics it gathered under its name."""
-        variables = {"params": self.params[name]}
-        if name in self.batch_stats:
-            variables["batch_stats"] = self.batch_stats[name]
-        kwargs = dict(kwargs, train=self.train, weight=weight, across=self.across)
-        if not self.train:
-            return module.apply(variables, *inputs, **kwargs)
-        outputs, gathered = module.apply(variables, *inputs, mutable=["sums"], **kwargs)
-        if gathered:
-            sums[name] = gathered["sums"]
-        return outputs
 
 
 def forward(
@@ -264,8 +242,3 @@ def embed_pairs(networks, apply, pairs) -> list[Array]:
 def merge(x: Array) -> Array:
     """Returns [K,B,...] as [K*B,...]."""
     return x.reshape(-1, *x.shape[2:])
-
-
-def fold_each(keys: Array, number: int) -> Array:
-    """Returns one new key for each of [B] keys."""
-    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, number)

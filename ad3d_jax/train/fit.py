@@ -10,6 +10,7 @@ from ad3d_jax.base import (
     Array,
     Batch,
     Dataset,
+    Gather,
     State,
     System,
     Train,
@@ -220,14 +221,20 @@ def _check_data(run: Run, phases) -> None:
     """Checks the first batch of every split that the phases read."""
     loaded = run.options.artifacts
     due = [p for p in phases if p.artifact is None or p.artifact.name not in loaded]
-    for source in dict.fromkeys(phase.source for phase in due):
+    for source, needs in dict.fromkeys((p.source, _needs(run, p)) for p in due):
         if run.dataset.size(source) < 1:
             raise ValueError(
                 f"split {source} holds no samples to fit {run.system.name}"
             )
         batch = next(iter(run.dataset.ordered(source, run.options.batch_size, 0)))
-        check_fields(run.system.name, run.system.needs_fit, batch, "fit")
+        check_fields(run.system.name, needs, batch, "fit")
         parallel.check_divisible(run.engine, batch)
+
+
+def _needs(run: Run, phase: Train | Gather) -> tuple[str, ...]:
+    """Returns the fields that a phase reads from its source."""
+    needs = phase.needs if isinstance(phase, Train) else None
+    return run.system.needs_fit if needs is None else needs
 
 
 def _check_artifacts(system: System, options: Options) -> None:

@@ -23,7 +23,7 @@ class Carry(NamedTuple):
 class Report(NamedTuple):
     """What a training step says; all entries are the same on every device."""
 
-    values: Mapping[str, Array]  # [] float32: losses and info, means over real rows
+    values: Mapping[str, Array]  # [] float32: losses, means of info, health
     bad: Array  # [] int32, as Carry.bad after the step
 
 
@@ -79,6 +79,8 @@ def train_step(
                 values |= {label: said.pop("loss"), **said}
                 finite &= sound
         finite &= _all_finite((new.params, new.extra))
+        if phase.health is not None:
+            values |= phase.health(new.extra)
         real = across.sum(jnp.sum(batch.weight)) > 0
         apply = finite & real
         kept = jax.tree.map(

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ad3d_jax.ops.perlin import perlin_mask, perlin_noise, rotated_perlin_noise
+from ad3d_jax.ops.perlin import perlin_noise, rotated_perlin_noise
 
 
 def literal_noise(angles, cells, height, width):
@@ -60,7 +60,7 @@ def test_both_frequencies_are_drawn_uniformly_and_independently():
 
 def test_mask_coverage_and_empty_share_are_those_of_draem():
     keys = jax.random.split(jax.random.key(2), 1500)
-    draw = jax.jit(jax.vmap(lambda k: perlin_mask(k, 256, 256)))
+    draw = jax.jit(jax.vmap(lambda k: rotated_perlin_noise(k, 256, 256) > 0.5))
     masks = [
         np.asarray(draw(keys[i : i + 50])).mean((1, 2)) for i in range(0, 1500, 50)
     ]
@@ -69,14 +69,6 @@ def test_mask_coverage_and_empty_share_are_those_of_draem():
     assert abs(np.median(coverage) - 0.046) < 0.003
     assert abs(np.percentile(coverage, 95) - 0.089) < 0.008
     assert abs((coverage == 0).mean() - 0.037) < 0.015
-
-
-def test_mask_is_the_thresholded_turned_noise():
-    key = jax.random.key(5)
-    noise = rotated_perlin_noise(key, 40, 30, 45.0)
-    mask = perlin_mask(key, 40, 30, threshold=0.3, rotation=45.0)
-    assert mask.dtype == bool and 0 < mask.sum() < mask.size
-    np.testing.assert_array_equal(mask, np.asarray(noise) > 0.3)
 
 
 def test_without_rotation_noise_is_unturned():

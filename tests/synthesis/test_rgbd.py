@@ -220,3 +220,16 @@ def test_a_pair_that_is_not_turned_stays(absent):
             assert after is None
         else:
             np.testing.assert_allclose(after, before, atol=1e-6)
+
+
+def test_depth_may_take_the_noise_of_its_mask():
+    rgb, depth, foreground = pair(ROWS)
+    parameters = Corruption(p_normal=0.0, p_cut_out=0.0)
+    make = jax.jit(corrupt, static_argnames="depth_texture")
+    made = make(keys(ROWS), rgb, depth, foreground, textures(), parameters, "noise")
+    inside = np.asarray(made.mask) > 0
+    assert inside.any()
+    assert np.all(np.asarray(made.depth)[inside] > 0.5)
+    np.testing.assert_array_equal(np.asarray(made.depth)[~inside], depth[~inside])
+    with pytest.raises(ValueError, match="depth_texture"):
+        make(keys(ROWS), rgb, depth, foreground, textures(), parameters, "gray")
