@@ -20,9 +20,10 @@ from ad3d_jax.train.checkpoint import Checkpointer, save_tree
 from ad3d_jax.train.fit import Options, Preempted, count_steps, fit
 from ad3d_jax.train.log import Log, read_log
 from ad3d_jax.train.workdir import open_workdir, write_json
+from data_pipelines import pictures
 from data_pipelines.errors import DiskFullError
 from data_pipelines.preprocess import prepare
-from experiments import flag_errors, session
+from experiments import flag_errors, session, weight_files
 
 MODES = ("fit", "eval", "fit_eval")
 EXIT_PREEMPTED = 75
@@ -32,7 +33,7 @@ EXIT_DISK_FULL = 3
 def run(config: ConfigDict, workdir: str, mode: str, allow: Sequence[str] = ()) -> dict:
     """Does what the flags say and returns the metrics, {} where only fitted."""
     system = session.build_system(config)
-    session.check_weights(config)
+    weight_files.check(config)
     engine = parallel.make_engine(config.fit.engine)
     root, category = session.data_folder(config)
     folder = Path(workdir or f"runs/{config.system}-{category}").expanduser()
@@ -50,7 +51,7 @@ def run(config: ConfigDict, workdir: str, mode: str, allow: Sequence[str] = ()) 
         write_json(
             folder / "recipe.json", {k: manifest[k] for k in ("recipe", "params")}
         )
-        dataset = open_dataset(config, prepared)
+        dataset = open_dataset(config, system, prepared)
         first = next(dataset.ordered("train", config.data.batch_size, 0))
         evaluation.check_needs(system, first)
         with Log(folder / "log.jsonl", tensorboard=tensorboard(config, folder)) as log:
@@ -66,7 +67,29 @@ def run(config: ConfigDict, workdir: str, mode: str, allow: Sequence[str] = ()) 
             )
 
 
-def open_dataset(config: ConfigDict, prepared):
+def open_dataset(config: ConfigDict, system: System, prepared) -> Dataset:
+    """Returns the reader of prepared data, and of the pictures of a pretraining."""
+    samples = open_samples(config, prepared)
+    ready = weight_files.artifacts(config)
+    due = [
+        phase
+        for phase in system.phases
+        if phase.source == pictures.SPLIT
+        and not (phase.artifact and phase.artifact.name in ready)
+    ]
+    if not due:
+        return samples
+    data = config.data
+    if data.pictures:
+        found = pictures.read_pictures(data.pictures, data.image_size)
+    else:
+        key = session.key_of(config, "pictures")
+        count = data.procedural_pictures
+        found = pictures.make_pictures(key, count, data.image_size)
+    return pictures.Joined(samples, found)
+
+
+def open_samples(config: ConfigDict, prepared) -> Dataset:
     """Returns the reader of prepared data that `data.reader` names."""
     if config.data.reader == "resident":
         from data_pipelines.resident import load_resident
@@ -100,6 +123,8 @@ def train(config, system, engine, dataset, first, folder, log) -> None:
         checkpoint_every=config.fit.checkpoint_every,
         log_every=config.fit.log_every,
         patience=config.fit.patience,
+        artifacts=weight_files.artifacts(config),
+        save_artifacts=weight_files.artifacts(config, "save_artifacts"),
         device_memory_bytes=config.fit.device_memory_bytes or None,
         host_memory_bytes=config.fit.host_memory_bytes or None,
     )

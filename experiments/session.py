@@ -8,7 +8,6 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-from absl import logging
 from ml_collections import ConfigDict
 
 from ad3d_jax.base import Array, Batch, State, System
@@ -19,9 +18,10 @@ from ad3d_jax.systems import SYSTEMS, build, nearest
 from ad3d_jax.train.checkpoint import load_tree
 from ad3d_jax.train.resume import unpack_state
 from data_pipelines import layout
+from experiments import weight_files
 
 FINAL = "final"  # folder of the trained state below checkpoints/
-KEYS = {"init": 0, "fit": 1, "score": 2}
+KEYS = {"init": 0, "fit": 1, "score": 2, "pictures": 3, "synthesis": 4}
 
 
 def plain(config: ConfigDict) -> dict:
@@ -138,54 +138,6 @@ def initial_state(config: ConfigDict, system: System, batch: Batch) -> State:
     return state
 
 
-def weights_of(config: ConfigDict) -> dict | str | None:
-    """Returns what metrics.json says of pretrained weights, None where there are none.
-
-    Raises:
-        ValueError: the file is known to be another set than `backbone.source`.
-    """
-    if "backbone" not in config or not config.backbone.name:
-        return None
-    if not config.backbone.weights:
-        return "random"
-    image.check_source(config.backbone.weights, config.backbone.source)
-    return image.describe(config.backbone.weights)
-
-
-def check_weights(config: ConfigDict) -> None:
-    """Checks a file of weights before any work; says loudly where there is none.
-
-    Raises:
-        ValueError: the file cannot be read, does not fit, is known to be another set
-            than `backbone.source`, or there is no network that it could be for.
-    """
-    found = weights_of(config)
-    if found is None and "backbone" in config and config.backbone.weights:
-        raise ValueError(
-            f"backbone.weights: {config.system} ({config.variant}) has no backbone"
-        )
-    if isinstance(found, dict):
-        name, deepest = config.backbone.name, max(config.model.layers)
-        like = jax.eval_shape(
-            lambda key: image.init_backbone(key, name, deepest), key_of(config, "init")
-        )
-        image.load_backbone(config.backbone.weights, name, like)
-    if found == "random":
-        logging.warning(
-            "RANDOM WEIGHTS: the %s was not trained, so that figures are not those of "
-            "the published system; name a file by --config.backbone.weights=FILE",
-            config.backbone.name,
-        )
-    elif found and not found["source"] and config.backbone.source:
-        logging.warning(
-            "%s: whose weights these are is not known; %s expects %s, and other sets "
-            "of the same shapes load without an error and give other figures",
-            found["file"],
-            config.system,
-            config.backbone.source,
-        )
-
-
 def trained_state(
     config: ConfigDict, system: System, batch: Batch, workdir: Path
 ) -> State:
@@ -237,7 +189,7 @@ def facts(config: ConfigDict, category: str, steps: int | None) -> dict:
         "recipe": config.data.recipe,
         "resolution": config.data.image_size,
         "mask_size": config.data.mask_size or config.data.image_size,
-        "weights": weights_of(config),
+        "weights": weight_files.describe(config),
         "category": category,
         "seed": config.seed,
         "steps": steps,

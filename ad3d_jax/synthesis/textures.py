@@ -42,30 +42,49 @@ def load_textures(
         seed: of that choice.
 
     Raises:
-        ValueError: no such folder, no picture in it, or a file that cannot be read.
+        ValueError: see `find_pictures` and `read_picture`.
     """
-    from PIL import Image
     from tqdm import tqdm
 
+    files = find_pictures(folder)
+    if limit is not None and limit < len(files):
+        chosen = np.random.default_rng(seed).choice(len(files), limit, replace=False)
+        files = [files[i] for i in sorted(chosen)]
+    textures = np.empty((len(files), size, size, 3), np.uint8)
+    for index, file in enumerate(tqdm(files, "textures", delay=2.0)):
+        textures[index] = read_picture(file, size)
+    return textures
+
+
+def find_pictures(folder: str | Path) -> list[Path]:
+    """Returns the jpg, png, bmp and webp files below a folder, in order of path.
+
+    Raises:
+        ValueError: no such folder, or no picture in it.
+    """
     root = Path(folder)
     if not root.is_dir():
         raise ValueError(f"textures: expected a folder, found {str(root)!r}")
     files = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES)
     if not files:
         raise ValueError(f"textures: no picture {SUFFIXES} below {str(root)!r}")
-    if limit is not None and limit < len(files):
-        chosen = np.random.default_rng(seed).choice(len(files), limit, replace=False)
-        files = [files[i] for i in sorted(chosen)]
-    textures = np.empty((len(files), size, size, 3), np.uint8)
-    for index, file in enumerate(tqdm(files, "textures", delay=2.0)):
-        try:
-            with Image.open(file) as picture:
-                picture = picture.convert("RGB")
-            resized = picture.resize((size, size), Image.Resampling.BILINEAR)
-        except (OSError, Image.DecompressionBombError) as error:
-            raise ValueError(f"textures: cannot read {str(file)!r}: {error}") from error
-        textures[index] = np.asarray(resized)
-    return textures
+    return files
+
+
+def read_picture(file: str | Path, size: int) -> np.ndarray:
+    """Returns a picture as [size,size,3] uint8, bilinear.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(file) as picture:
+            picture = picture.convert("RGB")
+        return np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR))
+    except (OSError, Image.DecompressionBombError) as error:
+        raise ValueError(f"textures: cannot read {str(file)!r}: {error}") from error
 
 
 class Ground(NamedTuple):

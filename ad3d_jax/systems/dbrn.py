@@ -12,6 +12,7 @@ weighted them.
 
 from collections.abc import Mapping
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -106,6 +107,7 @@ def dbrn(config: Config = Config()) -> System:  # noqa: B008 (frozen)
         init=partial(init, config, networks),
         phases=(train,),
         score=partial(score, config, networks),
+        synthesise=partial(synthesise, config),
     )
 
 
@@ -186,16 +188,19 @@ def takes_keys(module) -> bool:
     return isinstance(module, SwinUnet | ResUnet)
 
 
-def loss(
-    config: Config,
-    networks: Networks,
-    keys: Array,
-    params: Tree,
-    state: State,
-    batch: Batch,
-    across: Across,
-) -> tuple[Array, Tree, Mapping[str, Array]]:
-    """Reconstruction of both modalities plus focal segmentation, Eq. (5)."""
+class Anomalies(NamedTuple):
+    """Clean samples and what the networks see of them in training."""
+
+    clean: Mapping[str, Array]  # modality -> [B,H,W,C]
+    altered: Mapping[str, Array]
+    foreground: Array  # [B,H,W,1] float32
+    mask: Array  # [B,H,W,1] float32, altered pixels
+
+
+def make_anomalies(
+    config: Config, keys: Array, state: State, batch: Batch
+) -> Anomalies:
+    """Returns samples, turned, some with a cut-out or a blended texture, Eq. (1)."""
     hyper = state.hyper
     clean = modality_inputs(config, batch)
     foreground = batch.foreground.astype(jnp.float32)
@@ -222,7 +227,35 @@ def loss(
         state.frozen["textures"],
         corruption,
     )
-    inputs = {m: getattr(made, m) for m in config.modalities}
+    altered = {m: getattr(made, m) for m in config.modalities}
+    return Anomalies(clean, altered, foreground, made.mask)
+
+
+def synthesise(
+    config: Config, keys: Array, state: State, batch: Batch
+) -> Mapping[str, Array]:
+    """Returns pictures of what the loss trains on, see `base.System`."""
+    made = make_anomalies(config, keys, state, batch)
+    pictures = {"mask": made.mask}
+    for modality in config.modalities:
+        shown = PICTURES[modality]
+        pictures[f"clean_{shown}"] = made.clean[modality]
+        pictures[f"altered_{shown}"] = made.altered[modality]
+    return pictures
+
+
+def loss(
+    config: Config,
+    networks: Networks,
+    keys: Array,
+    params: Tree,
+    state: State,
+    batch: Batch,
+    across: Across,
+) -> tuple[Array, Tree, Mapping[str, Array]]:
+    """Reconstruction of both modalities plus focal segmentation, Eq. (5)."""
+    hyper = state.hyper
+    made = make_anomalies(config, keys, state, batch)
     identical = None
     if len(config.modalities) == 2:
         draw = jax.vmap(jax.random.uniform)(fold_each(keys, 1))
@@ -232,16 +265,16 @@ def loss(
             "depth": (draw >= rgb) & (draw < rgb + depth),
         }
     scope = Scope(params, state.extra["batch_stats"], True, batch.weight, across)
-    out = forward(config, networks, scope, inputs, fold_each(keys, 2), identical)
+    out = forward(config, networks, scope, made.altered, fold_each(keys, 2), identical)
 
     info = {}
     total = jnp.zeros(batch.weight.shape)
     for modality, scales in out.reconstructions.items():
         terms = [
             losses.set_weighted_reconstruction(
-                clean[modality],
+                made.clean[modality],
                 reconstruction,
-                foreground,
+                made.foreground,
                 made.mask,
                 lambda_f=config.lambda_f,
                 lambda_m=config.lambda_m,

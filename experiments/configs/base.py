@@ -88,6 +88,21 @@ def with_backbone(config: ConfigDict, source: str) -> ConfigDict:
     return config
 
 
+def with_pretraining(config: ConfigDict, artifact: str) -> ConfigDict:
+    """Returns the configuration with the fields of a pretraining on natural pictures.
+
+    Args:
+        config: of a system with a phase of source "pictures".
+        artifact: name of what that phase makes.
+    """
+    config.data.pictures = ""  # folder of natural pictures; "" = procedural ones
+    config.data.procedural_pictures = 2048
+    # Files that stand for the phase; "shipped:NAME" is one of experiments/pretrained.
+    config.artifacts = ConfigDict({artifact: ""})
+    config.save_artifacts = ConfigDict({artifact: ""})
+    return config
+
+
 def apply_variants(
     config: ConfigDict, variant: str, variants: Mapping[str, Mapping[str, Any]]
 ) -> ConfigDict:
