@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ad3d_jax.base import ALONE, Across, Array
-from ad3d_jax.nn.unet import ConvNormRelu
+from ad3d_jax.nn.conv import ConvNormRelu
 
 
 class PairEmbed(nn.Module):
@@ -30,7 +30,7 @@ class PairEmbed(nn.Module):
         across: Across = ALONE,
     ) -> Array:
         """Returns [B,H/stride,W/stride,features] from pairs [B,H,W,2]."""
-        embed = ConvNormRelu(self.features, self.stride, self.dtype, name="embed")
+        embed = ConvNormRelu(self.features, self.stride, dtype=self.dtype, name="embed")
         return embed(pair, train, weight, across)
 
 

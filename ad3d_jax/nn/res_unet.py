@@ -6,8 +6,7 @@ from flax import linen as nn
 from ad3d_jax.base import ALONE, Across, Array
 from ad3d_jax.nn.batch_norm import BatchNorm
 from ad3d_jax.nn.dropout import dropout, layer_keys
-from ad3d_jax.nn.rescale import double, max_pool
-from ad3d_jax.nn.unet import divisible
+from ad3d_jax.nn.rescale import divisible, double, max_pool
 
 _kernel_init = nn.initializers.he_normal()
 

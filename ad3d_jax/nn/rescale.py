@@ -47,3 +47,13 @@ def _double_axis(x: Array, axis: int) -> Array:
 
 def _cut(x: Array, axis: int, start: int, stop: int) -> Array:
     return x[(slice(None),) * axis + (slice(start, stop),)]
+
+
+def divisible(network: str, shape: tuple[int, ...], factor: int):
+    """Raises a ValueError unless height and width of `shape` divide by `factor`."""
+    _, height, width, _ = shape
+    if height % factor or width % factor:
+        raise ValueError(
+            f"{network}: height and width of the input must be divisible by {factor}, "
+            f"found {height}x{width}"
+        )

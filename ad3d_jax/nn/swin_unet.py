@@ -6,8 +6,8 @@ from flax import linen as nn
 
 from ad3d_jax.base import ALONE, Across, Array
 from ad3d_jax.nn.dropout import dropout, layer_keys
+from ad3d_jax.nn.rescale import divisible
 from ad3d_jax.nn.swin import PatchExpand, PatchMerging, SwinBlock, dense, layer_norm
-from ad3d_jax.nn.unet import divisible
 
 
 class SwinUnet(nn.Module):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from ad3d_jax.base import ALONE, Across
+from ad3d_jax.nn.auto_encoder import AutoEncoder, scaled
 from ad3d_jax.nn.importance import ImportanceScoring, PairEmbed
 from ad3d_jax.nn.res_unet import ResUnet
 from ad3d_jax.nn.swin_unet import SwinUnet
@@ -14,6 +15,12 @@ RNG = np.random.default_rng(0)
 TINY_SWIN = SwinUnet(3, embed=8, depths=(2, 1), heads=(2, 4), window=4, scales=3)
 TINY_RES = ResUnet(3, widths=(4, 6, 8, 8))
 TINY_UNET = UNet(widths=(4, 6, 8))
+TINY_AUTO = AutoEncoder((4, 6, 8), ((8, 8, 6), (6, 6, 4)))
+SUBSPACE = AutoEncoder(
+    (128, 256, 512), ((256, 256, 256), (128, 128, 128)), norm="instance"
+)
+SEGMENT = UNet((64, 128, 256, 256), up_widths=(256, 128, 64), norm="instance")
+SEGMENT_3D = UNet((32, 64, 128, 128), up_widths=(128, 64, 32), norm="instance")
 
 
 def images(rows, channels, side=32):
@@ -31,6 +38,13 @@ def count(network, *inputs):
         (UNet(), 6, 28_374_146),
         (UNet(first_convs=1), 64, 28_370_498),
         (PairEmbed(), 2, 1_344),
+        (AutoEncoder(), 3, 69_048_579),  # DRAEM's reconstructive network
+        (SUBSPACE.clone(out_channels=256), 256, 8_113_280),  # 3DSR's
+        (SUBSPACE.clone(out_channels=128), 128, 7_818_240),  # DSR's
+        (SEGMENT_3D, 8, 1_405_090),  # 3DSR's, of two modalities
+        (SEGMENT_3D, 2, 1_403_362),  # 3DSR's, of depth
+        (SEGMENT, 6, 5_610_690),  # DSR's
+        (SEGMENT, 8, 5_611_842),  # DSR's, for upsampling
     ],
 )
 def test_parameters_of_the_convolutional_parts(network, channels, expected):
@@ -81,9 +95,48 @@ def test_swin_as_discriminator():
     assert logits.shape == (2, 256, 256, 2)
 
 
-@pytest.mark.parametrize("network", [TINY_SWIN, TINY_RES, TINY_UNET])
+def test_another_width_of_the_auto_encoder():
+    assert AutoEncoder(*scaled(128)) == AutoEncoder()
+    small = AutoEncoder(*scaled(8))
+    (y, features), _ = jax.eval_shape(
+        lambda key: small.init_with_output(key, jnp.zeros((2, 32, 32, 3)), True), KEY
+    )
+    assert y.shape == (2, 32, 32, 3)
+    sides = [(32, 8), (16, 16), (8, 32), (4, 64), (2, 64)]
+    assert [(b.shape[1], b.shape[3]) for b in features.encoder] == sides
+    sides = [(4, 32), (8, 16), (16, 8), (32, 8)]
+    assert [(b.shape[1], b.shape[3]) for b in features.decoder] == sides
+
+
+def test_the_auto_encoder_has_no_skips():
+    """Nothing but the deepest block reaches the output."""
+    x = images(2, 3, 16)
+    variables = jax.jit(lambda key: TINY_AUTO.init(key, x, False))(KEY)
+    flat = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: jnp.zeros_like(leaf) if "down2_2" in str(path) else leaf,
+        variables,
+    )
+    first, _ = TINY_AUTO.apply(flat, x, False)
+    second, _ = TINY_AUTO.apply(flat, 1.0 - x, False)
+    np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (UNet((4, 6, 8), up_widths=(6,)), "2 levels above the deepest need as many"),
+        (AutoEncoder((4, 6), ()), "2 blocks need one stage less"),
+        (UNet((4, 6), norm="layer"), "'batch' or 'instance', found 'layer'"),
+    ],
+)
+def test_impossible_networks_are_named(network, message):
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(lambda key: network.init(key, images(1, 3), True), KEY)
+
+
+@pytest.mark.parametrize("network", [TINY_SWIN, TINY_RES, TINY_UNET, TINY_AUTO])
 def test_indivisible_sizes_are_named(network):
-    keys = () if network is TINY_UNET else (None,)
+    keys = () if network in (TINY_UNET, TINY_AUTO) else (None,)
     with pytest.raises(ValueError, match="divisible by 8, found 30x30|by 4, found 30x"):
         network.init(KEY, jnp.zeros((1, 30, 30, 3)), *keys, False)
     with pytest.raises(ValueError, match="10x10 tokens of stage 1"):
@@ -182,7 +235,7 @@ def train_once(network, variables, x, keys, weight, across):
             across,
             mutable=["sums"],
         )
-        y = y[0] if isinstance(y, tuple) else y
+        y = y if isinstance(y, jax.Array) else y[0]
         error = ((y - 0.5) ** 2).mean((1, 2, 3))
         total = (error * weight).sum() / across.sum(weight.sum())
         return total, (y, written["sums"])
@@ -193,9 +246,15 @@ def train_once(network, variables, x, keys, weight, across):
     return total, y, sums, gradient
 
 
-@pytest.mark.parametrize("network", [TINY_RES, TINY_UNET])
+@pytest.mark.parametrize(
+    "network",
+    [
+        TINY_RES.clone(widths=(4, 6)),
+        TINY_UNET.clone(widths=(4, 6)),
+        AutoEncoder((4, 6), ((6, 6, 4),)),
+    ],
+)
 def test_devices_and_padding_change_nothing(network):
-    network = network.clone(widths=(4, 6))
     x = images(8, 3, 16).at[5:].set(0.0)
     weight = jnp.array([1.0] * 5 + [0.0] * 3)
     keys = (

@@ -1,0 +1,97 @@
+"""The auto-encoder without skip connections of DRAEM and its successors."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from ad3d_jax.base import ALONE, Across, Array
+from ad3d_jax.nn.conv import conv3x3, layers
+from ad3d_jax.nn.rescale import divisible, double
+from ad3d_jax.nn.unet import descend
+
+Stages = tuple[tuple[int, int, int], ...]
+
+
+class Features(NamedTuple):
+    """Outputs of an auto-encoder's blocks, in the order they are computed.
+
+    encoder: [B,H/2^i,W/2^i,C] of block i = 0, 1, ...
+    decoder: [B,H/2^i,W/2^i,C] of the stages, i = (number of stages) - 1, ..., 0.
+    """
+
+    encoder: tuple[Array, ...]
+    decoder: tuple[Array, ...]
+
+
+class AutoEncoder(nn.Module):
+    """Encodes by blocks of two convolutions with max-pools between, and decodes.
+
+    `widths`: of the encoder's blocks. `stages`: for each doubling of the decoder the
+    widths of the convolution after it and of two more. A last convolution is linear.
+
+    Reference: Zavrtanik et al., arXiv 2108.07610 (the reconstructive network, by
+    default); the subspace restriction networks of DSR (arXiv 2208.01521) and 3DSR
+    (arXiv 2311.01117) have the widths (128, 256, 512), the stages ((256, 256, 256),
+    (128, 128, 128)) and instance normalisation.
+    """
+
+    widths: tuple[int, ...] = (128, 256, 512, 1024, 1024)
+    stages: Stages = (
+        (1024, 1024, 512),
+        (512, 512, 256),
+        (256, 256, 128),
+        (128, 128, 128),
+    )
+    out_channels: int = 3
+    norm: str = "batch"
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Array,
+        train: bool,
+        weight: Array | None = None,
+        across: Across = ALONE,
+    ) -> tuple[Array, Features]:
+        """Returns (output [B,H,W,out_channels] float32, the blocks' features).
+
+        Args:
+            x: [B,H,W,C]; H and W must be divisible by 2^(len(widths) - 1).
+            train: whether batch normalisation uses the batch's statistics.
+            weight: [B], 0 for rows that do not count.
+            across: the sum over devices.
+
+        Raises:
+            ValueError: if H or W is not divisible, or `stages` does not have one entry
+                less than `widths`.
+        """
+        if len(self.stages) != len(self.widths) - 1:
+            raise ValueError(
+                f"{len(self.widths)} blocks need one stage less, found {self.stages}"
+            )
+        divisible("AutoEncoder", x.shape, 2 ** len(self.stages))
+        layer = layers(self.norm, self.dtype, train, weight, across)
+        encoder = descend(x, self.widths, layer)
+        x, decoder = encoder[-1], []
+        for number, (enlarged, first, second) in enumerate(self.stages):
+            level = len(self.stages) - 1 - number
+            x = layer(double(x), enlarged, f"enlarge{level}_1")
+            x = layer(x, first, f"up{level}_1")
+            x = layer(x, second, f"up{level}_2")
+            decoder.append(x)
+        head = conv3x3(self.out_channels, self.dtype, "head")
+        return head(x).astype(jnp.float32), Features(tuple(encoder), tuple(decoder))
+
+
+def scaled(width: int) -> tuple[tuple[int, ...], Stages]:
+    """Returns (widths, stages) of DRAEM's auto-encoder with another first width."""
+    w = width
+    stages = (
+        (8 * w, 8 * w, 4 * w),
+        (4 * w, 4 * w, 2 * w),
+        (2 * w, 2 * w, w),
+        (w, w, w),
+    )
+    return (w, 2 * w, 4 * w, 8 * w, 8 * w), stages

@@ -1,0 +1,83 @@
+"""The convolutional layer that DRAEM's networks and their successors consist of."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from ad3d_jax.base import ALONE, Across, Array
+from ad3d_jax.nn.batch_norm import BatchNorm
+from ad3d_jax.nn.instance_norm import instance_norm
+
+Layer = Callable[[Array, int, str], Array]
+kernel_init = nn.initializers.normal(0.02)
+
+
+def _scale_init(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
+    return 1.0 + 0.02 * jax.random.normal(key, shape, dtype)
+
+
+class ConvNormRelu(nn.Module):
+    """A 3x3 convolution, a normalisation ("batch" or "instance") and ReLU.
+
+    Kernels start at N(0, 0.02), scales at N(1, 0.02), biases at 0, as in DRAEM.
+    """
+
+    features: int
+    stride: int = 1
+    norm: str = "batch"
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Array,
+        train: bool,
+        weight: Array | None = None,
+        across: Across = ALONE,
+    ) -> Array:
+        """Returns [B,H/stride,W/stride,features] from [B,H,W,C].
+
+        Raises:
+            ValueError: if the normalisation is unknown.
+        """
+        x = conv3x3(self.features, self.dtype, "conv", self.stride)(x)
+        if self.norm == "batch":
+            norm = BatchNorm(scale_init=_scale_init, dtype=self.dtype, name="norm")
+            return nn.relu(norm(x, train, weight, across))
+        if self.norm == "instance":
+            return nn.relu(instance_norm(x))
+        raise ValueError(f"norm must be 'batch' or 'instance', found {self.norm!r}")
+
+
+def conv3x3(features: int, dtype: jnp.dtype, name: str, stride: int = 1) -> nn.Conv:
+    """Returns a 3x3 convolution with a border of 1 and kernels N(0, 0.02)."""
+    return nn.Conv(
+        features,
+        (3, 3),
+        stride,
+        padding=1,
+        dtype=dtype,
+        kernel_init=kernel_init,
+        name=name,
+    )
+
+
+def layers(
+    norm: str,
+    dtype: jnp.dtype,
+    train: bool,
+    weight: Array | None,
+    across: Across,
+) -> Layer:
+    """Returns layer(x, features, name), which applies a new `ConvNormRelu`.
+
+    To be called inside a compact module, whose part the layer becomes.
+    """
+
+    def layer(x: Array, features: int, name: str) -> Array:
+        conv = ConvNormRelu(features, norm=norm, dtype=dtype, name=name)
+        return conv(x, train, weight, across)
+
+    return layer
