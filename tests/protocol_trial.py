@@ -8,7 +8,7 @@ import numpy as np
 import optax
 from reference_systems import MemoryDataset
 
-from ad3d_jax.base import Gather, without_truth
+from ad3d_jax.base import Batch, Gather, without_truth
 from ad3d_jax.train import gather, parallel
 from ad3d_jax.train.fit import Options, count_steps, fit
 from ad3d_jax.train.monitor import Interruption
@@ -31,9 +31,10 @@ class Trial:
 
     def __init__(self, row):
         self.row, self.batch = row, row.make_batch(ROWS)
-        self.data = MemoryDataset(
-            {"train": row.make_batch(6), "validation": self.batch}
-        )
+        samples = row.make_batch(6)
+        pictures = Batch(rgb=samples.rgb, weight=samples.weight, id=samples.id)
+        splits = {"train": samples, "validation": self.batch, "pictures": pictures}
+        self.data = MemoryDataset(splits)
         self.system = count_steps(row.make(), self.data, ROWS)
         self.initial = self.system.init(KEY, without_truth(self.batch))
         self.score = parallel.compile_map(engine(), self.system.score)

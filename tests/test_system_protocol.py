@@ -251,9 +251,11 @@ def test_11_needs_are_truthful(trial):
         state = trial.initial
         for phase in system.phases:
             seen = batch
+            if isinstance(phase, Train) and phase.needs is not None:
+                seen = only(phase.needs, batch)
             if phase.cache is not None:
-                extras = {**batch.extras, **phase.cache(state, batch)}
-                seen = batch._replace(extras=extras)
+                extras = {**seen.extras, **phase.cache(state, seen)}
+                seen = seen._replace(extras=extras)
             keys = sample_keys(KEY, batch)
             if isinstance(phase, Train):
                 for update in phase.updates:
@@ -351,3 +353,32 @@ def test_13_steps_and_scores_lower_for_cpu_cuda_and_tpu(trial):
         assert exported.platforms == platforms
     exported = lowered(trial.system.score, trial.ready, without_truth(trial.batch))
     assert exported.platforms == platforms
+
+
+@every_system
+def test_what_the_losses_train_on_can_be_seen(trial):
+    if trial.system.synthesise is None:
+        pytest.skip("trains on no anomalies")
+    compiled = jax.jit(trial.system.synthesise)
+    batch = jax.tree.map(jax.numpy.asarray, without_truth(trial.batch))
+    keys = sample_keys(KEY, batch)
+    pictures = compiled(keys, trial.initial, batch)
+    mask = np.asarray(pictures["mask"])
+    shape = trial.batch.rgb.shape[:3]
+    assert mask.shape == (*shape, 1) and set(np.unique(mask)) <= {0.0, 1.0}
+    kinds = {n.partition("_")[2] for n in pictures if n.startswith("clean_")}
+    assert kinds and set(pictures) == {"mask"} | {
+        f"{way}_{kind}" for way in ("clean", "altered") for kind in kinds
+    }
+    for name, picture in pictures.items():
+        assert picture.shape[:3] == shape and picture.dtype == np.float32, name
+        assert np.isfinite(picture).all(), name
+    order = np.array([2, 0, 3, 1])
+    turned = compiled(keys[order], trial.initial, take(batch, order))
+    near(turned, take(pictures, order), 1e-5)
+    for seed in range(40):
+        drawn = compiled(sample_keys(jax.random.key(seed), batch), trial.initial, batch)
+        if np.asarray(drawn["mask"]).any():
+            break
+    assert np.asarray(drawn["mask"]).any(), "no anomaly in forty draws"
+    assert any(differ(drawn[f"altered_{k}"], drawn[f"clean_{k}"]) for k in kinds)

@@ -127,6 +127,20 @@ def test_a_batch_of_padding_changes_nothing_but_the_counter(truth):
     assert float(reports[0].values["loss"]) == 0
 
 
+@pytest.mark.parametrize(("kind", "devices"), [("jit", 1), ("pmap", 2)])
+def test_health_is_told_of_the_folded_state(truth, kind, devices):
+    phase, state, batches, _ = truth
+
+    def health(extra):
+        return {"health": sum(jnp.sum(x) for x in jax.tree.leaves(extra))}
+
+    watched = phase._replace(health=health)
+    carry, reports = run(watched, state, [pad(batches[0], 3)], kind, devices)
+    expected = sum(np.sum(x, dtype=np.float64) for x in jax.tree.leaves(carry.extra))
+    assert expected != 0
+    np.testing.assert_allclose(reports[0].values["health"], expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["jit", "pmap"])
 def test_a_step_that_is_not_finite_is_not_applied(truth, kind):
     phase, state, batches, _ = truth
