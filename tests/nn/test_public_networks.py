@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
+from ad3d_jax.nn.auto_encoder import AutoEncoder
 from ad3d_jax.nn.swin_unet import SwinUnet
 from ad3d_jax.nn.unet import UNet
 
@@ -77,6 +78,20 @@ def unet_name(path):
         return f"decoder_segment.{name}.{1 + norm}.{leaf}"
     name = "db_b" if place == "b" else f"db{place}"
     return f"decoder_segment.{name}.{3 * (int(number) - 1) + norm}.{leaf}"
+
+
+def auto_encoder_name(path):
+    """Returns the public name of one of our parameters or statistics."""
+    if path[0] == "head":
+        return f"decoder.fin_out.0.{LEAVES[path[1]]}"
+    (block, number), kind, leaf = path[0].split("_"), path[1], LEAVES[path[2]]
+    level, norm = int(block[-1]), int(kind == "norm")
+    place = 3 * (int(number) - 1) + norm
+    if block.startswith("down"):
+        return f"encoder.block{level + 1}.{place}.{leaf}"
+    if block.startswith("enlarge"):
+        return f"decoder.up{4 - level}.{1 + norm}.{leaf}"
+    return f"decoder.db{4 - level}.{place}.{leaf}"
 
 
 def public_shape(name, shape):
@@ -159,3 +174,15 @@ def test_unet_is_draems():
         expected = golden["logits"]
     assert expected.std() > 0.1
     np.testing.assert_allclose(y[:, 1::4, 1::4], expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.slow
+def test_auto_encoder_is_draems():
+    network = AutoEncoder()
+    x = picture(114, (1, 64, 64, 3))
+    variables = public_variables(network, auto_encoder_name, 14, x, False)
+    y, _ = jax.jit(lambda v, x: network.apply(v, x, False))(variables, x)
+    with np.load(GOLDEN / "draem_auto_encoder_64.npz") as golden:
+        expected = golden["output"]
+    assert expected.std() > 0.5
+    np.testing.assert_allclose(y[:, 1::2, 1::2], expected, atol=1e-4, rtol=0)
