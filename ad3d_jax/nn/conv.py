@@ -14,7 +14,7 @@ Layer = Callable[[Array, int, str], Array]
 kernel_init = nn.initializers.normal(0.02)
 
 
-def _scale_init(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
+def scale_init(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
     return 1.0 + 0.02 * jax.random.normal(key, shape, dtype)
 
 
@@ -44,7 +44,7 @@ class ConvNormRelu(nn.Module):
         """
         x = conv3x3(self.features, self.dtype, "conv", self.stride)(x)
         if self.norm == "batch":
-            norm = BatchNorm(scale_init=_scale_init, dtype=self.dtype, name="norm")
+            norm = BatchNorm(scale_init=scale_init, dtype=self.dtype, name="norm")
             return nn.relu(norm(x, train, weight, across))
         if self.norm == "instance":
             return nn.relu(instance_norm(x))
