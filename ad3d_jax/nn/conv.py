@@ -15,6 +15,7 @@ kernel_init = nn.initializers.normal(0.02)
 
 
 def scale_init(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
+    """Returns N(1, 0.02), what the scales of normalisations start at."""
     return 1.0 + 0.02 * jax.random.normal(key, shape, dtype)
 
 

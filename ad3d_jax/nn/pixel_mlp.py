@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ad3d_jax.base import ALONE, Across, Array
-from ad3d_jax.nn.auto_encoder import Features
+from ad3d_jax.nn.auto_encoder import AutoEncoder, scaled
 from ad3d_jax.nn.batch_norm import BatchNorm
 from ad3d_jax.nn.conv import kernel_init, scale_init
 from ad3d_jax.ops.resize import resize_bilinear
@@ -47,39 +47,46 @@ class PixelMlp(nn.Module):
         return x
 
 
-class FeatureComparison(nn.Module):
-    """Early features of an auto-encoder beside late ones of the same resolution.
+class ComparedAutoEncoder(nn.Module):
+    """An auto-encoder and the comparison of its early features with its late ones.
 
     Level 1 joins the first block with the last stage, level 2 the second block with the
     last stage but one, and so on. One level stays as it is; of several, each passes a
-    `PixelMlp` of `width` features and is enlarged to the first one's size.
+    `PixelMlp` of `mlp_width` features and is enlarged to the size of the first.
 
-    Reference: Chen et al., arXiv 2307.13925 (the multi-modality segmentation network).
+    Reference: Chen et al., arXiv 2307.13925: one modality of the reconstruction network
+    and of the segmentation network as far as they are apart.
     """
 
+    width: int = 128
     levels: int = 2
-    width: int = 512
+    mlp_width: int = 512
+    out_channels: int = 3
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(
         self,
-        features: Features,
+        x: Array,
         train: bool,
         weight: Array | None = None,
         across: Across = ALONE,
-    ) -> Array:
-        """Returns [B,H,W,C], the levels side by side."""
+    ) -> tuple[Array, Array]:
+        """Returns (restored [B,H,W,out_channels] float32, compared [B,H,W,D]).
+
+        x is [B,H,W,C]; H and W must be divisible by 16.
+        """
+        widths, stages = scaled(self.width)
+        restore = AutoEncoder(
+            widths, stages, self.out_channels, dtype=self.dtype, name="restore"
+        )
+        restored, features = restore(x, train, weight, across)
         early, late = features.encoder, features.decoder[::-1]
-        pairs = [
-            jnp.concatenate([early[level], late[level]], axis=-1)
-            for level in range(self.levels)
-        ]
-        if self.levels == 1:
-            return pairs[0]
-        size = early[0].shape[1:3]
         compared = []
-        for level, pair in enumerate(pairs):
-            mlp = PixelMlp((self.width,), self.dtype, name=f"level{level + 1}")
-            compared.append(resize_bilinear(mlp(pair, train, weight, across), size))
-        return jnp.concatenate(compared, axis=-1)
+        for level in range(self.levels):
+            pair = jnp.concatenate([early[level], late[level]], axis=-1)
+            if self.levels > 1:
+                mlp = PixelMlp((self.mlp_width,), self.dtype, name=f"level{level + 1}")
+                pair = mlp(pair, train, weight, across)
+            compared.append(resize_bilinear(pair, x.shape[1:3]))
+        return restored, jnp.concatenate(compared, axis=-1)
