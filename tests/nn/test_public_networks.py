@@ -3,6 +3,7 @@
 How the stored outputs were made stands in tests/golden/README.md.
 """
 
+import functools
 from pathlib import Path
 
 import jax
@@ -12,8 +13,10 @@ import pytest
 from flax import traverse_util
 
 from ad3d_jax.nn.auto_encoder import AutoEncoder
+from ad3d_jax.nn.scope import scoring
 from ad3d_jax.nn.swin_unet import SwinUnet
 from ad3d_jax.nn.unet import UNet
+from ad3d_jax.systems import easynet_networks as easynet
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 LEAVES = {
@@ -92,6 +95,22 @@ def auto_encoder_name(path):
     if block.startswith("enlarge"):
         return f"decoder.up{4 - level}.{1 + norm}.{leaf}"
     return f"decoder.db{4 - level}.{place}.{leaf}"
+
+
+def easynet_name(path):
+    """Returns the public name of one of our parameters or statistics."""
+    group, *rest = path
+    part, which = group.split("_")
+    suffix = "_d" if which == "depth" else ""
+    if rest[0] == "restore":
+        way, _, place = auto_encoder_name(rest[1:]).partition(".")
+        return f"{way}{suffix}.{place}"
+    if part == "head":
+        kind, leaf = rest
+        place = 3 * int(kind[-1]) + kind.startswith("norm")
+        return f"mlp{4 if which == 'fusion' else 3}.{place}.{LEAVES[leaf]}"
+    level, kind, leaf = rest
+    return f"mlp{level[-1]}{suffix}.{int(kind == 'norm0')}.{LEAVES[leaf]}"
 
 
 def public_shape(name, shape):
@@ -186,3 +205,44 @@ def test_auto_encoder_is_draems():
         expected = golden["output"]
     assert expected.std() > 0.5
     np.testing.assert_allclose(y[:, 1::2, 1::2], expected, atol=1e-4, rtol=0)
+
+
+class WholeEasyNet:
+    """EasyNet's networks with variables as of one module."""
+
+    config = easynet.Config(width=8)
+    networks = easynet.build_networks(config)
+
+    def init(self, key):
+        groups = easynet.init_variables(self.config, self.networks, key, (32, 32))
+        kinds = ("params", "batch_stats")
+        return {kind: {g: v[kind] for g, v in groups.items()} for kind in kinds}
+
+
+@pytest.mark.slow
+def test_easynet_is_the_public_one():
+    variables = public_variables(WholeEasyNet(), easynet_name, 31)
+    scope = scoring(variables["params"], variables["batch_stats"])
+    inputs = {
+        "rgb": picture(131, (1, 32, 32, 3)),
+        "depth": picture(132, (1, 32, 32, 1)),
+    }
+    forward = functools.partial(
+        easynet.forward, WholeEasyNet.config, WholeEasyNet.networks, scope
+    )
+    out = jax.jit(lambda x: forward(x, ("rgb", "fusion")))(inputs)
+    found = {
+        "reconstruction_rgb": out.reconstructions["rgb"][:, 1::2, 1::2],
+        "reconstruction_depth": out.reconstructions["depth"][:, 1::2, 1::2],
+        "map_rgb": out.maps["rgb"][:, 1::2, 1::2, 1:],
+        "map_fusion": out.maps["fusion"][:, 1::2, 1::2, 1:],
+        "pooled_rgb": out.pooled["rgb"],
+        "pooled_fusion": jnp.concatenate(
+            [out.pooled[name] for name in ("rgb", "depth")], 1
+        ),
+    }
+    with np.load(GOLDEN / "easynet_32.npz") as golden:
+        assert set(golden) == {*found, "entropies"}
+        for name, value in found.items():
+            assert golden[name].std() > 0.02
+            np.testing.assert_allclose(value, golden[name], atol=1e-4, rtol=0)
