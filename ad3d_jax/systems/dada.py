@@ -1,0 +1,299 @@
+"""The discrete auto-encoder under DSR and 3DSR, and its pretraining on pictures.
+
+3DSR: V. Zavrtanik, M. Kristan, D. Skocaj, "Cheating Depth: Enhancing 3D Surface Anomaly
+Detection via Depth Simulation", WACV 2024, arXiv 2311.01117, where it is called DADA;
+DSR: the same authors, ECCV 2022, arXiv 2208.01521, without depth.
+
+Natural pictures are joined with depth that has nothing to do with them, simulated anew
+in every step. The networks learn to reconstruct both from two levels of codes, while
+the codebooks follow the vectors that were nearest to them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ad3d_jax.base import (
+    Across,
+    Array,
+    Artifact,
+    Batch,
+    State,
+    Train,
+    Tree,
+    Update,
+    fold_each,
+)
+from ad3d_jax.nn.discrete_auto_encoder import DiscreteAutoEncoder
+from ad3d_jax.ops.codebook import (
+    DECAY,
+    Codebook,
+    code_sums,
+    fold_codebook,
+    health,
+    init_codebook,
+    nearest_code,
+    straight_through,
+)
+from ad3d_jax.schedules import step_decay, warm_cosine
+from ad3d_jax.synthesis.depth import simulate_depth
+from ad3d_jax.synthesis.rgbd import LUMA
+
+NAME = "dada"
+LEVELS = ("lo", "hi")
+CHANNELS = {"depth": 1, "rgb": 3}
+SIMULATIONS = ("perlin_affine", "perlin", "grey")
+SCHEDULES = {"step": partial(step_decay, factor=0.1), "cosine": warm_cosine}
+HYPER: Mapping[str, float] = {
+    "dada_learning_rate": 2e-4,
+    "dada_loss_commitment": 0.25,
+    "dada_loss_depth": 1.0,  # weight of depth in the mean over channels; 3 = as RGB
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Fields that every system on a discrete auto-encoder has.
+
+    The defaults are 3DSR's with RGB and depth.
+    """
+
+    modalities: tuple[str, ...] = ("depth", "rgb")  # in the order of the channels
+    dada_grouped: bool = True  # modalities apart but in the choice of a code
+    dada_hidden: int = 256
+    dada_residual: int = 128
+    dada_residual_layers: int = 2
+    dada_relu_skip: bool = False  # see `nn.residual_stack`; True in DSR
+    codes: int = 2048  # entries of each codebook
+    code_dimensions: int = 256
+    code_decay: float = DECAY  # of the codebooks' moving averages, a step
+    code_revive_below: float = 0.0  # hits a batch, see `fold_codebook`; 0 = never
+    simulation: str = "perlin_affine"  # perlin_affine | perlin | grey (of the picture)
+    dada_distance: str = "l1"  # l1 | l2; the depth-only version has l2
+    dada_schedule: str = "step"  # step (x0.1 at 80 % and 90 %) | cosine
+    dada_steps: int = 100_000
+    dtype: str = "float32"  # compute type; parameters and codebooks stay float32
+
+
+class Codes(NamedTuple):
+    """Both discrete levels of a batch; h = H/4, w = W/4, all but indices float32."""
+
+    encoded_hi: Array  # [B,h,w,hidden]
+    z_lo: Array  # [B,h/2,w/2,D], before quantisation
+    q_lo: Array  # [B,h/2,w/2,D], the nearest codes
+    index_lo: Array  # [B,h/2,w/2] int32
+    enlarged: Array  # [B,h,w,D], q_lo at the size of the higher level
+    z_hi: Array  # [B,h,w,D]
+    q_hi: Array  # [B,h,w,D]
+    index_hi: Array  # [B,h,w] int32
+    reconstruction: Array  # [B,H,W,C]
+
+
+def check(config: Config) -> None:
+    """Raises ValueError where a field holds a value that no variant has."""
+    allowed = {
+        "modalities": (("depth", "rgb"), ("depth",), ("rgb",)),
+        "simulation": SIMULATIONS,
+        "dada_distance": ("l1", "l2"),
+        "dada_schedule": tuple(SCHEDULES),
+        "dtype": ("float32", "bfloat16"),
+    }
+    for name, values in allowed.items():
+        value = getattr(config, name)
+        if value not in values:
+            raise ValueError(f"model.{name}: expected one of {values}, found {value!r}")
+
+
+def build(config: Config) -> DiscreteAutoEncoder:
+    """Returns the auto-encoder, unbound to parameters."""
+    channels = tuple(CHANNELS[modality] for modality in config.modalities)
+    return DiscreteAutoEncoder(
+        channels=channels if config.dada_grouped else (sum(channels),),
+        hidden=config.dada_hidden,
+        residual=config.dada_residual,
+        residual_layers=config.dada_residual_layers,
+        dimensions=config.code_dimensions,
+        relu_skip=config.dada_relu_skip,
+        dtype=jnp.dtype(config.dtype),
+    )
+
+
+def init(config: Config, key: Array) -> tuple[Tree, dict[str, Codebook]]:
+    """Returns fresh parameters and codebooks {"lo", "hi"}."""
+    module = build(config)
+    key, *book_keys = jax.random.split(key, 1 + len(LEVELS))
+    params = module.init(key, jnp.zeros((1, 16, 16, sum(module.channels))))["params"]
+    codebooks = {
+        level: init_codebook(book_key, config.codes, config.code_dimensions)
+        for level, book_key in zip(LEVELS, book_keys, strict=True)
+    }
+    return params, codebooks
+
+
+def forward(
+    module: DiscreteAutoEncoder,
+    params: Tree,
+    codebooks: Mapping[str, Codebook],
+    x: Array,
+) -> Codes:
+    """Returns the codes of images [B,H,W,C] and what is reconstructed from them.
+
+    Args:
+        module: of `build`.
+        params: of the module.
+        codebooks: {"lo", "hi"}.
+        x: channels in the order of `Config.modalities`; H and W divisible by 8.
+
+    Gradients pass straight through both quantisations.
+    """
+
+    def call(method, *inputs):
+        return module.apply({"params": params}, *inputs, method=method)
+
+    def quantise(level, z):
+        codes = codebooks[level].codes
+        index = nearest_code(codes, z)
+        q = codes[index]
+        return index, q, straight_through(z, q)
+
+    encoded_hi = call("encode_hi", x)
+    z_lo = call("encode_lo", encoded_hi)
+    index_lo, q_lo, through_lo = quantise("lo", z_lo)
+    enlarged = call("enlarge", through_lo)
+    z_hi = call("merge", encoded_hi, enlarged)
+    index_hi, q_hi, through_hi = quantise("hi", z_hi)
+    reconstruction = call("decode", enlarged, through_hi)
+    return Codes(
+        encoded_hi,
+        z_lo,
+        q_lo,
+        index_lo,
+        enlarged,
+        z_hi,
+        q_hi,
+        index_hi,
+        reconstruction,
+    )
+
+
+# --- Pretraining ----------------------------------------------------------------------
+
+
+def pretrain_phase(config: Config) -> Train:
+    """Returns the phase that fills params["dada"] and extra["codebooks"]."""
+    update = Update(
+        loss=partial(loss, config, build(config)),
+        optimizer=partial(optimizer, config),
+        trainable=(NAME,),
+    )
+    return Train(
+        name=NAME,
+        updates=(update,),
+        steps=config.dada_steps,
+        source="pictures",
+        needs=("rgb",),
+        fold=partial(fold, config),
+        health=codebook_health,
+        artifact=Artifact(NAME, get_artifact, put_artifact),
+    )
+
+
+def pretraining_images(config: Config, keys: Array, batch: Batch) -> Array:
+    """Returns pictures with simulated depth, as `modalities` says, [B,H,W,C]."""
+    images = {"rgb": batch.rgb}
+    if config.simulation == "grey":
+        images["depth"] = jnp.sum(batch.rgb * LUMA[None, None, None], -1, keepdims=True)
+    elif "depth" in config.modalities:
+        affine = config.simulation == "perlin_affine"
+        images["depth"] = simulate_depth(keys, *batch.rgb.shape[1:3], affine)
+    return jnp.concatenate([images[name] for name in config.modalities], axis=-1)
+
+
+def loss(
+    config: Config,
+    module: DiscreteAutoEncoder,
+    keys: Array,
+    params: Tree,
+    state: State,
+    batch: Batch,
+    across: Across,
+) -> tuple[Array, Tree, Mapping[str, Array]]:
+    """Reconstruction plus the commitment of both levels to their codes."""
+    x = pretraining_images(config, fold_each(keys, 0), batch)
+    codebooks = state.extra["codebooks"]
+    codes = forward(module, params[NAME], codebooks, x)
+    error = jnp.abs(x - codes.reconstruction)
+    by_channel = jnp.mean(error if config.dada_distance == "l1" else error**2, (1, 2))
+    weights = jnp.concatenate(
+        [
+            (state.hyper["dada_loss_depth"] if name == "depth" else 1.0)
+            * jnp.ones(CHANNELS[name])
+            for name in config.modalities
+        ]
+    )[None, :]
+    reconstruction = jnp.sum(weights * by_channel, axis=1) / jnp.sum(weights)
+    vectors = {"lo": codes.z_lo, "hi": codes.z_hi}
+    nearest = {"lo": (codes.q_lo, codes.index_lo), "hi": (codes.q_hi, codes.index_hi)}
+    info, sums = {"reconstruction": reconstruction}, {}
+    for number, level in enumerate(LEVELS):
+        q, index = nearest[level]
+        info[f"commitment_{level}"] = jnp.mean((vectors[level] - q) ** 2, (1, 2, 3))
+        sums[level] = code_sums(
+            config.codes,
+            vectors[level],
+            index,
+            batch.weight,
+            fold_each(keys, 1 + number),
+        )
+    commitment = info["commitment_lo"] + info["commitment_hi"]
+    total = reconstruction + state.hyper["dada_loss_commitment"] * commitment
+    return total, {"codebooks": sums}, info
+
+
+def fold(config: Config, extra: Tree, sums: Tree) -> Tree:
+    """Returns `extra` with both codebooks moved by a batch."""
+    codebooks = {
+        level: fold_codebook(
+            extra["codebooks"][level],
+            sums["codebooks"][level],
+            decay=config.code_decay,
+            revive_below=config.code_revive_below,
+        )
+        for level in LEVELS
+    }
+    return {**extra, "codebooks": codebooks}
+
+
+def codebook_health(extra: Tree) -> Mapping[str, Array]:
+    """Returns perplexity and number of dead codes of both levels, see `health`."""
+    return {
+        f"{name}_{level}": value
+        for level in LEVELS
+        for name, value in health(extra["codebooks"][level]).items()
+    }
+
+
+def optimizer(
+    config: Config, hyper: Mapping[str, Array], steps: int
+) -> optax.GradientTransformation:
+    """Adam; by default 2e-4, a tenth of it from 80 %, a hundredth from 90 %."""
+    schedule = SCHEDULES[config.dada_schedule]
+    return optax.adam(schedule(hyper["dada_learning_rate"], steps))
+
+
+def get_artifact(state: State) -> Tree:
+    """Returns what a file holds for this phase."""
+    return {"params": state.params[NAME], "codebooks": state.extra["codebooks"]}
+
+
+def put_artifact(state: State, tree: Tree) -> State:
+    """Returns the state with what a file held."""
+    return state._replace(
+        params={**state.params, NAME: tree["params"]},
+        extra={**state.extra, "codebooks": tree["codebooks"]},
+    )
