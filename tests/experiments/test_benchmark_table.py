@@ -1,0 +1,142 @@
+"""The grid: what is skipped, what fails, what is killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments import benchmark_table, collect
+from experiments.benchmark_table import Cell, Grid, arguments, keep, run
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = (
+    "data.image_size=56",
+    "data.sample_set.train=4",
+    "data.sample_set.validation=1",
+    "data.sample_set.test_good=2",
+    "data.sample_set.test_per_defect=1",
+    "data.sample_set.seed=0",
+    "eval.pictures_per_defect=0",
+)
+
+
+def grid(tmp_path, **changes):
+    values = {
+        "systems": ("btf:raw",),
+        "categories": ("biscuit", "bun"),
+        "seeds": (0, 1),
+        "dataset": collect.SAMPLE_SET,
+        "mask_size": 56,
+        "data_root": "",
+        "overrides": (f"data.cache={tmp_path / 'cache'}", *TINY),
+    }
+    return Grid(**{**values, **changes})
+
+
+class Runner:
+    """Stands for processes: a cell writes its metrics, fails or is stopped."""
+
+    def __init__(self, monkeypatch, states):
+        self.ran, self._states = [], states
+        monkeypatch.setattr(benchmark_table, "run_cell", self)
+
+    def __call__(self, grid, cell, folder, running):
+        self.ran.append(cell)
+        state = self._states.get((cell.category, cell.seed), "done")
+        if state == "done":
+            place = folder / cell.folder
+            place.mkdir(parents=True)
+            (place / "metrics.json").write_text("{}")
+        return state
+
+
+def test_every_cell_runs_once_and_a_failure_stops_nothing(tmp_path, monkeypatch):
+    runner = Runner(monkeypatch, {("biscuit", 1): "failed"})
+    counts = run(grid(tmp_path), tmp_path / "table")
+    assert counts == {"done": 3, "failed": 1, "stopped": 0} and len(runner.ran) == 4
+    again = Runner(monkeypatch, {})
+    assert run(grid(tmp_path), tmp_path / "table")["done"] == 4
+    assert again.ran == [Cell("btf:raw", "biscuit", 1)]
+
+
+def test_a_grid_may_grow_but_not_change(tmp_path):
+    keep(grid(tmp_path), tmp_path)
+    keep(grid(tmp_path, systems=("padim",), seeds=(2,)), tmp_path)
+    kept = json.loads((tmp_path / "grid.json").read_text())
+    assert kept["systems"] == ["btf:raw", "padim"] and kept["seeds"] == [0, 1, 2]
+    with pytest.raises(ValueError, match="begun with mask_size 56, found 64"):
+        keep(grid(tmp_path, mask_size=64), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"systems": ("drem",)}, "there is no file .*drem.py"),
+        ({"systems": ("btf:fhpf",)}, "variant 'fhpf' of btf is unknown"),
+        ({"overrides": ("hyper.nise=1",)}, "config.hyper.nise: no such field"),
+    ],
+)
+def test_mistakes_end_it_before_any_work(tmp_path, changes, words):
+    with pytest.raises(ValueError, match=words):
+        run(grid(tmp_path, **changes), tmp_path / "table")
+    assert not (tmp_path / "table").exists()
+
+
+def test_a_cell_names_its_configuration(tmp_path):
+    given = arguments(
+        grid(tmp_path), Cell("dbrn:cpu+rgb", "bun", 3), tmp_path / "table"
+    )
+    assert given[0].endswith("configs/dbrn.py:cpu+rgb")
+    assert f"--workdir={tmp_path / 'table/dbrn-cpu+rgb/bun/seed-3'}" in given
+    assert {"--config.seed=3", "--config.data.category=bun"} <= set(given)
+
+
+@pytest.mark.slow
+def test_a_killed_grid_goes_on_and_gives_the_same_table(tmp_path):
+    def command(name):
+        given = grid(tmp_path)
+        return [
+            *(sys.executable, "-m", "experiments.benchmark_table"),
+            *("--systems=btf:raw,padim:cpu", "--categories=biscuit,bun"),
+            *("--seeds=0", "--mask_size=56"),
+            f"--workdir={tmp_path / name}",
+            *(f"--set={override}" for override in given.overrides),
+        ]
+
+    def tables(name):
+        names = ("table.md", "table.csv")
+        return [(tmp_path / name / n).read_text() for n in names]
+
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    plain = {"cwd": ROOT, "env": environment, "capture_output": True, "text": True}
+    whole = subprocess.run(command("whole"), timeout=600, **plain)
+    assert whole.returncode == 0, whole.stdout + whole.stderr
+    process = subprocess.Popen(command("killed"), cwd=ROOT, env=environment)
+    first = tmp_path / "killed" / collect.cell_folder("btf:raw", "biscuit", 0)
+    deadline = time.monotonic() + 300
+    while not (first / "metrics.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    time.sleep(1.0)  # into the second cell
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(120) == benchmark_table.EXIT_STOPPED
+    assert len(list((tmp_path / "killed").rglob("metrics.json"))) < 4
+    again = subprocess.run(command("killed"), timeout=600, **plain)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert tables("killed") == tables("whole")
+
+
+@pytest.mark.slow
+def test_a_failing_cell_is_told_of(tmp_path):
+    broken = (*grid(tmp_path).overrides, "eval.batch_size=0")
+    counts = run(
+        grid(tmp_path, categories=("bun",), seeds=(0,), overrides=broken),
+        tmp_path / "table",
+    )
+    assert counts["failed"] == 1
+    text = collect.write_tables(tmp_path / "table")[0].read_text()
+    assert "btf:raw, bun: seed 0: failed:" in text
