@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from reference_systems import bank, critic, make_batch, neighbours, restorer
 
 from ad3d_jax.base import Batch, System
-from ad3d_jax.systems import btf, padim, patchcore, simplenet
+from ad3d_jax.systems import btf, das3d, padim, patchcore, simplenet
 from ad3d_jax.systems.dbrn import Config, dbrn
 
 
@@ -57,6 +57,22 @@ def small_dbrn() -> System:
     )
     rates = ("reconstruction", "discriminator", "importance")
     return with_hyper(dbrn(config), **{f"learning_rate_{name}": 3e-3 for name in rates})
+
+
+def small_das3d() -> System:
+    """Returns DAS3D with the narrowest networks that find the defect."""
+    config = das3d.Config(
+        reconstruction="auto_encoder",
+        reconstruction_width=4,
+        discriminator_width=4,
+        sigma=(0.5, 1.5),
+        textures=4,
+        texture_size=32,
+        schedule="cosine",
+        epochs=60,
+        score_window=5,
+    )
+    return with_hyper(das3d.das3d(config), learning_rate=3e-3)
 
 
 def small_simplenet() -> System:
@@ -136,5 +152,6 @@ TABLE = (
     Row("btf_hog", partial(small_btf, "hog"), board(32)),
     Row("padim", small_padim, board(32)),
     Row("simplenet", small_simplenet, board(32), frozenset({"train"}), slow=True),
+    Row("das3d", small_das3d, board(32), frozenset({"train"}), slow=True),
     Row("dbrn", small_dbrn, board(32), frozenset({"train", "score"}), slow=True),
 )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from ad3d_jax.base import System
-from ad3d_jax.systems import btf, dbrn, padim, patchcore, simplenet
+from ad3d_jax.systems import btf, das3d, dbrn, padim, patchcore, simplenet
 
 
 class Entry(NamedTuple):
@@ -19,6 +19,7 @@ class Entry(NamedTuple):
 
 SYSTEMS: dict[str, Entry] = {
     "btf": Entry(btf.Config, btf.btf, btf.HYPER),
+    "das3d": Entry(das3d.Config, das3d.das3d, das3d.HYPER),
     "dbrn": Entry(dbrn.Config, dbrn.dbrn, dbrn.HYPER),
     "padim": Entry(padim.Config, padim.padim, padim.HYPER),
     "patchcore": Entry(patchcore.Config, patchcore.patchcore, patchcore.HYPER),
