@@ -1,10 +1,8 @@
 """Training a system: its phases in order, resumable, on any number of devices."""
 
 import time
-from collections.abc import Iterator, Mapping
 
 import jax
-import numpy as np
 
 from ad3d_jax.base import (
     Array,
@@ -14,14 +12,20 @@ from ad3d_jax.base import (
     State,
     System,
     Train,
-    Tree,
     missing_fields,
 )
 from ad3d_jax.train import parallel
+from ad3d_jax.train.cache import features_of, with_features
 from ad3d_jax.train.gather import gather
-from ad3d_jax.train.monitor import Interruption, Monitor, NonFiniteError, Preempted
+from ad3d_jax.train.monitor import (
+    Account,
+    Interruption,
+    Monitor,
+    NonFiniteError,
+    Preempted,
+)
 from ad3d_jax.train.resume import Position, restore
-from ad3d_jax.train.run import Options, Run, ordered_pass, phase_name
+from ad3d_jax.train.run import Options, Run, phase_name, run_steps
 from ad3d_jax.train.step import begin, fixed_part, train_step
 
 __all__ = [
@@ -66,7 +70,7 @@ def fit(
         Preempted: SIGTERM or SIGINT came; the position is saved.
     """
     engine = parallel.make_engine() if engine is None else engine
-    _check_artifacts(system, options)
+    check_artifacts(system, options)
     system = count_steps(system, dataset, options.batch_size)
     position = None
     if checkpointer is not None:
@@ -74,10 +78,10 @@ def fit(
     position = position or Position(state)
     with Interruption() as interruption:
         run = Run(system, dataset, options, engine, checkpointer, log, interruption)
-        _check_data(run, system.phases[position.phase :])
+        check_data(run, system.phases[position.phase :])
         for index in range(position.phase, len(system.phases)):
             started = time.monotonic()
-            state = _run_phase(run, position, jax.random.fold_in(key, index))
+            state = run_phase(run, position, jax.random.fold_in(key, index))
             position = Position(state, index + 1)
             run.save(position)
             run.write(
@@ -117,7 +121,7 @@ def check_fields(name: str, needs: tuple[str, ...], batch: Batch, purpose: str) 
         )
 
 
-def _run_phase(run: Run, position: Position, key: Array) -> State:
+def run_phase(run: Run, position: Position, key: Array) -> State:
     """Runs, or loads, the phase of a position and returns the state after it."""
     phase, state, options = (
         run.system.phases[position.phase],
@@ -125,7 +129,7 @@ def _run_phase(run: Run, position: Position, key: Array) -> State:
         run.options,
     )
     artifact = phase.artifact
-    if artifact is not None and artifact.name in options.artifacts:
+    if is_loaded(phase, options):
         from ad3d_jax.features import weights
 
         tree = weights.load(options.artifacts[artifact.name], artifact.get(state))
@@ -141,6 +145,11 @@ def _run_phase(run: Run, position: Position, key: Array) -> State:
     return state
 
 
+def is_loaded(phase: Train | Gather, options: Options) -> bool:
+    """Returns whether a file stands for the phase."""
+    return phase.artifact is not None and phase.artifact.name in options.artifacts
+
+
 def _train(run: Run, position: Position, key: Array) -> State:
     """Runs a Train phase from where it stands."""
     phase, state, options = (
@@ -153,74 +162,35 @@ def _train(run: Run, position: Position, key: Array) -> State:
     start = position.step
     batches = run.dataset.endless(phase.source, options.batch_size, options.seed, start)
     if phase.cache is not None:
-        batches = _with_cache(batches, _cached(run, phase, state, key))
+        batches = with_features(batches, features_of(run, phase, state, key))
     compiled = parallel.compile_step(
         engine, train_step(phase, options.max_grad_norm), name=name
     )
     key, fixed = parallel.replicate(engine, (key, fixed_part(state)))
     carry = parallel.replicate(engine, carry, copy=True)
-    monitor = Monitor(name, start, phase.steps, options.batch_size, options, run.log)
-    try:
-        for step in range(start + 1, phase.steps + 1):
-            batch = next(batches)
-            carry, report = compiled(key, fixed, carry, parallel.split(engine, batch))
-            monitor.add(step, batch.id, report)
-            stop = run.interruption.wanted
-            every = options.checkpoint_every
-            if stop or (every and step % every == 0 and step < phase.steps):
-                monitor.drain()
-                here = Position(state, position.phase, carry)
-                monitor.saved(run.save(here))
-            if stop:
-                raise Preempted(f"stopped in phase {name} after step {step}")
-        monitor.drain()
-    finally:
-        monitor.close()
+
+    def advance():
+        nonlocal carry
+        batch = next(batches)
+        carry, report = compiled(key, fixed, carry, parallel.split(engine, batch))
+        return (batch.id,), report
+
+    account = Account(name, phase.steps, options.batch_size, options, run.log)
+    run_steps(
+        run,
+        name,
+        Monitor(name, (start, phase.steps), (account,), options),
+        range(start + 1, phase.steps + 1),
+        advance,
+        lambda: run.save(Position(state, position.phase, carry)),
+    )
     params, extra = jax.device_put(jax.device_get((carry.params, carry.extra)))
     return state._replace(params=params, extra=extra)
 
 
-def _cached(run: Run, phase: Train, state: State, key: Array) -> dict[int, Tree]:
-    """Returns the frozen features of every sample of a split, by the sample's id."""
-    found: dict[int, Tree] = {}
-    passes = ordered_pass(
-        run,
-        f"{phase_name(run, phase)} (features)",
-        phase.source,
-        lambda _, state, batch: phase.cache(state, batch),
-        state,
-        key,
-    )
-    for batch, rows in passes:
-        for row, sample in enumerate(np.asarray(batch.id).tolist()):
-            features = jax.tree.map(lambda x, row=row: x[row], rows)
-            known = found.setdefault(sample, features)
-            if known is not features and not _equal(known, features):
-                raise ValueError(
-                    f"two samples of split {phase.source} share the id {sample} and "
-                    "differ; their features cannot be told apart"
-                )
-    return found
-
-
-def _with_cache(
-    batches: Iterator[Batch], cached: Mapping[int, Tree]
-) -> Iterator[Batch]:
-    """Yields the batches with the cached features among the extras."""
-    for batch in batches:
-        rows = [cached[sample] for sample in np.asarray(batch.id).tolist()]
-        features = jax.tree.map(lambda *x: np.stack(x), *rows)
-        yield batch._replace(extras={**batch.extras, **features})
-
-
-def _equal(one: Tree, other: Tree) -> bool:
-    return all(jax.tree.leaves(jax.tree.map(np.array_equal, one, other)))
-
-
-def _check_data(run: Run, phases) -> None:
+def check_data(run: Run, phases) -> None:
     """Checks the first batch of every split that the phases read."""
-    loaded = run.options.artifacts
-    due = [p for p in phases if p.artifact is None or p.artifact.name not in loaded]
+    due = [phase for phase in phases if not is_loaded(phase, run.options)]
     for source, needs in dict.fromkeys((p.source, _needs(run, p)) for p in due):
         if run.dataset.size(source) < 1:
             raise ValueError(
@@ -237,7 +207,7 @@ def _needs(run: Run, phase: Train | Gather) -> tuple[str, ...]:
     return run.system.needs_fit if needs is None else needs
 
 
-def _check_artifacts(system: System, options: Options) -> None:
+def check_artifacts(system: System, options: Options) -> None:
     """Checks that every artifact that the options name exists in the system."""
     known = [p.artifact.name for p in system.phases if p.artifact is not None]
     for name in (*options.artifacts, *options.save_artifacts):

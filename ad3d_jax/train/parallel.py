@@ -13,16 +13,15 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from ad3d_jax.base import ALONE, Across, Array, Batch, State, Tree, without_truth
 from ad3d_jax.ops.knn import Bank
+from ad3d_jax.train.compiled import Compiled
 
 AXIS = "batch"
 KINDS = ("pmap", "shard_map", "jit")
-TRACES_TOLERATED = 2
 
 
 class Engine(NamedTuple):
@@ -35,40 +34,6 @@ class Engine(NamedTuple):
     def devices(self) -> int:
         """Returns the number of devices."""
         return self.mesh.size
-
-
-class Compiled:
-    """A compiled function that counts how often it was traced.
-
-    A function that is traced again and again loses minutes without a word, so the
-    third trace is reported.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        function: Callable,
-        transform: Callable,
-        arrange: Callable = lambda *arguments: arguments,
-    ):
-        self.traces = 0
-        self._arrange = arrange  # from the arguments of a call to the function's
-
-        def counted(*arguments):
-            self.traces += 1
-            if self.traces == TRACES_TOLERATED + 1:
-                logging.warning(
-                    "%s is traced for the third time: a shape, a dtype or a Python "
-                    "number changes between calls, and each change compiles anew",
-                    name,
-                )
-            return function(*arguments)
-
-        self._run = transform(counted)
-
-    def __call__(self, *arguments):
-        """Runs the function."""
-        return self._run(*self._arrange(*arguments))
 
 
 def make_engine(
@@ -151,8 +116,8 @@ def split_rows(engine: Engine, data: Mapping[str, Array]) -> dict[str, Array]:
     """
     count = len(jax.tree.leaves(data)[0])
     numbers = np.arange(count, dtype=np.int32)
-    placed = jax.tree.map(lambda x: _deal(engine, x, x[-1]), dict(data))
-    return {**placed, "number": _deal(engine, numbers, np.int32(-1))}
+    placed = jax.tree.map(lambda x: deal(engine, x, x[-1]), dict(data))
+    return {**placed, "number": deal(engine, numbers, np.int32(-1))}
 
 
 def _by_rows(engine: Engine, bank: Bank) -> Bank:
@@ -160,15 +125,15 @@ def _by_rows(engine: Engine, bank: Bank) -> Bank:
     mean = np.broadcast_to(bank.mean, (engine.devices, *np.shape(bank.mean)))
     return dataclasses.replace(
         bank,
-        rows=_deal(engine, bank.rows, np.float32(0)),
-        half_norms=_deal(engine, bank.half_norms, np.float32(np.inf)),
+        rows=deal(engine, bank.rows, np.float32(0)),
+        half_norms=deal(engine, bank.half_norms, np.float32(np.inf)),
         mean=jax.device_put(mean, NamedSharding(engine.mesh, P(AXIS))),
-        number=_deal(engine, bank.number, np.int32(-1)),
+        number=deal(engine, bank.number, np.int32(-1)),
         across=across(engine),
     )
 
 
-def _deal(engine: Engine, x: Array, filler: Array) -> Array:
+def deal(engine: Engine, x: Array, filler: Array) -> Array:
     """Places [N,...] as [devices, ceil(N/devices), ...], filled up with `filler`.
 
     Each device gets a slice of the host's array, which is never copied whole.
@@ -258,7 +223,8 @@ def compile_step(
         shared, mapped = _divided(key, fixed, batch)
         return shared, carry, mapped
 
-    transform = partial(_transform, engine, replicated=2, mapped=False, donate=donate)
+    split = (False, False, True)
+    transform = partial(transformed, engine, split=split, result=False, donate=donate)
     return Compiled(name, step, transform, arrange)
 
 
@@ -275,7 +241,7 @@ def compile_map(engine: Engine, function: Callable, name: str = "map") -> Compil
         key, state, batch = _joined(shared, mapped)
         return function(key, state, zero_padding(batch))
 
-    transform = partial(_transform, engine, replicated=1, mapped=True, donate=False)
+    transform = partial(transformed, engine, split=(False, True), result=True)
     return Compiled(name, rows, transform, _divided)
 
 
@@ -290,7 +256,7 @@ def compile_rows(engine: Engine, function: Callable, name: str = "rows") -> Comp
     def rows(carry, data):
         return function(data, carry, across(engine))
 
-    transform = partial(_transform, engine, replicated=1, mapped=False, donate=False)
+    transform = partial(transformed, engine, split=(False, True), result=False)
     return Compiled(name, rows, transform)
 
 
@@ -358,29 +324,41 @@ def _without_padding(batch: Batch, rows: Tree) -> tuple[Batch, Tree]:
     return jax.tree.map(lambda x: np.asarray(x)[real], (batch, rows))
 
 
-def _transform(
-    engine: Engine, function: Callable, replicated: int, mapped: bool, donate: bool
+def transformed(
+    engine: Engine,
+    function: Callable,
+    split: Sequence[bool],
+    result: bool,
+    donate: bool = False,
 ) -> Callable:
     """Returns `function` compiled for the engine.
 
-    The first `replicated` arguments are replicated, the last is a batch; the result is
-    mapped (rows) or replicated; argument 1 is donated if asked.
+    Args:
+        engine: where to run.
+        function: sees what its own device holds.
+        split: of each argument, whether it has a leading axis of devices; what has none
+            is replicated. At least one has.
+        result: whether the result gets that axis; otherwise it is the same everywhere.
+        donate: whether the memory of argument 1 is reused for the result.
     """
     donated = (1,) if donate else ()
     if engine.kind == "pmap":
         return jax.pmap(
             function,
             axis_name=AXIS,
-            in_axes=(None,) * replicated + (0,),
-            out_axes=0 if mapped else None,
+            in_axes=tuple(0 if each else None for each in split),
+            out_axes=0 if result else None,
             donate_argnums=donated,
             devices=list(engine.mesh.devices.flat),
         )
 
     def on_one_device(*arguments):
-        *trees, batch = arguments
-        result = function(*trees, jax.tree.map(lambda x: x[0], batch))
-        return jax.tree.map(lambda x: x[None], result) if mapped else result
+        own = (
+            jax.tree.map(lambda x: x[0], tree) if each else tree
+            for tree, each in zip(arguments, split, strict=True)
+        )
+        found = function(*own)
+        return jax.tree.map(lambda x: x[None], found) if result else found
 
     if engine.kind == "jit":
         return jax.jit(on_one_device, donate_argnums=donated)
@@ -389,8 +367,8 @@ def _transform(
         jax.shard_map(
             on_one_device,
             mesh=engine.mesh,
-            in_specs=(P(),) * replicated + (P(AXIS),),
-            out_specs=P(AXIS) if mapped else P(),
+            in_specs=tuple(P(AXIS) if each else P() for each in split),
+            out_specs=P(AXIS) if result else P(),
             check_vma=False,
         ),
         donate_argnums=donated,

@@ -1,14 +1,15 @@
-"""What the phases of one fit share: options, log, checkpoints, the ordered pass."""
+"""What the phases of one fit share: options, log, checkpoints, passes and steps."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
 from ad3d_jax.base import Array, Batch, Dataset, State, System, Tree
 from ad3d_jax.train import parallel, plan
-from ad3d_jax.train.monitor import Interruption, Preempted
+from ad3d_jax.train.monitor import Interruption, Monitor, Preempted
 from ad3d_jax.train.resume import Position, save
+from ad3d_jax.train.step import Report
 
 
 class Options(NamedTuple):
@@ -85,6 +86,43 @@ def ordered_pass(
             yield batch, rows
             if run.interruption.wanted:
                 raise Preempted(f"stopped in {name}; it begins anew next time")
+
+
+def run_steps(
+    run: Run,
+    name: str,
+    monitor: Monitor,
+    steps: range,
+    advance: Callable[[], tuple[Sequence[Array], Report]],
+    save: Callable[[], int | None],
+) -> None:
+    """Does the steps of a Train phase, with its progress and its checkpoints.
+
+    Args:
+        run: options and signals.
+        name: of the phase, in messages.
+        monitor: takes the reports; is closed.
+        steps: numbers of the steps that are due, counted from 1.
+        advance: does one step; returns the samples' ids of each training and a report.
+        save: saves where all stands.
+
+    Raises:
+        NonFiniteError: see `Monitor.drain`.
+        Preempted: the process was asked to stop; the position is saved.
+    """
+    every = run.options.checkpoint_every
+    try:
+        for step in steps:
+            monitor.add(step, *advance())
+            stop = run.interruption.wanted
+            if stop or (every and step % every == 0 and step < steps[-1]):
+                monitor.drain()
+                monitor.saved(save())
+            if stop:
+                raise Preempted(f"stopped in phase {name} after step {step}")
+        monitor.drain()
+    finally:
+        monitor.close()
 
 
 def with_cache(phase, function):
