@@ -82,11 +82,13 @@ def _statistics(x: Array, weight: Array | None, across: Across):
 
     count = weight.sum() * (height * width)
     total = weighted(x)
-    safe = jnp.maximum(across.sum(count), 1.0)
+    everywhere = across.sum(count)
+    safe = jnp.maximum(everywhere, 1.0)
     mean = across.sum(total) / safe
     # The centred sum does not change with the mean to first order, hence no gradient.
     centred_square = weighted((x - _row(jax.lax.stop_gradient(mean))) ** 2)
-    var = across.sum(centred_square) / safe
+    # 1 without any row: 0 would make each layer multiply by 316, up to infinity.
+    var = jnp.where(everywhere > 0, across.sum(centred_square) / safe, 1.0)
     sums = {"count": count, "total": total, "centred_square": centred_square}
     return mean, var, jax.lax.stop_gradient(sums)
 

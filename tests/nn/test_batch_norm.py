@@ -139,6 +139,16 @@ def test_nothing_real_gives_finite_values_and_gradients():
     assert all(np.isfinite(leaf).all() for leaf in found)
 
 
+def test_deep_stacks_of_nothing_real_do_not_overflow():
+    """Zeros of weight 0 with a variance of 0 would grow by 316 in each layer."""
+    x, weight = jnp.zeros((2, 1, 1, 3)), jnp.zeros(2)
+    y, _ = apply(x, weight)
+    np.testing.assert_allclose(y[0, 0, 0], PARAMS["bias"], rtol=1e-6)
+    moved, _ = apply(x + 1.0, weight)
+    expected = PARAMS["scale"] + PARAMS["bias"]
+    np.testing.assert_allclose(moved[0, 0, 0], expected, rtol=1e-4)
+
+
 def test_a_large_offset_does_not_cancel():
     x = jnp.asarray(X[..., :1] + 1e4)
     x = jnp.broadcast_to(x, X.shape)
