@@ -120,17 +120,21 @@ def rotate_pair(
     depth: jax.Array | None,
     foreground: jax.Array,
     degrees: jax.Array | float,
+    probability: jax.Array | float = 1.0,
+    fill: str = "edge",
 ) -> tuple[jax.Array | None, jax.Array | None, jax.Array]:
-    """Returns (rgb, depth, foreground), each row turned by U(-degrees, degrees).
+    """Returns (rgb, depth, foreground), rows turned by U(-degrees, degrees) or not.
 
-    Bilinear; what comes from outside the image repeats its edge, so that neither colour
-    nor depth gets values that no scan has. The foreground is cut at one half, float32.
+    Each is turned with the given probability. Bilinear; what comes from outside the
+    image repeats its edge, so that neither colour nor depth gets values that no scan
+    has, or with the fill "zero" is 0. The foreground is cut at one half, float32.
     Shapes as in `corrupt`, which is applied afterwards.
     """
 
     def turn(key, *images):
-        angle = degrees * jax.random.uniform(key, (), minval=-1.0)
-        return [rotate(image, angle, fill="edge") for image in images]
+        turned = jax.random.uniform(jax.random.fold_in(key, 1)) < probability
+        angle = turned * degrees * jax.random.uniform(key, (), minval=-1.0)
+        return [rotate(image, angle, fill) for image in images]
 
     given = [x for x in (rgb, depth, foreground.astype(jnp.float32)) if x is not None]
     *turned, foreground = jax.vmap(turn)(keys, *given)

@@ -222,6 +222,17 @@ def test_a_pair_that_is_not_turned_stays(absent):
             np.testing.assert_allclose(after, before, atol=1e-6)
 
 
+def test_some_pairs_are_turned_and_zeros_come_in():
+    white = np.ones((ROWS, 16, 16, 3), np.float32)
+    turned, _, _ = jax.jit(rotate_pair, static_argnums=6)(
+        keys(ROWS), white, None, white[..., :1], 90.0, 0.3, "zero"
+    )
+    darkest = np.asarray(turned).min((1, 2, 3))
+    changed = darkest < 1.0 - 1e-5
+    assert abs(changed.mean() - 0.3) < 4 * np.sqrt(0.3 * 0.7 / ROWS)
+    assert np.median(darkest[changed]) < 1e-5  # corners from outside the image
+
+
 def test_depth_may_take_the_noise_of_its_mask():
     rgb, depth, foreground = pair(ROWS)
     parameters = Corruption(p_normal=0.0, p_cut_out=0.0)
