@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from reference_systems import bank, critic, make_batch, neighbours, restorer
 
 from ad3d_jax.base import Batch, System
-from ad3d_jax.systems import btf, das3d, padim, patchcore, simplenet
+from ad3d_jax.systems import btf, das3d, draem, padim, patchcore, simplenet
 from ad3d_jax.systems.dbrn import Config, dbrn
 
 
@@ -73,6 +73,23 @@ def small_das3d() -> System:
         score_window=5,
     )
     return with_hyper(das3d.das3d(config), learning_rate=3e-3)
+
+
+def small_draem(*modalities: str) -> System:
+    """Returns DRAEM with the narrowest networks that find the defect."""
+    config = draem.Config(
+        modalities=modalities,
+        reconstruction_width=4,
+        reconstruction_levels=2,
+        discriminator_width=4,
+        discriminator_levels=2,
+        textures=4,
+        texture_size=32,
+        schedule="cosine",
+        epochs=100,
+        score_window=5,
+    )
+    return with_hyper(draem.draem(config), learning_rate=3e-3, probability_rotation=0.0)
 
 
 def small_simplenet() -> System:
@@ -152,6 +169,14 @@ TABLE = (
     Row("btf_hog", partial(small_btf, "hog"), board(32)),
     Row("padim", small_padim, board(32)),
     Row("simplenet", small_simplenet, board(32), frozenset({"train"}), slow=True),
+    Row("draem", partial(small_draem, "rgb"), board(32), frozenset({"train"})),
+    Row(
+        "draem_depth",
+        partial(small_draem, "rgb", "depth"),
+        board(32),
+        frozenset({"train"}),
+        slow=True,
+    ),
     Row("das3d", small_das3d, board(32), frozenset({"train"}), slow=True),
     Row("dbrn", small_dbrn, board(32), frozenset({"train", "score"}), slow=True),
 )

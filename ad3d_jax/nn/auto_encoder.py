@@ -85,13 +85,16 @@ class AutoEncoder(nn.Module):
         return head(x).astype(jnp.float32), Features(tuple(encoder), tuple(decoder))
 
 
-def scaled(width: int) -> tuple[tuple[int, ...], Stages]:
-    """Returns (widths, stages) of DRAEM's auto-encoder with another first width."""
-    w = width
-    stages = (
-        (8 * w, 8 * w, 4 * w),
-        (4 * w, 4 * w, 2 * w),
-        (2 * w, 2 * w, w),
-        (w, w, w),
+def scaled(width: int, levels: int = 4) -> tuple[tuple[int, ...], Stages]:
+    """Returns (widths, stages) of DRAEM's auto-encoder at another size.
+
+    Args:
+        width: of the first block, 128 in DRAEM; each level doubles it, the last one
+            does not.
+        levels: number of times the image is halved.
+    """
+    widths = tuple(width * 2 ** min(i, levels - 1) for i in range(levels + 1))
+    stages = tuple(
+        (widths[i], widths[i], widths[max(i - 1, 0)]) for i in reversed(range(levels))
     )
-    return (w, 2 * w, 4 * w, 8 * w, 8 * w), stages
+    return widths, stages

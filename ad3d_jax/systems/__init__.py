@@ -6,7 +6,18 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from ad3d_jax.base import System
-from ad3d_jax.systems import btf, das3d, dbrn, padim, patchcore, simplenet
+from ad3d_jax.systems import (
+    btf,
+    das3d,
+    dbrn,
+    draem,
+    dsr,
+    dsr3d,
+    easynet,
+    padim,
+    patchcore,
+    simplenet,
+)
 
 
 class Entry(NamedTuple):
@@ -21,6 +32,10 @@ SYSTEMS: dict[str, Entry] = {
     "btf": Entry(btf.Config, btf.btf, btf.HYPER),
     "das3d": Entry(das3d.Config, das3d.das3d, das3d.HYPER),
     "dbrn": Entry(dbrn.Config, dbrn.dbrn, dbrn.HYPER),
+    "draem": Entry(draem.Config, draem.draem, draem.HYPER),
+    "dsr": Entry(dsr.Config, dsr.dsr, dsr.HYPER),
+    "dsr3d": Entry(dsr3d.Config, dsr3d.dsr3d, dsr3d.HYPER),
+    "easynet": Entry(easynet.Config, easynet.easynet, easynet.HYPER),
     "padim": Entry(padim.Config, padim.padim, padim.HYPER),
     "patchcore": Entry(patchcore.Config, patchcore.patchcore, patchcore.HYPER),
     "simplenet": Entry(simplenet.Config, simplenet.simplenet, simplenet.HYPER),
