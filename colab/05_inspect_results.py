@@ -1,0 +1,76 @@
+# %% [markdown]
+# # Inspect results
+# A finished run, looked at from its files: figures, the worst mistakes, and the point
+# cloud with its anomaly scores, to be turned by hand.
+
+# %%
+from experiments import main
+from experiments.configs import padim
+
+config = padim.get_config("rgb_depth+cpu")
+config.data.category, config.data.cache = "flange", "runs/cache"
+metrics = main.run(config, workdir="runs/flange", mode="fit_eval")
+
+# %% [markdown]
+# ## Scores by defect
+
+# %%
+import csv
+from collections import defaultdict
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+workdir = Path("runs/flange")
+with (workdir / "scores.csv").open(newline="") as file:
+    rows = list(csv.DictReader(file))
+by_defect = defaultdict(list)
+for row in rows:
+    by_defect[row["defect"]].append(float(row["score"]))
+figure, axis = plt.subplots(figsize=(7, 2.6))
+names = sorted(by_defect, key=lambda name: (name != "good", name))
+axis.boxplot([by_defect[name] for name in names], orientation="horizontal")
+axis.set_yticks(range(1, len(names) + 1), names)
+axis.set_xlabel("image score")
+# %% [markdown]
+# ## The scan in three dimensions
+# Each point has the colour of its anomaly score. Drag to turn, scroll to come nearer.
+
+# %%
+import plotly.graph_objects as go
+
+pictures = sorted((workdir / "maps" / "samples").glob("*missing_part*.npz"))
+scan = np.load(pictures[0])
+print(pictures[0].stem, sorted(scan.files))
+
+# %%
+xyz, measured = scan["xyz"], np.squeeze(scan["valid"])
+map = np.squeeze(scan["map"])
+x, y, z = 1000 * xyz[measured].T
+cloud = go.Scatter3d(
+    x=x,
+    y=-y,
+    z=-z,  # the camera looks down
+    mode="markers",
+    marker={
+        "size": 2,
+        "color": map[measured],
+        "colorscale": "Inferno",
+        "showscale": True,
+    },
+    hovertemplate="x %{x:.1f} mm<br>y %{y:.1f} mm<br>z %{z:.1f} mm<extra></extra>",
+)
+view = go.Figure(cloud)
+view.update_layout(
+    scene={"aspectmode": "data"}, margin={"l": 0, "r": 0, "t": 0, "b": 0}, height=480
+)
+view.show()
+
+# %% [markdown]
+# ## The report
+# The same and more is in one self-contained page.
+
+# %%
+report = workdir / "report" / "index.html"
+print(report, f"{report.stat().st_size / 1e6:.1f} MB")
