@@ -4,9 +4,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ad3d_jax.base import Array
+from ad3d_jax.nn.conv import kernel_init
 from ad3d_jax.nn.grouped_conv import GroupedConv, GroupedEnlarge
 from ad3d_jax.nn.rescale import divisible
 from ad3d_jax.nn.residual_stack import ResidualStack
+
+KERNELS = {"normal": kernel_init, "he": nn.initializers.he_normal()}
 
 
 class DiscreteAutoEncoder(nn.Module):
@@ -16,8 +19,9 @@ class DiscreteAutoEncoder(nn.Module):
     (quantiser hi) and `decode`. `channels` has the number of channels of each group:
     (1, 3) is DADA, depth and RGB apart except in the choice of a code; (1,) its
     depth-only version; (3,) DSR; (4,) the plain VQ-VAE of 3DSR's ablation. Only with
-    several groups there are 1x1 convolutions at the ends. Kernels start at N(0, 0.02),
-    biases at 0 (public code: PyTorch's default).
+    several groups there are 1x1 convolutions at the ends. `kernels`: how they start,
+    "normal", N(0, 0.02) as in the public code, or "he", which a narrow network needs to
+    pass anything on. Biases start at 0 (public code: PyTorch's default).
 
     References: arXiv 2208.01521 and 2311.01117.
     """
@@ -28,12 +32,14 @@ class DiscreteAutoEncoder(nn.Module):
     residual_layers: int = 2
     dimensions: int = 256  # of a code
     relu_skip: bool = False  # see `ResidualStack`; True in DSR
+    kernels: str = "normal"
     dtype: jnp.dtype = jnp.float32
 
     def setup(self):
         """Names the layers in the order of a pass."""
         groups, hidden = len(self.channels), self.hidden
-        shared = dict(groups=groups, dtype=self.dtype)
+        init = KERNELS[self.kernels]
+        shared = dict(groups=groups, kernel_init=init, dtype=self.dtype)
 
         def conv(features, kernel=3, stride=1, padding=1):
             return GroupedConv(features, kernel, stride, padding, **shared)
@@ -44,7 +50,7 @@ class DiscreteAutoEncoder(nn.Module):
             )
 
         def point(features):
-            return GroupedConv(features, 1, padding=0, dtype=self.dtype)
+            return GroupedConv(features, 1, padding=0, **{**shared, "groups": 1})
 
         if groups > 1:
             self.stems = [point(hidden // 2 // groups) for _ in self.channels]

@@ -11,11 +11,12 @@ from flax import linen as nn
 from ad3d_jax.base import Array
 from ad3d_jax.nn.conv import kernel_init
 
+Initializer = nn.initializers.Initializer
 AXES = ("NHWC", "HWIO", "NHWC")
 
 
 class GroupedConv(nn.Module):
-    """A convolution of each group of channels; kernels start at N(0, 0.02)."""
+    """A convolution of each group of channels; its kernel starts at N(0, 0.02)."""
 
     features: int  # of all groups
     kernel: int = 3  # side
@@ -23,6 +24,7 @@ class GroupedConv(nn.Module):
     padding: int = 1
     groups: int = 1
     use_bias: bool = True
+    kernel_init: Initializer = kernel_init
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -45,11 +47,12 @@ class GroupedEnlarge(nn.Module):
     """A transposed convolution, 4x4 with stride 2, which doubles height and width.
 
     Equal to PyTorch's ConvTranspose2d(kernel_size=4, stride=2, padding=1) with the
-    kernel turned by half a circle. Kernels start at N(0, 0.02).
+    kernel turned by half a circle.
     """
 
     features: int  # of all groups
     groups: int = 1
+    kernel_init: Initializer = kernel_init
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -65,7 +68,7 @@ def _by_group(module: nn.Module, convolve, x: Array, side: int, use_bias: bool):
     """
     groups, dtype = module.groups, module.dtype
     shape = (side, side, x.shape[-1] // groups, module.features)
-    kernel = module.param("kernel", kernel_init, shape).astype(dtype)
+    kernel = module.param("kernel", module.kernel_init, shape).astype(dtype)
     parts = zip(
         jnp.split(x.astype(dtype), groups, axis=-1),
         jnp.split(kernel, groups, axis=-1),

@@ -4,7 +4,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ad3d_jax.base import Array
-from ad3d_jax.nn.grouped_conv import GroupedConv
+from ad3d_jax.nn.conv import kernel_init
+from ad3d_jax.nn.grouped_conv import GroupedConv, Initializer
 
 
 class ResidualStack(nn.Module):
@@ -21,12 +22,18 @@ class ResidualStack(nn.Module):
     layers: int = 2
     groups: int = 1
     relu_skip: bool = False
+    kernel_init: Initializer = kernel_init
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Returns [B,H,W,C] from the same."""
-        shared = dict(groups=self.groups, use_bias=False, dtype=self.dtype)
+        shared = dict(
+            groups=self.groups,
+            use_bias=False,
+            kernel_init=self.kernel_init,
+            dtype=self.dtype,
+        )
         features = x.shape[-1]
         for number in range(1, self.layers + 1):
             active = nn.relu(x)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from ad3d_jax.base import Array
-from ad3d_jax.ops.knn import CHUNK_BYTES, lowest
+from ad3d_jax.ops.knn import lowest
 
 DECAY = 0.99
 EPSILON = 1e-5
@@ -45,16 +45,14 @@ def init_codebook(key: Array, size: int, dimensions: int) -> Codebook:
 
 
 def nearest_code(codes: Array, z: Array) -> Array:
-    """Returns the number of the code nearest to each vector, [...] int32.
+    """Returns the number of the code nearest to each vector, [B,...] int32.
 
     Args:
         codes: [K,D] float32.
-        z: [...,D] float32.
+        z: [B,...,D] float32; the vectors of one row are compared at a time.
 
-    Of equally near codes the lowest number. Vectors are compared in chunks, by
-    |c|²/2 - z·c in float32.
+    Of equally near codes the lowest number, by |c|²/2 - z·c in float32.
     """
-    size, dimensions = codes.shape
     half_norms = 0.5 * jnp.sum(codes**2, axis=1)
 
     def nearest(vectors):
@@ -63,14 +61,8 @@ def nearest_code(codes: Array, z: Array) -> Array:
         )
         return lowest(half_norms[None, :] - products, 1)[1][:, 0]
 
-    vectors = jax.lax.stop_gradient(z).reshape(-1, dimensions)
-    chunk = min(max(1, CHUNK_BYTES // (4 * size)), len(vectors))
-    whole = len(vectors) // chunk * chunk
-    found = jax.lax.map(nearest, vectors[:whole].reshape(-1, chunk, dimensions))
-    found = found.reshape(-1)
-    if whole < len(vectors):
-        found = jnp.concatenate([found, nearest(vectors[whole:])])
-    return found.reshape(z.shape[:-1])
+    rows = jax.lax.stop_gradient(z).reshape(len(z), -1, z.shape[-1])
+    return jax.lax.map(nearest, rows).reshape(z.shape[:-1])
 
 
 def straight_through(z: Array, q: Array) -> Array:

@@ -29,7 +29,7 @@ from ad3d_jax.base import (
     Update,
     fold_each,
 )
-from ad3d_jax.nn.discrete_auto_encoder import DiscreteAutoEncoder
+from ad3d_jax.nn.discrete_auto_encoder import KERNELS, DiscreteAutoEncoder
 from ad3d_jax.ops.codebook import (
     DECAY,
     Codebook,
@@ -69,6 +69,7 @@ class Config:
     dada_residual: int = 128
     dada_residual_layers: int = 2
     dada_relu_skip: bool = False  # see `nn.residual_stack`; True in DSR
+    dada_kernels: str = "normal"  # how they start: normal | he (narrow networks)
     codes: int = 2048  # entries of each codebook
     code_dimensions: int = 256
     code_decay: float = DECAY  # of the codebooks' moving averages, a step
@@ -101,6 +102,7 @@ def check(config: Config) -> None:
         "simulation": SIMULATIONS,
         "dada_distance": ("l1", "l2"),
         "dada_schedule": tuple(SCHEDULES),
+        "dada_kernels": tuple(KERNELS),
         "dtype": ("float32", "bfloat16"),
     }
     for name, values in allowed.items():
@@ -119,6 +121,7 @@ def build(config: Config) -> DiscreteAutoEncoder:
         residual_layers=config.dada_residual_layers,
         dimensions=config.code_dimensions,
         relu_skip=config.dada_relu_skip,
+        kernels=config.dada_kernels,
         dtype=jnp.dtype(config.dtype),
     )
 
