@@ -1,5 +1,6 @@
 """Reads a whole preprocessed class into memory; needs NumPy alone for `npz` files."""
 
+import copy
 import zipfile
 import zlib
 from pathlib import Path
@@ -17,10 +18,27 @@ class Resident:
     def __init__(self, prepared: Prepared):
         self._prepared = prepared
         self._splits: dict[str, dict[str, np.ndarray]] = {}
+        self._chosen: dict[str, np.ndarray] = {}
+
+    def only(self, split: str, numbers: np.ndarray) -> "Resident":
+        """Returns a view with some samples of a split alone; the arrays are shared.
+
+        Args:
+            split: of the class.
+            numbers: [n] of samples, in the order of this reader's split.
+        """
+        view = copy.copy(self)
+        view._chosen = {**self._chosen, split: self._numbers(split)[numbers]}
+        return view
 
     def size(self, split: str) -> int:
         """Returns the number of samples of a split."""
-        return len(self._prepared.rows(split))
+        return len(self._numbers(split))
+
+    def _numbers(self, split: str) -> np.ndarray:
+        if split in self._chosen:
+            return self._chosen[split]
+        return np.arange(len(self._prepared.rows(split)))
 
     def endless(self, split: str, batch_size: int, seed: int, start: int):
         """Yields full batches for ever, see `base.Dataset.endless`."""
@@ -33,7 +51,7 @@ class Resident:
             yield self._batch(split, numbers, batch_size)
 
     def _batch(self, split: str, numbers: np.ndarray, batch_size: int) -> Batch:
-        rows = self._prepared.rows(split)
+        rows, numbers = self._prepared.rows(split), self._numbers(split)[numbers]
         if split not in self._splits:
             self._splits[split] = _read(self._prepared, split)
         arrays = {name: a[numbers] for name, a in self._splits[split].items()}

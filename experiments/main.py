@@ -51,7 +51,7 @@ def run(config: ConfigDict, workdir: str, mode: str, allow: Sequence[str] = ()) 
         write_json(
             folder / "recipe.json", {k: manifest[k] for k in ("recipe", "params")}
         )
-        dataset = open_dataset(config, system, prepared)
+        dataset = open_dataset(config, system, open_samples(config, prepared))
         first = next(dataset.ordered("train", config.data.batch_size, 0))
         evaluation.check_needs(system, first)
         with Log(folder / "log.jsonl", tensorboard=tensorboard(config, folder)) as log:
@@ -67,9 +67,8 @@ def run(config: ConfigDict, workdir: str, mode: str, allow: Sequence[str] = ()) 
             )
 
 
-def open_dataset(config: ConfigDict, system: System, prepared) -> Dataset:
-    """Returns the reader of prepared data, and of the pictures of a pretraining."""
-    samples = open_samples(config, prepared)
+def open_dataset(config: ConfigDict, system: System, samples: Dataset) -> Dataset:
+    """Returns the reader of a class joined with the pictures of a pretraining."""
     ready = weight_files.artifacts(config)
     due = [
         phase
@@ -116,7 +115,27 @@ def train(config, system, engine, dataset, first, folder, log) -> None:
         logging.info("%s is trained already; remove it to start anew", folder)
         return
     state = session.initial_state(config, system, first)
-    options = Options(
+    start = time.perf_counter()
+    try:
+        with Checkpointer(checkpoints / "steps", keep=config.fit.keep) as checkpointer:
+            state = fit(
+                system,
+                state,
+                session.key_of(config, "fit"),
+                dataset,
+                fit_options(config),
+                engine=engine,
+                checkpointer=checkpointer,
+                log=log,
+            )
+        save_tree(checkpoints / session.FINAL, state)
+    finally:
+        log.write(kind="event", event="fit", seconds=time.perf_counter() - start)
+
+
+def fit_options(config: ConfigDict) -> Options:
+    """Returns how the configuration wants a fit to run."""
+    return Options(
         batch_size=config.data.batch_size,
         seed=config.seed,
         max_grad_norm=config.fit.max_grad_norm,
@@ -128,22 +147,6 @@ def train(config, system, engine, dataset, first, folder, log) -> None:
         device_memory_bytes=config.fit.device_memory_bytes or None,
         host_memory_bytes=config.fit.host_memory_bytes or None,
     )
-    start = time.perf_counter()
-    try:
-        with Checkpointer(checkpoints / "steps", keep=config.fit.keep) as checkpointer:
-            state = fit(
-                system,
-                state,
-                session.key_of(config, "fit"),
-                dataset,
-                options,
-                engine=engine,
-                checkpointer=checkpointer,
-                log=log,
-            )
-        save_tree(checkpoints / session.FINAL, state)
-    finally:
-        log.write(kind="event", event="fit", seconds=time.perf_counter() - start)
 
 
 def training_steps(system: System, dataset: Dataset, batch_size: int) -> int | None:

@@ -1,0 +1,1 @@
+"""Hyperparameter studies on Optuna's relational storage."""

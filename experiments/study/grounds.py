@@ -1,0 +1,77 @@
+"""The data that trials are fitted on and judged on."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from ad3d_jax.base import System
+from ad3d_jax.eval import Sample
+from data_pipelines import planted
+from data_pipelines.preprocess import prepare
+from data_pipelines.resident import Resident, load_resident
+from experiments import session
+
+
+class Ground(NamedTuple):
+    """The data of a class: what is fitted on and what is judged on."""
+
+    samples: Resident
+    planted: planted.Planted
+    rows: list[Sample]
+    category: str
+
+
+class Grounds:
+    """Opens the data that configurations name; the last is kept for the next trial."""
+
+    def __init__(self):
+        self._known: tuple[Any, Ground] | None = None
+
+    def open(
+        self, config: ConfigDict, system: System, planting: planted.Settings
+    ) -> Ground:
+        """Returns the data of a configuration, prepared and planted if need be.
+
+        Raises:
+            DatasetError: files are missing or damaged, or nothing can be planted.
+        """
+        planting = planting._replace(kinds=kinds_for(system, planting.kinds))
+        key = (config.data.to_json(), planting)
+        if self._known is None or self._known[0] != key:
+            self._known = key, self._opened(config, planting)
+        return self._known[1]
+
+    def _opened(self, config: ConfigDict, planting: planted.Settings) -> Ground:
+        root, category = session.data_folder(config)
+        prepared = prepare(
+            root,
+            category,
+            config.data.recipe,
+            session.recipe_parameters(config),
+            cache_dir=Path(config.data.cache).expanduser(),
+            on_missing=config.data.on_missing,
+            name=config.data.name,
+        )
+        samples = load_resident(prepared)
+        split, numbers = planted.hosts(prepared, planting.hold_out)
+        if split == "train":
+            left = np.setdiff1d(np.arange(samples.size("train")), numbers)
+            samples = samples.only("train", left)
+        judged = planted.open_planted(root, prepared, planting)
+        rows = [
+            Sample(category, row["defect"], row["stem"], row["id"], row["label"])
+            for row in judged.samples
+        ]
+        return Ground(samples, judged, rows, category)
+
+
+def kinds_for(system: System, kinds: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns the kinds of defects that a system can see by what it scores."""
+    seen = {name.removeprefix("extras.") for name in system.needs_score}
+    if "rgb" not in seen:
+        return tuple(kind for kind in kinds if kind in planted.SHAPE) or kinds
+    if seen <= {"rgb"}:
+        return tuple(kind for kind in kinds if kind in planted.COLOUR) or kinds
+    return kinds
