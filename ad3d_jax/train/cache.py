@@ -1,11 +1,12 @@
 """Frozen features that a Train phase computes once a sample."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
 
-from ad3d_jax.base import Array, Batch, State, Train, Tree
+from ad3d_jax.base import Array, Batch, State, Train, Tree, without_truth
+from ad3d_jax.train.members import same
 from ad3d_jax.train.run import Run, ordered_pass, phase_name
 
 
@@ -37,6 +38,34 @@ def features_of(run: Run, phase: Train, state: State, key: Array) -> dict[int, T
     return found
 
 
+def features_of_each(
+    runs: Sequence[Run], phase: Train, states: Sequence[State], key: Array
+) -> list[dict[int, Tree]]:
+    """Returns `features_of` each run, computed once for all that would be equal.
+
+    They are where the data is one and the leaves of the state that the cache reads are
+    equal.
+    """
+    batch = next(iter(runs[0].dataset.ordered(phase.source, 1, 0)))
+    reads = _reads(phase, states[0], without_truth(batch))
+    leaves = [
+        [x for x, read in zip(jax.tree.leaves(state), reads, strict=True) if read]
+        for state in states
+    ]
+    found: list[dict[int, Tree]] = []
+    for i, run in enumerate(runs):
+        equal = (
+            features
+            for j, features in enumerate(found)
+            if run.dataset is runs[j].dataset and all(map(same, leaves[i], leaves[j]))
+        )
+        features = next(equal, None)
+        if features is None:
+            features = features_of(run, phase, states[i], key)
+        found.append(features)
+    return found
+
+
 def with_features(
     batches: Iterator[Batch], features: Mapping[int, Tree]
 ) -> Iterator[Batch]:
@@ -45,6 +74,15 @@ def with_features(
         rows = [features[sample] for sample in np.asarray(batch.id).tolist()]
         stacked = jax.tree.map(lambda *x: np.stack(x), *rows)
         yield batch._replace(extras={**batch.extras, **stacked})
+
+
+def _reads(phase: Train, state: State, batch: Batch) -> list[bool]:
+    """Returns of each leaf of the state whether the phase's cache reads it."""
+    traced = jax.make_jaxpr(phase.cache)(state, batch).jaxpr
+    used = {id(x) for equation in traced.eqns for x in equation.invars}
+    used |= {id(x) for x in traced.outvars}
+    count = len(jax.tree.leaves(state))
+    return [id(x) in used for x in traced.invars[:count]]
 
 
 def _equal(one: Tree, other: Tree) -> bool:

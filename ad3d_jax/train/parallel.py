@@ -116,8 +116,16 @@ def split_rows(engine: Engine, data: Mapping[str, Array]) -> dict[str, Array]:
     """
     count = len(jax.tree.leaves(data)[0])
     numbers = np.arange(count, dtype=np.int32)
-    placed = jax.tree.map(lambda x: deal(engine, x, x[-1]), dict(data))
-    return {**placed, "number": deal(engine, numbers, np.int32(-1))}
+    placed = jax.tree.map(lambda x: _deal(engine, x, x[-1]), dict(data))
+    return {**placed, "number": _deal(engine, numbers, np.int32(-1))}
+
+
+def split_members(engine: Engine, tree: Tree) -> Tree:
+    """Places host leaves [K,...] of K members, as [devices, ceil(K/devices), ...].
+
+    Where K does not divide, copies of the last member fill up.
+    """
+    return jax.tree.map(lambda x: _deal(engine, x, x[-1]), tree)
 
 
 def _by_rows(engine: Engine, bank: Bank) -> Bank:
@@ -125,15 +133,15 @@ def _by_rows(engine: Engine, bank: Bank) -> Bank:
     mean = np.broadcast_to(bank.mean, (engine.devices, *np.shape(bank.mean)))
     return dataclasses.replace(
         bank,
-        rows=deal(engine, bank.rows, np.float32(0)),
-        half_norms=deal(engine, bank.half_norms, np.float32(np.inf)),
+        rows=_deal(engine, bank.rows, np.float32(0)),
+        half_norms=_deal(engine, bank.half_norms, np.float32(np.inf)),
         mean=jax.device_put(mean, NamedSharding(engine.mesh, P(AXIS))),
-        number=deal(engine, bank.number, np.int32(-1)),
+        number=_deal(engine, bank.number, np.int32(-1)),
         across=across(engine),
     )
 
 
-def deal(engine: Engine, x: Array, filler: Array) -> Array:
+def _deal(engine: Engine, x: Array, filler: Array) -> Array:
     """Places [N,...] as [devices, ceil(N/devices), ...], filled up with `filler`.
 
     Each device gets a slice of the host's array, which is never copied whole.
@@ -224,7 +232,7 @@ def compile_step(
         return shared, carry, mapped
 
     split = (False, False, True)
-    transform = partial(transformed, engine, split=split, result=False, donate=donate)
+    transform = partial(_transform, engine, split=split, result=False, donate=donate)
     return Compiled(name, step, transform, arrange)
 
 
@@ -241,7 +249,7 @@ def compile_map(engine: Engine, function: Callable, name: str = "map") -> Compil
         key, state, batch = _joined(shared, mapped)
         return function(key, state, zero_padding(batch))
 
-    transform = partial(transformed, engine, split=(False, True), result=True)
+    transform = partial(_transform, engine, split=(False, True), result=True)
     return Compiled(name, rows, transform, _divided)
 
 
@@ -256,8 +264,27 @@ def compile_rows(engine: Engine, function: Callable, name: str = "rows") -> Comp
     def rows(carry, data):
         return function(data, carry, across(engine))
 
-    transform = partial(transformed, engine, split=(False, True), result=False)
+    transform = partial(_transform, engine, split=(False, True), result=False)
     return Compiled(name, rows, transform)
+
+
+def compile_members(
+    engine: Engine, function: Callable, donate: bool = True, name: str = "members"
+) -> Compiled:
+    """Compiles `function(shared, carry, own) -> (carry, report)` for many members.
+
+    The result is called with a replicated `shared`, and with `carry` and `own` of all
+    members from `split_members`; it gives both trees of all members likewise, for
+    `join`. A member is one device's alone. With `donate` the memory of `carry` is
+    reused for the result.
+    """
+
+    def members(shared, carry, own):
+        return jax.vmap(function, in_axes=(None, 0, 0))(shared, carry, own)
+
+    split = (False, True, True)
+    transform = partial(_transform, engine, split=split, result=True, donate=donate)
+    return Compiled(name, members, transform)
 
 
 def _divided(key: Array, state: Tree, batch: Batch) -> tuple[Tree, Tree]:
@@ -324,7 +351,7 @@ def _without_padding(batch: Batch, rows: Tree) -> tuple[Batch, Tree]:
     return jax.tree.map(lambda x: np.asarray(x)[real], (batch, rows))
 
 
-def transformed(
+def _transform(
     engine: Engine,
     function: Callable,
     split: Sequence[bool],
@@ -333,13 +360,9 @@ def transformed(
 ) -> Callable:
     """Returns `function` compiled for the engine.
 
-    Args:
-        engine: where to run.
-        function: sees what its own device holds.
-        split: of each argument, whether it has a leading axis of devices; what has none
-            is replicated. At least one has.
-        result: whether the result gets that axis; otherwise it is the same everywhere.
-        donate: whether the memory of argument 1 is reused for the result.
+    `split` says of each argument whether it has a leading axis of devices, of which the
+    function sees its own place (the others are replicated), and `result` whether what
+    it returns gets that axis; `donate` gives away the memory of argument 1.
     """
     donated = (1,) if donate else ()
     if engine.kind == "pmap":

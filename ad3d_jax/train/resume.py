@@ -1,6 +1,6 @@
 """Where a fit stands, as a tree for a checkpoint and back."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -93,6 +93,48 @@ def unpack(system: System, state: State, tree: Mapping) -> Position:
         bad=np.asarray(tree["here"]["bad"], np.int32),
     )
     return Position(state, phase, carry)
+
+
+def pack_all(positions: Sequence[Position]) -> dict:
+    """Returns the positions of a population as nested dicts of host arrays.
+
+    What has the same shape in all of them is stacked, which makes fewer files.
+    """
+    leaves = [_named(pack(position)) for position in positions]
+
+    def alike(path) -> bool:
+        found = [x[path] for x in leaves if path in x]
+        kinds = {(np.shape(x), np.asarray(x).dtype) for x in found}
+        return len(found) == len(leaves) and len(kinds) == 1
+
+    together = [path for path in leaves[0] if alike(path)]
+    tree = {
+        ("together", *path): np.stack([x[path] for x in leaves]) for path in together
+    }
+    for number, own in enumerate(leaves):
+        tree |= {
+            (str(number), *path): leaf
+            for path, leaf in own.items()
+            if path not in together
+        }
+    return _nest(tree)
+
+
+def unpack_all(
+    systems: Sequence[System], states: Sequence[State], tree: Mapping
+) -> list[Position]:
+    """Returns the positions that `pack_all` made into a tree.
+
+    Raises:
+        ValueError: see `unpack`.
+    """
+    positions = []
+    for number, (system, state) in enumerate(zip(systems, states, strict=True)):
+        stacked = _named(tree.get("together", {}))
+        own = {path: leaf[number] for path, leaf in stacked.items()}
+        own |= _named(tree.get(str(number), {}))
+        positions.append(unpack(system, state, _nest(own)))
+    return positions
 
 
 def unpack_state(like: State, tree: Mapping) -> State:
@@ -199,8 +241,13 @@ def _named(tree: Tree) -> dict[tuple[str, ...], object]:
 
 def _nested(tree: Tree) -> dict:
     """Returns the leaves as dicts in dicts, whatever the containers were."""
+    return _nest(_named(tree))
+
+
+def _nest(leaves: Mapping[tuple[str, ...], object]) -> dict:
+    """Returns leaves by their path of names as dicts in dicts."""
     result: dict = {}
-    for path, leaf in _named(tree).items():
+    for path, leaf in leaves.items():
         node = result
         for name in path[:-1]:
             node = node.setdefault(name, {})
