@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
+from ad3d_jax.base import Batch, State
 from ad3d_jax.nn.auto_encoder import AutoEncoder
 from ad3d_jax.nn.scope import scoring
 from ad3d_jax.nn.swin_unet import SwinUnet
 from ad3d_jax.nn.unet import UNet
+from ad3d_jax.systems import draem
 from ad3d_jax.systems import easynet_networks as easynet
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
@@ -246,3 +248,29 @@ def test_easynet_is_the_public_one():
         for name, value in found.items():
             assert golden[name].std() > 0.02
             np.testing.assert_allclose(value, golden[name], atol=1e-4, rtol=0)
+
+
+@pytest.mark.slow
+def test_scores_are_draems():
+    """Both networks, eight channels wide, joined as the published test script does."""
+    config = draem.Config(reconstruction_width=8, discriminator_width=8)
+    networks = draem.build_networks(config)
+    x = picture(115, (1, 64, 64, 3))
+    parts = {
+        "rgb": public_variables(networks["rgb"], auto_encoder_name, 15, x, False),
+        "discriminator": public_variables(
+            networks["discriminator"], unet_name, 16, jnp.zeros((1, 64, 64, 6)), False
+        ),
+    }
+    state = State(
+        params={name: part["params"] for name, part in parts.items()},
+        extra={"batch_stats": {n: part["batch_stats"] for n, part in parts.items()}},
+    )
+    score = jax.jit(draem.draem(config).score)
+    found = score(jax.random.key(0), state, Batch(rgb=x))
+    with np.load(GOLDEN / "draem_scores_64.npz") as golden:
+        np.testing.assert_allclose(
+            found.map[:, 1::2, 1::2, 0], golden["map"], atol=1e-5, rtol=0
+        )
+        np.testing.assert_allclose(found.image, golden["image"], atol=1e-5, rtol=0)
+        assert golden["map"].std() > 0.05
