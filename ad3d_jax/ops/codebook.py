@@ -133,8 +133,8 @@ def fold_codebook(
         average = everything / size
         smoothed = jnp.where(revived, average, smoothed)
         totals = jnp.where(revived[:, None], average * seeds, totals)
-    # Nothing but zeros where no row was real, which the driver does not apply.
-    divisor = jnp.maximum(smoothed, jnp.finfo(jnp.float32).tiny)
+    # Nothing but zeros where no row was real yet.
+    divisor = jnp.where(smoothed > 0, smoothed, 1.0)
     return Codebook(totals / divisor[:, None], smoothed, totals)
 
 
