@@ -42,7 +42,7 @@ VARIANTS = {
         "model.texture_size": 64,
         "model.schedule": "cosine",
         "model.score_window": 5,  # 21 pixels at 256
-        "model.epochs": 100,
+        "model.epochs": 80,
         "hyper.learning_rate": 2e-3,
         "hyper.probability_normal": 0.3,
         "hyper.beta_max": 1.0,
