@@ -1,0 +1,257 @@
+"""The detector of DSR and 3DSR: codes restored to normality, two renderings compared.
+
+V. Zavrtanik, M. Kristan, D. Skocaj, "DSR - A dual subspace re-projection network for
+surface anomaly detection", ECCV 2022, arXiv 2208.01521, and "Cheating Depth: Enhancing
+3D Surface Anomaly Detection via Depth Simulation", WACV 2024, arXiv 2311.01117. What
+differs between the two is a field of the configuration.
+
+A pretrained, frozen discrete auto-encoder gives two levels of codes. Each training step
+swaps codes for others inside a mask; subspace restriction networks restore the normal
+codes, an object-specific decoder renders them, the frozen general decoder renders the
+swapped ones, and a U-Net segments the difference.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ad3d_jax import losses
+from ad3d_jax.base import Across, Array, Batch, State, Train, Tree, Update, fold_each
+from ad3d_jax.nn.scope import Scope
+from ad3d_jax.ops.codebook import health, nearest_code
+from ad3d_jax.schedules import step_decay, warm_cosine
+from ad3d_jax.synthesis import codes as swapping
+from ad3d_jax.synthesis.rgbd import rotate_pair
+from ad3d_jax.systems import dada
+from ad3d_jax.systems.dada import LEVELS, NAME
+from ad3d_jax.systems.dsr_networks import (
+    TRAINED,
+    Config,
+    Networks,
+    by_modality,
+    forward,
+    from_dada,
+    images,
+    render,
+)
+
+SCHEDULES = {
+    "step": partial(step_decay, factor=0.1, milestones=(0.8,)),
+    "cosine": warm_cosine,
+}
+USAGE_DECAY = 0.99  # of the count of codes in use, a step
+HYPER: Mapping[str, float] = {
+    **dada.HYPER,
+    "learning_rate": 2e-4,
+    "rotation": 15.0,  # degrees, both ways
+    "probability_rotation": 1.0,
+    "probability_normal": 0.5,
+    "threshold_low": 0.4,  # see synthesis.codes.Swap
+    "threshold_high": 0.8,
+    "strength_low": 0.1,
+    "strength_high": 1.0,
+    "probability_shuffle": 0.5,
+    "probability_both": 0.5,
+    "probability_lower": 0.5,
+    "loss_codes": 1.0,
+    "loss_image": 10.0,
+    "loss_focal": 1.0,
+    "loss_overlap": 1.0,  # mean absolute error of the segmentation; the paper has none
+}
+
+
+class Anomalies(NamedTuple):
+    """Samples as the detector sees them in training."""
+
+    image: Array  # [B,H,W,C], turned
+    clean: dada.Codes
+    altered: Mapping[str, Array]  # level -> quantised features, some swapped
+    mask: Array  # [B,H,W,1] float32, as coarse as the cells of the altered level
+
+
+def check(config: Config) -> None:
+    """Raises ValueError where a field holds a value that no variant has."""
+    dada.check(config)
+    allowed = {
+        "fill": ("zero", "edge"),
+        "code_distance": ("l2", "l1"),
+        "schedule": tuple(SCHEDULES),
+    }
+    for name, values in allowed.items():
+        value = getattr(config, name)
+        if value not in values:
+            raise ValueError(f"model.{name}: expected one of {values}, found {value!r}")
+
+
+# --- Anomalies ------------------------------------------------------------------------
+
+
+def make_anomalies(
+    config: Config,
+    networks: Networks,
+    keys: Array,
+    params: Tree,
+    state: State,
+    batch: Batch,
+) -> Anomalies:
+    """Returns turned samples and their codes, some swapped for others (3DSR, §3.3)."""
+    hyper = state.hyper
+    image = images(config, batch)
+    if config.everywhere:
+        allowed = jnp.ones((*image.shape[:3], 1), bool)
+    else:
+        allowed = batch.foreground & batch.valid
+    image, _, turned = rotate_pair(
+        fold_each(keys, 0),
+        image,
+        None,
+        allowed,
+        hyper["rotation"],
+        hyper["probability_rotation"],
+        config.fill,
+    )
+    if config.turn_foreground and not config.everywhere:
+        allowed = turned > 0.5
+    swap = swapping.Swap(
+        p_normal=hyper["probability_normal"],
+        threshold_low=hyper["threshold_low"],
+        threshold_high=hyper["threshold_high"],
+        strength_low=hyper["strength_low"],
+        strength_high=hyper["strength_high"],
+        p_shuffle=hyper["probability_shuffle"],
+        p_both=hyper["probability_both"],
+        p_lower=hyper["probability_lower"],
+    )
+    mask = swapping.noise_masks(fold_each(keys, 1), allowed, swap, config.two_sided)
+    is_lo, is_hi = swapping.draw_levels(fold_each(keys, 2), swap)
+    is_lo, is_hi = (x[:, None, None, None] for x in (is_lo, is_hi))
+
+    books = state.extra["codebooks"]
+    clean = dada.forward(networks.dada, params[NAME], books, image)
+    cells_lo = swapping.pool_mask(mask, clean.q_lo.shape[1:3])
+    cells_hi = swapping.pool_mask(mask, clean.q_hi.shape[1:3])
+
+    def swapped(number, level, z, q, cells):
+        codes = books[level].codes
+        sides = config.patch_sides
+        row_keys = fold_each(keys, number)
+        return swapping.swap_codes(row_keys, codes, z, q, cells, swap, sides)
+
+    q_lo = swapped(3, "lo", clean.z_lo, clean.q_lo, cells_lo & is_lo)
+    # What the higher level holds depends on the lower one.
+    enlarged = from_dada(networks, params, "enlarge", q_lo)
+    z_hi = from_dada(networks, params, "merge", clean.encoded_hi, enlarged)
+    q_hi = books["hi"].codes[nearest_code(books["hi"].codes, z_hi)]
+    q_hi = jnp.where(is_hi, swapped(4, "hi", z_hi, q_hi, cells_hi), clean.q_hi)
+    cells = swapping.enlarge_cells(cells_lo, mask.shape[1:3]) & is_lo
+    cells |= swapping.enlarge_cells(cells_hi, mask.shape[1:3]) & ~is_lo
+    made = Anomalies(image, clean, {"lo": q_lo, "hi": q_hi}, cells.astype(jnp.float32))
+    return jax.lax.stop_gradient(made)
+
+
+def synthesise(
+    config: Config, networks: Networks, keys: Array, state: State, batch: Batch
+) -> Mapping[str, Array]:
+    """Returns what the general decoder makes of clean and of swapped codes."""
+    made = make_anomalies(config, networks, keys, state.params, state, batch)
+    altered = render(networks, state.params, made.altered)
+    pictures = {"mask": made.mask}
+    for way, image in (("clean", made.clean.reconstruction), ("altered", altered)):
+        for modality, picture in by_modality(config, image).items():
+            pictures[f"{way}_{modality}"] = picture
+    return pictures
+
+
+# --- The phase ------------------------------------------------------------------------
+
+
+def detector_phase(config: Config, networks: Networks) -> Train:
+    """Returns the phase that trains all but the auto-encoder."""
+    update = Update(
+        loss=partial(loss, config, networks),
+        optimizer=partial(optimizer, config),
+        trainable=TRAINED,
+    )
+    return Train(
+        name="detector",
+        updates=(update,),
+        steps=config.steps,
+        fold=fold,
+        health=class_health,
+    )
+
+
+def loss(
+    config: Config,
+    networks: Networks,
+    keys: Array,
+    params: Tree,
+    state: State,
+    batch: Batch,
+    across: Across,
+) -> tuple[Array, Tree, Mapping[str, Array]]:
+    """Restored codes, normal image and segmentation; the code's sum of all terms."""
+    hyper = state.hyper
+    made = make_anomalies(config, networks, keys, params, state, batch)
+    scope = Scope(params, {}, True, batch.weight, across)
+    out = forward(config, networks, scope, state.extra["codebooks"], made.altered)
+
+    distance = jnp.square if config.code_distance == "l2" else jnp.abs
+    info = {}
+    for level, clean in (("lo", made.clean.q_lo), ("hi", made.clean.q_hi)):
+        error = distance(out.restored[level] - clean)
+        info[f"codes_{level}"] = jnp.mean(error, axis=(1, 2, 3))
+    info["image"] = jnp.mean(jnp.square(out.specific - made.image), axis=(1, 2, 3))
+    focal = losses.focal_loss(out.probabilities, made.mask[..., 0], alpha=None)
+    info["focal"] = jnp.mean(focal, axis=(1, 2))
+    truth = jnp.concatenate([1.0 - made.mask, made.mask], axis=-1)
+    info["overlap"] = jnp.mean(jnp.abs(out.probabilities - truth), axis=(1, 2, 3))
+    total = hyper["loss_codes"] * (info["codes_lo"] + info["codes_hi"])
+    for name in ("image", "focal", "overlap"):
+        total += hyper[f"loss_{name}"] * info[name]
+    info["mask_area"] = jnp.mean(made.mask, axis=(1, 2, 3))
+    indices = {"lo": made.clean.index_lo, "hi": made.clean.index_hi}
+    usage = {
+        level: count_codes(config.codes, indices[level], batch.weight)
+        for level in LEVELS
+    }
+    return total, {"usage": usage}, info
+
+
+def count_codes(size: int, index: Array, weight: Array) -> Array:
+    """Returns how often each of `size` codes occurs in real rows, [size] float32."""
+    real = jnp.broadcast_to((weight > 0)[:, None, None], index.shape)
+    real = real.astype(jnp.float32).reshape(-1)
+    return jax.ops.segment_sum(real, index.reshape(-1), size)
+
+
+def fold(extra: Tree, sums: Tree) -> Tree:
+    """Returns `extra` with the codes that the class uses, averaged over the steps."""
+    usage = jax.tree.map(
+        lambda old, new: USAGE_DECAY * old + (1.0 - USAGE_DECAY) * new,
+        extra["usage"],
+        sums["usage"],
+    )
+    return {**extra, "usage": usage}
+
+
+def class_health(extra: Tree) -> Mapping[str, Array]:
+    """Returns perplexity and number of unused codes over the class, see `health`."""
+    return {
+        f"class_{name}_{level}": value
+        for level in LEVELS
+        for name, value in health(
+            extra["codebooks"][level]._replace(counts=extra["usage"][level])
+        ).items()
+    }
+
+
+def optimizer(
+    config: Config, hyper: Mapping[str, Array], steps: int
+) -> optax.GradientTransformation:
+    """Adam under one schedule."""
+    return optax.adam(SCHEDULES[config.schedule](hyper["learning_rate"], steps))
