@@ -50,8 +50,10 @@ class Config:
     """Structure of the system; a change of any field compiles anew."""
 
     reconstruction: str = "unet"  # unet (with skips) | auto_encoder (without)
-    reconstruction_width: int = 64  # first width
+    reconstruction_width: int = 64  # first width, doubled up to eight times
+    reconstruction_levels: int = 5  # number of times that the image is halved
     discriminator_width: int = 32
+    discriminator_levels: int = 4
     sigma: tuple[float, float] = (1.0, 6.0)  # of the skew-Gaussian filter, pixels
     textures: int = 64  # procedural textures, unless a folder is given
     texture_size: int = 256  # side of a texture, pixels
@@ -141,24 +143,29 @@ def check(config: Config) -> None:
         raise ValueError(
             f"model.sigma: expected 0 < lowest <= highest, found {config.sigma}"
         )
-    if config.epochs < 1:
-        raise ValueError(f"model.epochs: expected at least 1, found {config.epochs}")
+    for name in ("reconstruction_levels", "discriminator_levels", "epochs"):
+        value = getattr(config, name)
+        if value < 1:
+            raise ValueError(f"model.{name}: expected at least 1, found {value}")
 
 
 def build_networks(config: Config) -> Networks:
     """Returns the modules of the variant, unbound to parameters."""
     dtype = jnp.dtype(config.dtype)
-    width = config.reconstruction_width
+    size = config.reconstruction_width, config.reconstruction_levels
 
     def restorer(channels: int):
         if config.reconstruction == "auto_encoder":
-            widths, stages = scaled(width)
-            return AutoEncoder(widths, stages, out_channels=channels, dtype=dtype)
-        widths = tuple(width * f for f in (1, 2, 4, 8, 8, 8))
-        return UNet(widths, out_channels=channels, dtype=dtype)
+            return AutoEncoder(*scaled(*size), out_channels=channels, dtype=dtype)
+        return UNet(unet_widths(*size), out_channels=channels, dtype=dtype)
 
-    widths = tuple(config.discriminator_width * f for f in (1, 2, 4, 8, 8))
+    widths = unet_widths(config.discriminator_width, config.discriminator_levels)
     return Networks(restorer(3), restorer(1), PairedUNet(widths, dtype=dtype))
+
+
+def unet_widths(width: int, levels: int) -> tuple[int, ...]:
+    """Returns the widths of the way down, doubled three times at most as in DRAEM."""
+    return tuple(width * min(2**level, 8) for level in range(levels + 1))
 
 
 # --- The phase ------------------------------------------------------------------------

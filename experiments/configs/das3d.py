@@ -15,18 +15,21 @@ from experiments.configs.base import apply_variants, base_config
 # Light setting: minutes on two cores. The card gives the reason of each departure.
 CPU = {
     "data.image_size": 64,
+    "data.recipe": "ast",
     "model.reconstruction": "auto_encoder",
     "model.reconstruction_width": 8,
+    "model.reconstruction_levels": 3,
     "model.discriminator_width": 16,
     "model.sigma": (0.5, 2.5),
     "model.texture_size": 64,
     "model.schedule": "cosine",
-    "model.epochs": 120,
+    "model.epochs": 90,
     "model.score_window": 5,  # 21 pixels at 256
     "hyper.learning_rate": 2e-3,
     "hyper.probability_normal": 0.3,
     "hyper.beta_max": 1.0,
     "hyper.amplitude_low": 0.02,
+    "hyper.amplitude_high": 0.2,
     "fit.checkpoint_every": 200,
 }
 
@@ -47,11 +50,14 @@ VARIANTS = {
     "auto_encoder": {
         "model.reconstruction": "auto_encoder",
         "model.reconstruction_width": 128,
+        "model.reconstruction_levels": 4,
     },
+    # Height over the table with limits of the class, in place of depth in the image's.
+    "ast": {"data.recipe": "ast"},
     "cpu": CPU,
 }
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """Returns the configuration of the named variant."""
-    return apply_variants(base_config("das3d", recipe="ast"), variant, VARIANTS)
+    return apply_variants(base_config("das3d", recipe="dsr"), variant, VARIANTS)

@@ -28,7 +28,9 @@ from experiments.configs.das3d import VARIANTS, get_config
 CONFIG = Config(
     reconstruction="auto_encoder",
     reconstruction_width=2,
+    reconstruction_levels=2,
     discriminator_width=2,
+    discriminator_levels=2,
     sigma=(0.5, 1.5),
     textures=4,
     texture_size=32,
@@ -93,6 +95,7 @@ def test_every_variant_builds():
         ("sigma", (3.0, 1.0)),
         ("sigma", (0.0, 1.0)),
         ("epochs", 0),
+        ("discriminator_levels", 0),
     ],
 )
 def test_unknown_values_are_refused(field, value):
