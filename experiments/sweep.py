@@ -32,7 +32,7 @@ def main(_) -> None:
     """Runs the command; a user's mistake ends it with one sentence and no trace."""
     values = flags.FLAGS
     if not values["verbosity"].present:
-        logging.set_verbosity(logging.INFO)
+        logging.set_verbosity(logging.WARNING)  # checkpoints are told of at length
     if importlib.util.find_spec("optuna") is None:
         sys.exit("error: studies need Optuna: pip install 'ad3d_jax[study]'")
     from experiments.study.worker import Stopped
@@ -51,8 +51,11 @@ def main(_) -> None:
 
 def run(values: flags.FlagValues) -> None:
     """Does what the flags say."""
+    import optuna
+
     from experiments.study import report, worker
 
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     choose_devices(values.devices)
     folder = study_folder(values)
     if values.mode == "report":

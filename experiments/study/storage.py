@@ -28,6 +28,7 @@ Result = TypeVar("Result")
 
 TRIES = 6  # of an operation before the database is given up
 FIRST_PAUSE = 0.5  # seconds before the second try; each pause is twice the last
+BUSY_SECONDS = 30  # that a write waits for another one, in SQLite
 DEAD = ("not a database", "malformed", "no such table", "no such column", "password")
 SCHEMES = {
     "sqlite": "sqlite",
@@ -90,7 +91,7 @@ def open_database(
         file = Path(url.database or "study.db").expanduser().absolute()
         file.parent.mkdir(parents=True, exist_ok=True)
         url, lock = url.set(database=str(file)), file.with_name(file.name + ".lock")
-        options = {"connect_args": {"timeout": 30}}
+        options = {"connect_args": {"timeout": BUSY_SECONDS}}
     else:
         # Heartbeats are compared without their time zone, so all must have one.
         arguments = {"options": "-c timezone=UTC", "connect_timeout": 10}

@@ -89,7 +89,7 @@ def _run(job: Job, taken: list[Taken], run: Run, grounds: Grounds) -> list[Outco
 
         folder = job.folder / "trials" / each.name
         tasks.append(Task(changed(job.config, each.fields), folder, report))
-        logging.info("trial %d, slot %d: %s", each.trial.number, each.slot, each.fields)
+        print(f"trial {each.trial.number} begins: {each.fields}", flush=True)
     done = iter([])
     if tasks:
         try:
@@ -138,14 +138,14 @@ def warn_of_full_disk(folder: Path) -> bool:
 
 
 def _say(taken: Taken, outcome: Outcome) -> None:
-    """Logs what became of a trial."""
-    number, reason = taken.trial.number, outcome.reason
+    """Prints what became of a trial."""
     if outcome.value is not None:
-        logging.info("trial %d: %.4f", number, outcome.value)
+        words = f"gives {outcome.value:.4f}"
     elif outcome.pruned:
-        logging.info("trial %d was pruned", number)
+        words = "was pruned"
     else:
-        logging.warning("trial %d failed (%s): %s", number, outcome.cause, reason)
+        words = f"failed ({outcome.cause}): {outcome.reason}"
+    print(f"trial {taken.trial.number} {words}", flush=True)
 
 
 def _check_hope(job: Job, outcomes: Sequence[Outcome]) -> None:
