@@ -97,7 +97,11 @@ class Loss(Protocol):
 
 
 class Update(NamedTuple):
-    """One gradient update; the updates of a phase alternate within each step."""
+    """One gradient update; the updates of a phase alternate within each step.
+
+    The steps that `optimizer` gets are a number, or a [] array where members of a
+    population differ in them.
+    """
 
     loss: Loss
     optimizer: Callable[[Mapping[str, Array], int], Any]  # (hyper, steps) -> optax

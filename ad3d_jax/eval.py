@@ -59,6 +59,7 @@ def compile_score(
     key: Array,
     state: State,
     limits: plan.Limits | None = None,
+    program: parallel.Compiled | None = None,
 ) -> Callable[[Batch], Scores]:
     """Returns the system's score from host batch to host scores, on all devices.
 
@@ -72,6 +73,7 @@ def compile_score(
         key: typed key.
         state: fitted, on the host.
         limits: the memory that there is; None = as measured.
+        program: from `score_program`, for many states of one system; None = its own.
 
     Raises:
         MemoryLimitError: a bank fits not even all devices; of the returned function,
@@ -86,7 +88,7 @@ def compile_score(
     if planned is not None:
         plan.say(account)
     key, state = parallel.replicate(engine, key), parallel.place(engine, state, split)
-    compiled = parallel.compile_map(engine, system.score, name=name)
+    compiled = score_program(system, engine) if program is None else program
 
     def score(batch: Batch) -> Scores:
         nonlocal state
@@ -97,6 +99,11 @@ def compile_score(
         return scores
 
     return score
+
+
+def score_program(system: System, engine: parallel.Engine) -> parallel.Compiled:
+    """Returns the system's score as `parallel.compile_map` gives it."""
+    return parallel.compile_map(engine, system.score, name=f"score of {system.name}")
 
 
 def check_needs(system: System, batch: Batch) -> None:

@@ -4,16 +4,18 @@
         --workdir=DIR [--config.FIELD=VALUE …] [--mode=fit|eval|fit_eval]
 """
 
+import contextlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
 from ad3d_jax import eval as evaluation
-from ad3d_jax.base import Dataset, System, Train
+from ad3d_jax.base import Batch, Dataset, System, Train
 from ad3d_jax.report import write_report
 from ad3d_jax.train import parallel, plan
 from ad3d_jax.train.checkpoint import Checkpointer, save_tree
@@ -30,40 +32,85 @@ EXIT_PREEMPTED = 75
 EXIT_DISK_FULL = 3
 
 
+class Data(NamedTuple):
+    """A class as it was prepared."""
+
+    manifest: dict
+    samples: Dataset
+
+
+class Opened(NamedTuple):
+    """A run that holds its workdir, with its data open and its log begun."""
+
+    config: ConfigDict
+    system: System
+    engine: parallel.Engine
+    folder: Path
+    data: Data
+    dataset: Dataset  # samples, and pictures where the system reads them
+    first: Batch
+    facts: dict
+    log: Log
+
+
 def run(config: ConfigDict, workdir: str, mode: str, allow: Sequence[str] = ()) -> dict:
     """Does what the flags say and returns the metrics, {} where only fitted."""
+    with opened(config, workdir, mode, allow) as begun:
+        if "fit" in mode:
+            train(begun)
+        return evaluate(begun) if "eval" in mode else {}
+
+
+def open_data(config: ConfigDict) -> Data:
+    """Returns the data that the configuration names, prepared if need be."""
+    root, category = session.data_folder(config)
+    prepared = prepare(
+        root,
+        category,
+        config.data.recipe,
+        session.recipe_parameters(config),
+        cache_dir=Path(config.data.cache).expanduser(),
+        on_missing=config.data.on_missing,
+        name=config.data.name,
+    )
+    return Data(prepared.manifest, open_samples(config, prepared))
+
+
+@contextlib.contextmanager
+def opened(
+    config: ConfigDict,
+    workdir: str,
+    mode: str,
+    allow: Sequence[str] = (),
+    read: Callable[[ConfigDict], Data] = open_data,
+) -> Iterator[Opened]:
+    """Gives a run, checked as far as it can be before any work.
+
+    Args:
+        config: of the run.
+        workdir: its folder; "" = the default.
+        mode: one of MODES, for the log.
+        allow: fields that may differ from the workdir's.
+        read: gives the data.
+    """
     system = session.build_system(config)
     weight_files.check(config)
     engine = parallel.make_engine(config.fit.engine)
-    root, category = session.data_folder(config)
+    _, category = session.data_folder(config)
     folder = Path(workdir or f"runs/{config.system}-{category}").expanduser()
     with open_workdir(folder, session.plain(config), allow):
-        prepared = prepare(
-            root,
-            category,
-            config.data.recipe,
-            session.recipe_parameters(config),
-            cache_dir=Path(config.data.cache).expanduser(),
-            on_missing=config.data.on_missing,
-            name=config.data.name,
-        )
-        manifest = prepared.manifest
-        write_json(
-            folder / "recipe.json", {k: manifest[k] for k in ("recipe", "params")}
-        )
-        dataset = open_dataset(config, system, open_samples(config, prepared))
+        data = read(config)
+        recipe = {name: data.manifest[name] for name in ("recipe", "params")}
+        write_json(folder / "recipe.json", recipe)
+        dataset = open_dataset(config, system, data.samples)
         first = next(dataset.ordered("train", config.data.batch_size, 0))
         evaluation.check_needs(system, first)
         with Log(folder / "log.jsonl", tensorboard=tensorboard(config, folder)) as log:
             steps = training_steps(system, dataset, config.data.batch_size)
             facts = session.facts(config, category, steps)
             log.write(kind="start", mode=mode, **facts)
-            if "fit" in mode:
-                train(config, system, engine, dataset, first, folder, log)
-            if "eval" not in mode:
-                return {}
-            return evaluate(
-                config, system, engine, dataset, first, folder, manifest, facts
+            yield Opened(
+                config, system, engine, folder, data, dataset, first, facts, log
             )
 
 
@@ -108,29 +155,29 @@ def tensorboard(config: ConfigDict, folder: Path) -> Path | None:
     return folder / "tensorboard" if config.fit.tensorboard else None
 
 
-def train(config, system, engine, dataset, first, folder, log) -> None:
+def train(run: Opened) -> None:
     """Runs the system's phases and saves the trained state."""
-    checkpoints = folder / "checkpoints"
+    config, checkpoints = run.config, run.folder / "checkpoints"
     if (checkpoints / session.FINAL).exists():
-        logging.info("%s is trained already; remove it to start anew", folder)
+        logging.info("%s is trained already; remove it to start anew", run.folder)
         return
-    state = session.initial_state(config, system, first)
+    state = session.initial_state(config, run.system, run.first)
     start = time.perf_counter()
     try:
         with Checkpointer(checkpoints / "steps", keep=config.fit.keep) as checkpointer:
             state = fit(
-                system,
+                run.system,
                 state,
                 session.key_of(config, "fit"),
-                dataset,
+                run.dataset,
                 fit_options(config),
-                engine=engine,
+                engine=run.engine,
                 checkpointer=checkpointer,
-                log=log,
+                log=run.log,
             )
         save_tree(checkpoints / session.FINAL, state)
     finally:
-        log.write(kind="event", event="fit", seconds=time.perf_counter() - start)
+        run.log.write(kind="event", event="fit", seconds=time.perf_counter() - start)
 
 
 def fit_options(config: ConfigDict) -> Options:
@@ -156,17 +203,21 @@ def training_steps(system: System, dataset: Dataset, batch_size: int) -> int | N
     return sum(steps) if steps else None
 
 
-def evaluate(config, system, engine, dataset, first, folder, manifest, facts) -> dict:
-    """Scores the test split; writes maps, scores, metrics and the report."""
-    state = session.trained_state(config, system, first, folder)
-    samples = session.samples_of(manifest, "test")
+def evaluate(run: Opened, program: parallel.Compiled | None = None) -> dict:
+    """Scores the test split; writes maps, scores, metrics and the report.
+
+    `program` is that of `eval.compile_score`.
+    """
+    config, engine, folder, dataset = run.config, run.engine, run.folder, run.dataset
+    state = session.trained_state(config, run.system, run.first, folder)
+    samples = session.samples_of(run.data.manifest, "test")
     limits = plan.measure(
         engine.mesh.devices.flat,
         config.fit.device_memory_bytes or None,
         config.fit.host_memory_bytes or None,
     )
     score = evaluation.compile_score(
-        system, engine, session.key_of(config, "score"), state, limits
+        run.system, engine, session.key_of(config, "score"), state, limits, program
     )
     size = config.eval.batch_size
     scored = evaluation.score_split(score, dataset, size)
@@ -179,9 +230,9 @@ def evaluate(config, system, engine, dataset, first, folder, manifest, facts) ->
         **evaluation.measure(scored, samples),
         "seconds_fit": seconds_fit(folder),
         "peak_memory_bytes": evaluation.peak_memory_bytes(),
-        **facts,
+        **run.facts,
     }
-    if facts["steps"] is None:
+    if run.facts["steps"] is None:
         metrics["notes"]["steps"] = "nothing is trained by gradient steps"
     write_json(folder / "metrics.json", metrics)
     report = write_report(folder)

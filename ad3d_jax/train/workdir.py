@@ -127,7 +127,9 @@ def _keep_config(
     path = folder / CONFIG
     new = to_json(config)
     if path.exists():
-        changed = _changes(_fields(_read_config(path)), _fields(new), allow_change)
+        changed = _changes(
+            dotted_fields(_read_config(path)), dotted_fields(new), allow_change
+        )
         refused = [line for line, allowed in changed if not allowed]
         if refused:
             raise WorkdirError(
@@ -156,13 +158,13 @@ def _read_config(path: Path) -> dict:
     return config
 
 
-def _fields(config: Any, prefix: str = "") -> dict[str, Any]:
+def dotted_fields(config: Any, prefix: str = "") -> dict[str, Any]:
     """Returns the values of a nested configuration by dotted name."""
     if not isinstance(config, dict) or not config:
         return {prefix: config} if prefix else {}
     fields = {}
     for name, value in config.items():
-        fields |= _fields(value, f"{prefix}.{name}" if prefix else name)
+        fields |= dotted_fields(value, f"{prefix}.{name}" if prefix else name)
     return fields
 
 
