@@ -30,18 +30,19 @@ VARIANTS = {
     # Light setting: minutes on two cores. The card gives the reason of each departure.
     "cpu": {
         "data.image_size": 64,
-        "data.recipe_parameters.pad_to": 1,  # or the part takes a third of the side
         "data.batch_size": 8,
-        "model.width": 16,
-        "model.mlp_width": 64,
+        "data.recipe_parameters.pad_to": 1,
+        "data.recipe_parameters.cluster_points": 5,
+        "model.width": 12,
+        "model.mlp_width": 32,
         "model.depth_channels": 1,
         "model.texture_size": 64,
         "model.schedule": "cosine",
-        "model.epochs": 120,
+        "model.epochs": 80,
         "model.score_window": 5,  # 21 pixels at 256
-        "hyper.learning_rate": 2e-3,
+        "hyper.learning_rate": 5e-3,
         "hyper.probability_normal": 0.3,
-        "hyper.beta_max": 1.0,
+        "hyper.probability_single": 0.5,
         "fit.checkpoint_every": 200,
     },
 }
