@@ -64,7 +64,9 @@ def small_das3d() -> System:
     config = das3d.Config(
         reconstruction="auto_encoder",
         reconstruction_width=4,
+        reconstruction_levels=2,
         discriminator_width=4,
+        discriminator_levels=2,
         sigma=(0.5, 1.5),
         textures=4,
         texture_size=32,
