@@ -64,7 +64,7 @@ HYPER: Mapping[str, float] = {
 }
 CALIBRATION = (
     *("gain_clean", "rgb_clean", "fusion_clean"),
-    *("gain_altered", "rgb_altered", "fusion_altered", "is_altered"),
+    *("gain_altered", "rgb_altered", "fusion_altered"),
 )
 MARGIN = 0.1  # of [0,1], kept free at both ends of the object's depths
 
@@ -152,6 +152,7 @@ def init(config: Config, networks: Networks, key: Array, batch: Batch) -> State:
 
     variables, textures = initialise(build, key)
     none_yet = {name: jnp.zeros(0) for name in CALIBRATION}
+    none_yet["is_altered"] = jnp.zeros(0, bool)
     memory = {"threshold": jnp.float32(0), "calibration": none_yet}
     return State(
         params={name: v["params"] for name, v in variables.items()},
