@@ -161,7 +161,7 @@ def forward(
     def quantise(level, z):
         codes = codebooks[level].codes
         index = nearest_code(codes, z)
-        q = codes[index]
+        q = jnp.take(codes, index, axis=0)
         return index, q, straight_through(z, q)
 
     encoded_hi = call("encode_hi", x)

@@ -10,7 +10,8 @@ import pytest
 
 from ad3d_jax.base import ALONE, Batch, State, sample_keys
 from ad3d_jax.features import weights
-from ad3d_jax.systems import dada
+from ad3d_jax.ops.codebook import health
+from ad3d_jax.systems import SYSTEMS, dada
 from ad3d_jax.train.step import begin, fixed_part, train_step
 
 CONFIG = dada.Config(
@@ -208,3 +209,22 @@ def test_the_learning_rate_falls_at_eight_and_nine_tenths():
 def test_unknown_values_are_refused(field, value):
     with pytest.raises(ValueError, match=f"model.{field}"):
         dada.check(dataclasses.replace(CONFIG, **{field: value}))
+
+
+def test_the_shipped_weights_fit_the_light_setting_and_use_their_codes():
+    from experiments.configs.dsr3d import get_config
+    from experiments.weight_files import artifacts
+
+    experiment = get_config("cpu")
+    config = SYSTEMS["dsr3d"].config(**experiment.model.to_dict())
+    like = jax.eval_shape(
+        lambda key: dict(
+            zip(("params", "codebooks"), dada.init(config, key), strict=True)
+        ),
+        KEY,
+    )
+    loaded = weights.load(artifacts(experiment)["dada"], like)
+    for codebook in loaded["codebooks"].values():
+        said = health(codebook)
+        assert said["perplexity"] > config.codes / 2
+        assert said["dead"] < config.codes / 20
