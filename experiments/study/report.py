@@ -195,9 +195,13 @@ def _slices(complete: Sequence[FrozenTrial], names: Sequence[str]) -> str:
             kind = known[-1].distributions[name]
             places = [t.params[name] for t in known]
             if isinstance(kind, CategoricalDistribution):
-                places = [short(str(place), 14) for place in places]
+                labels = list(kind.choices)
+                places = [labels.index(place) for place in places]
+                axes.set_xticks(range(len(labels)), [short(str(x), 14) for x in labels])
             elif getattr(kind, "log", False):
                 axes.set_xscale("log")
+                axes.xaxis.set_major_formatter("{x:g}")
+                axes.xaxis.set_minor_formatter("")
             ages = [t.number for t in known]
             values = [t.value for t in known]
             axes.scatter(

@@ -24,20 +24,33 @@ def address(request, tmp_path):
     return request.getfixturevalue("postgresql")
 
 
-def start(*arguments):
-    return subprocess.Popen(
-        [sys.executable, str(SCRIPT), *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+@pytest.fixture
+def start():
+    """Returns what starts a worker; none outlives the test."""
+    begun = []
+
+    def begin(*arguments):
+        process = subprocess.Popen(
+            [sys.executable, str(SCRIPT), *map(str, arguments)],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        begun.append(process)
+        return process
+
+    yield begin
+    for process in begun:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
 
 
 def kill_in_a_trial(study, folder, processes):
     """Kills a worker some steps into a trial; returns that trial, [] if it ended."""
     pids = {str(process.pid): process for process in processes}
-    end = time.monotonic() + 300
+    end = time.monotonic() + 600
     while time.monotonic() < end:
         for trial in study.get_trials(states=(TrialState.RUNNING,)):
             pid = trial.user_attrs.get(WORKER, ":").split(":")[1]
@@ -54,7 +67,7 @@ def kill_in_a_trial(study, folder, processes):
 
 @pytest.mark.slow
 def test_two_of_four_workers_are_killed_and_nothing_is_lost_or_done_twice(  # fault 67
-    address, tmp_path
+    address, tmp_path, start
 ):
     folder = tmp_path / "study"
     job = study_worker.job(address, folder, Rules(40, "tpe", seed=3, retries=5))
@@ -62,7 +75,7 @@ def test_two_of_four_workers_are_killed_and_nothing_is_lost_or_done_twice(  # fa
     processes = [start(address, folder, 40, "tpe", 0.1) for _ in range(4)]
     lost = sum((kill_in_a_trial(job.study, folder, processes) for _ in range(2)), [])
     for process in processes:
-        _, errors = process.communicate(timeout=600)
+        _, errors = process.communicate(timeout=900)
         assert process.returncode == 0, errors[-3000:]
     slots = trials.attempts_by_slot(job.study.get_trials())
     assert sorted(slots) == list(range(40))
@@ -91,13 +104,15 @@ def test_two_of_four_workers_are_killed_and_nothing_is_lost_or_done_twice(  # fa
 
 
 @pytest.mark.slow
-def test_four_workers_share_a_grid_of_a_hundred_points(address, tmp_path):  # fault 68
+def test_four_workers_share_a_grid_of_a_hundred_points(  # fault 68
+    address, tmp_path, start
+):
     folder = tmp_path / "study"
     rules = Rules(100, "grid", seed=3, retries=5)
     job = study_worker.job(address, folder, rules, study_worker.GRID)
     processes = [start(address, folder, 100, "grid", 0) for _ in range(4)]
     for process in processes:
-        _, errors = process.communicate(timeout=600)
+        _, errors = process.communicate(timeout=900)
         assert process.returncode == 0, errors[-3000:]
     found = job.study.get_trials()
     assert len(found) == 100
