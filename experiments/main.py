@@ -106,7 +106,7 @@ def opened(
         first = next(dataset.ordered("train", config.data.batch_size, 0))
         evaluation.check_needs(system, first)
         with Log(folder / "log.jsonl", tensorboard=tensorboard(config, folder)) as log:
-            steps = training_steps(system, dataset, config.data.batch_size)
+            steps = training_steps(config, system, dataset)
             facts = session.facts(config, category, steps)
             log.write(kind="start", mode=mode, **facts)
             yield Opened(
@@ -116,14 +116,7 @@ def opened(
 
 def open_dataset(config: ConfigDict, system: System, samples: Dataset) -> Dataset:
     """Returns the reader of a class joined with the pictures of a pretraining."""
-    ready = weight_files.artifacts(config)
-    due = [
-        phase
-        for phase in system.phases
-        if phase.source == pictures.SPLIT
-        and not (phase.artifact and phase.artifact.name in ready)
-    ]
-    if not due:
+    if not any(p.source == pictures.SPLIT for p in phases_due(config, system)):
         return samples
     data = config.data
     if data.pictures:
@@ -133,6 +126,14 @@ def open_dataset(config: ConfigDict, system: System, samples: Dataset) -> Datase
         count = data.procedural_pictures
         found = pictures.make_pictures(key, count, data.image_size)
     return pictures.Joined(samples, found)
+
+
+def phases_due(config: ConfigDict, system: System) -> tuple:
+    """Returns the phases that no file stands for."""
+    ready = weight_files.artifacts(config)
+    return tuple(
+        p for p in system.phases if not p.artifact or p.artifact.name not in ready
+    )
 
 
 def open_samples(config: ConfigDict, prepared) -> Dataset:
@@ -196,9 +197,10 @@ def fit_options(config: ConfigDict) -> Options:
     )
 
 
-def training_steps(system: System, dataset: Dataset, batch_size: int) -> int | None:
-    """Returns the steps of all Train phases together, None where there is none."""
-    phases = count_steps(system, dataset, batch_size).phases
+def training_steps(config: ConfigDict, system: System, dataset: Dataset) -> int | None:
+    """Returns the steps of all Train phases that are due, None where there is none."""
+    due = system._replace(phases=phases_due(config, system))
+    phases = count_steps(due, dataset, config.data.batch_size).phases
     steps = [phase.steps for phase in phases if isinstance(phase, Train)]
     return sum(steps) if steps else None
 

@@ -7,8 +7,9 @@ import sys
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from PIL import Image
-from reference_systems import MemoryDataset, make_batch, neighbours, restorer
+from reference_systems import MemoryDataset, bank, make_batch, neighbours, restorer
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from data_pipelines import synthetic
@@ -251,5 +252,8 @@ def test_training_steps_are_counted_from_passes_and_none_where_nothing_is_traine
     trained = restorer(steps=5)
     passes = trained.phases[0]._replace(steps=0, epochs=3)
     both = trained._replace(phases=(*trained.phases, passes))
-    assert main.training_steps(both, data, 4) == 5 + 6  # 21 rows in batches of 4
-    assert main.training_steps(neighbours(), data, 4) is None
+    config = ConfigDict({"data": {"batch_size": 4}})
+    assert main.training_steps(config, both, data) == 5 + 6  # 21 rows in batches of 4
+    assert main.training_steps(config, neighbours(), data) is None
+    config.artifacts = {"adapter": "FILE"}
+    assert main.training_steps(config, bank(steps=3), data) is None
