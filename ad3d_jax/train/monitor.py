@@ -61,9 +61,10 @@ class Account:
             self._logged.append(self.latest)
 
     def write(self, step: int, seconds: float) -> None:
-        """Writes the means since the last line to the log."""
+        """Writes the means since the last line to the log, up to its own last step."""
         logged, self._logged = self._logged, []
-        if not logged or self._log is None:
+        over = self.error is not None or step > self._steps
+        if over or not logged or self._log is None:
             return
         # A mean over the finite values: a skipped step must not hide the others.
         means = {}
