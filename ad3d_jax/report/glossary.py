@@ -1,4 +1,4 @@
-"""Names and one-line explanations of the metrics, for readers outside the field."""
+"""Names and one-line explanations, for readers outside the field."""
 
 from typing import NamedTuple
 
@@ -83,4 +83,25 @@ FACTS = {
     "config_hash": "hash of the configuration",
     "commit": "commit",
     "jax": "jax",
+}
+
+# What logged values say, by the beginning of their names.
+LOGGED = {
+    "perplexity": "As many codes in even use would be as varied. Low values mean that "
+    "few codes do all the work.",
+    "dead": "Codes that are given to fewer than one patch in a hundred batches.",
+    "class_perplexity": "The same over the codes of this class alone.",
+    "class_dead": "Codes that this class hardly ever uses.",
+    "focal": "Error of the segmentation; hard pixels count more.",
+    "ssim": "1 - structural similarity of picture and reconstruction.",
+    "mask_area": "Share of the picture that is altered, normal samples among them.",
+}
+# What the pictures of a sample show, by the beginning of their names.
+PARTS = {
+    "reconstruction_general": "Picture made of the codes as they were found.",
+    "reconstruction": "How the system thinks that the part would look without defect.",
+    "codes": "Index of the code of each cell, one colour a code.",
+    "map": "Anomaly map of one part of the system alone.",
+    "importance": "How much colour counts against depth, bright is more.",
+    "gate": "Whether the map of colour and depth is taken, or that of colour alone.",
 }

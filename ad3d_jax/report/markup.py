@@ -4,7 +4,7 @@ import base64
 import html
 import io
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from urllib.parse import quote
 
 import numpy as np
@@ -78,6 +78,17 @@ def link(name: str, *folders: str) -> str:
     )
 
 
+def document(title: str, *body: str) -> str:
+    """Returns a self-contained page of some parts; empty ones are left out."""
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{text(title)}</title>\n<style>{STYLE}</style></head>\n"
+        "<body><main>\n" + "\n".join(part for part in body if part) + "\n"
+        "</main></body></html>\n"
+    )
+
+
 def section(anchor: str, title: str, *body: str) -> str:
     """Returns a section with a heading."""
     inner = "\n".join(part for part in body if part)
@@ -120,6 +131,15 @@ def table(
         f'<div class="wide"><table><thead><tr>{head}</tr></thead>\n'
         f"<tbody>\n{body}\n</tbody></table></div>"
     )
+
+
+def definitions(pairs: Mapping[str, object]) -> str:
+    """Returns a grid of names, each with what is said of it."""
+    inner = "".join(
+        f"<div><dt>{text(name)}</dt><dd>{text(words)}</dd></div>"
+        for name, words in pairs.items()
+    )
+    return f"<dl>{inner}</dl>"
 
 
 def figure(source: str, caption: str, kind: str = "", after: str = "") -> str:

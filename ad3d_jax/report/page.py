@@ -68,16 +68,10 @@ def compose(run: Run, folder: Path) -> str:
         curves_section(run.metrics, images, pixels),
         scores_section(run.rows, images),
         samples_section(run, folder),
-        training_section(run.train),
+        training_section(run.train, run.config),
         events_section(run.events),
     )
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{text(title)}</title>\n<style>{markup.STYLE}</style></head>\n"
-        "<body><main>\n" + "\n".join(part for part in body if part) + "\n"
-        "</main></body></html>\n"
-    )
+    return markup.document(title, *body)
 
 
 def category(run: Run) -> str:
@@ -326,16 +320,12 @@ def facts_section(run: Run) -> str:
     """Returns the facts of the run and its configuration."""
     skipped = {*METRICS, "parts", "notes"}
     names = [*FACTS, *(n for n in run.metrics if n not in skipped and n not in FACTS)]
-    facts = "".join(
-        f"<div><dt>{text(FACTS.get(name, name))}</dt>"
-        f"<dd>{text(shown_fact(name, run.metrics))}</dd></div>"
-        for name in names
-    )
+    facts = {FACTS.get(name, name): shown_fact(name, run.metrics) for name in names}
     config = json.dumps(run.config, indent=2, ensure_ascii=False)
     return section(
         "facts",
         "Facts of the run",
-        f"<dl>{facts}</dl>",
+        markup.definitions(facts),
         f"<details><summary>Configuration</summary><pre>{text(config)}</pre></details>",
     )
 

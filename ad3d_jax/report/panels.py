@@ -14,6 +14,8 @@ CHANNELS = {"rgb": (3,), "xyz": (3,), "depth": (1,), "valid": (1,), "foreground"
 CHANNELS |= {"map": (1,), "mask": (1,), "match/rgb": (3,), "match/depth": (1,)}
 PART = "part/"
 MATCH = "match"
+CODES = f"{PART}codes"
+GATE = f"{PART}gate"  # 1 all over where colour and depth are taken, 0 for colour
 PATCH_SHARE = 8  # a patch is marked by a square of this part of the picture's side
 GREY_PARTS = ("weight", "mask", "importance", "segment")
 CLOUD_PICTURE = 320
@@ -71,12 +73,15 @@ def nearest(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return values[rows.astype(int)][:, columns.astype(int)]
 
 
-def at_panel(picture: np.ndarray) -> np.ndarray:
-    """Returns a uint8 [H,W,3] picture with its longest side at the size of a panel."""
+def at_panel(picture: np.ndarray, cells: bool = False) -> np.ndarray:
+    """Returns a uint8 [H,W,3] picture with its longest side at the size of a panel.
+
+    Few pixels are shown as they are, and so are `cells`, whose colours are labels.
+    """
     from PIL import Image
 
     size = panel_size(picture.shape[:2])
-    small = max(picture.shape[:2]) * 4 <= PANEL  # few pixels: show them as they are
+    small = cells or max(picture.shape[:2]) * 4 <= PANEL
     how = Image.Resampling.NEAREST if small else Image.Resampling.BICUBIC
     return np.asarray(Image.fromarray(picture).resize(size[::-1], how))
 
@@ -185,12 +190,26 @@ def part_panels(sample: Sample, scales: dict[str, Scale]) -> list[Panel]:
     """Returns a panel for each part of a checked sample, by name."""
     if unorganised(sample):
         return []
-    names = sorted(name for name in sample.arrays if name.startswith(PART))
-    pictures = [part_picture(n, sample.arrays[n], scales[n]) for n in names]
+    left_out = [GATE] if gate_taken(sample) is not None else []
     return [
-        Panel(name.removeprefix(PART), at_panel(picture))
-        for name, picture in zip(names, pictures, strict=True)
+        Panel(
+            name.removeprefix(PART),
+            at_panel(
+                part_picture(name, sample.arrays[name], scales[name]),
+                cells=name.startswith(CODES),
+            ),
+        )
+        for name in sorted(sample.arrays)
+        if name.startswith(PART) and name not in left_out
     ]
+
+
+def gate_taken(sample: Sample) -> bool | None:
+    """Returns which way the gate of a checked sample went, None where it has none."""
+    gate = sample.arrays.get(GATE)
+    if gate is None or not np.all(gate == gate.flat[0]):
+        return None
+    return bool(gate.flat[0] > 0.5)
 
 
 def match_panels(sample: Sample) -> list[Panel]:

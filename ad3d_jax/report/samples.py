@@ -8,11 +8,14 @@ import numpy as np
 from ad3d_jax.report import charts, colors, markup
 from ad3d_jax.report.cloud import write_ply
 from ad3d_jax.report.files import Row, Run, Sample
+from ad3d_jax.report.glossary import PARTS
 from ad3d_jax.report.markup import figure, gap, number, paragraph, section, text
 from ad3d_jax.report.panels import (
+    PART,
     Scale,
     checked,
     cloud,
+    gate_taken,
     match_panels,
     panels,
     part_panels,
@@ -44,7 +47,19 @@ def samples_section(run: Run, folder: Path) -> str:
         for sample, gaps in sorted(ready, key=lambda s: place(s[0], rows))
     ]
     bar_figure = figure(markup.png(bar), "anomaly map, low to high", "bar")
-    return section("samples", title, intro, bar_figure, *found)
+    words = parts_in_words([sample for sample, _ in ready])
+    return section("samples", title, intro, words, bar_figure, *found)
+
+
+def parts_in_words(samples: list[Sample]) -> str:
+    """Returns what the parts of the samples show, as far as the glossary says."""
+    names = {name for s in samples for name in s.arrays if name.startswith(PART)}
+    said = {}
+    for name in sorted(n.removeprefix(PART) for n in names):
+        start = next((start for start in PARTS if name.startswith(start)), None)
+        if start is not None:
+            said[start] = PARTS[start]
+    return markup.definitions(said) if said else ""
 
 
 def map_scale(run: Run) -> Scale:
@@ -104,7 +119,8 @@ def sample_heading(sample: Sample, rows: dict[str, Row]) -> str:
     """Returns name, type and score of a sample, and its rank within the type."""
     row = rows.get(sample.name)
     if row is None:
-        return f"<h3>{text(sample.name)}</h3>" + gap("scores.csv has no such sample.")
+        name = f"<h3>{text(sample.name)} {gate_tag(sample)}</h3>"
+        return name + gap("scores.csv has no such sample.")
     alike = [r.score for r in rows.values() if r.defect == row.defect]
     rank = 1 + sum(score > row.score for score in alike)
     kind = ("good", "defective")[row.label]
@@ -113,5 +129,13 @@ def sample_heading(sample: Sample, rows: dict[str, Row]) -> str:
         f"<h3>{text(row.defect)} / {text(row.stem)} "
         f'<span class="tag{bad}">{kind}</span> '
         f'<span class="tag plain">score {number(row.score)}, '
-        f"{rank} of {len(alike)} in its type</span></h3>"
+        f"{rank} of {len(alike)} in its type</span> {gate_tag(sample)}</h3>"
     )
+
+
+def gate_tag(sample: Sample) -> str:
+    """Returns which map a gate took, "" where there is no gate."""
+    taken = gate_taken(sample)
+    if taken is None:
+        return ""
+    return f'<span class="tag plain">gate: {"fusion" if taken else "RGB only"}</span>'

@@ -5,23 +5,29 @@ from typing import Any
 
 import numpy as np
 
-from ad3d_jax.report import charts, markup
+from ad3d_jax.report import charts, codebooks, markup
+from ad3d_jax.report.glossary import LOGGED
 from ad3d_jax.report.markup import figure, gap, section, text
 
 BOOK_KEEPING = ("kind", "phase", "step", "time", "non_finite")
 MOST_EVENTS = 200
 
 
-def training_section(train: tuple[dict[str, Any], ...]) -> str:
+def training_section(train: tuple[dict[str, Any], ...], config: dict[str, Any]) -> str:
     """Returns the curves of each phase; a phase is shown in the order of its log."""
     if not train:
         return section("training", "Training", gap("No training step was logged."))
     phases = dict.fromkeys(str(record.get("phase", "")) for record in train)
-    return section("training", "Training", *(phase(name, train) for name in phases))
+    return section(
+        "training", "Training", *(phase(name, train, config) for name in phases)
+    )
 
 
-def phase(name: str, train: tuple[dict[str, Any], ...]) -> str:
-    """Returns the curves of one phase and a sentence on values that are no numbers."""
+def phase(name: str, train: tuple[dict[str, Any], ...], config: dict[str, Any]) -> str:
+    """Returns the curves of one phase, and sentences on what needs words.
+
+    These are codebooks, and values that are no numbers.
+    """
     records = [r for r in train if str(r.get("phase", "")) == name]
     names = dict.fromkeys(
         key for record in records for key in record if key not in BOOK_KEEPING
@@ -44,7 +50,22 @@ def phase(name: str, train: tuple[dict[str, Any], ...]) -> str:
         markup.png(charts.training_chart(steps, values)),
         f"{name}: {len(records)} records up to step {last}.",
     )
-    return title + chart + "".join(map(gap, gaps))
+    explained = {n: words for n in values if (words := meaning(n))}
+    return "".join(
+        (
+            title,
+            chart,
+            markup.definitions(explained) if explained else "",
+            codebooks.sentences(records[-1], codebooks.size(config)),
+            *map(gap, gaps),
+        )
+    )
+
+
+def meaning(name: str) -> str:
+    """Returns what a logged value says, "" where it has no entry in the glossary."""
+    known = (term for start, term in LOGGED.items() if name.startswith(start))
+    return next(known, "")
 
 
 def number_or_nan(value: object) -> float:
