@@ -32,10 +32,6 @@ from experiments.study.stages import Pruned, Trial, Watch
 from experiments.study.trials import BROKEN, REFUSED, STOPPED, Outcome
 
 MEAN = ("i_auroc", "aupro_30")  # what the metric "mean" is the mean of
-METRICS = (
-    *("mean", "i_auroc", "p_auroc", "aupro_30", "aupro_10", "aupro_05", "aupro_01"),
-    *("i_ap", "p_ap", "i_f1max", "p_f1max"),
-)
 # Fields in which the attempts of a trial may differ: none changes what it gives.
 PLACES = (
     *("data.root", "data.cache", "data.reader", "eval.batch_size"),

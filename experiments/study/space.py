@@ -35,8 +35,6 @@ from experiments import session
 from experiments.flag_errors import field_names
 from experiments.study.storage import StudyError, quiet
 
-SAMPLERS = ("tpe", "random", "grid")
-PRUNERS = ("median", "halving", "none")
 FIXED = ("system", "variant", "data.root", "data.name", "data.category", "data.cache")
 RANGE = ("low", "high", "step", "log")
 STARTUP = 10  # trials before the sampler and the pruner trust what they have seen
@@ -159,7 +157,7 @@ def make_sampler(name: str, seed: int, slot: int) -> optuna.samplers.BaseSampler
 
 
 def make_pruner(name: str) -> optuna.pruners.BasePruner:
-    """Returns the pruner of a name in PRUNERS."""
+    """Returns the pruner of a name: median, halving or none."""
     if name == "median":
         return optuna.pruners.MedianPruner(n_startup_trials=STARTUP // 2)
     if name == "halving":

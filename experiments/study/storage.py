@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import optuna
 import sqlalchemy
 from absl import logging
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
@@ -223,26 +222,6 @@ def quiet() -> Iterator[None]:
         warnings.simplefilter("ignore", ExperimentalWarning)
         warnings.filterwarnings("ignore", message="Heartbeat of storage")
         yield
-
-
-def load_study(database: Database, name: str) -> optuna.Study:
-    """Returns a study that exists.
-
-    Raises:
-        StudyError: there is none of that name; those that there are are listed.
-    """
-
-    def load() -> optuna.Study:
-        try:
-            return optuna.load_study(study_name=name, storage=database.storage)
-        except KeyError:
-            known = optuna.get_all_study_names(database.storage)
-            raise StudyError(
-                f"{database.name} holds no study {name!r}; it holds: "
-                + (", ".join(known) or "none")
-            ) from None
-
-    return attempt(database, load)
 
 
 def _reason(error: BaseException) -> str:

@@ -82,12 +82,6 @@ def test_the_proxy_still_passes_no_heartbeats():
     assert not hasattr(GrpcStorageProxy, "record_heartbeat")
 
 
-def test_an_unknown_study_is_told_with_the_known_ones(tmp_path):
-    work = study_worker.job(str(tmp_path / "s.db"), tmp_path / "one", Rules(2))
-    with pytest.raises(StudyError, match="no study 'two'; it holds: .*one"):
-        storage.load_study(work.database, "two")
-
-
 def space_of(tmp_path, text):
     return study_worker.space(tmp_path, text)
 
