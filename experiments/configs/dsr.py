@@ -26,18 +26,20 @@ CPU = {
     "model.dada_steps": 600,
     "model.codes": 512,
     "model.code_dimensions": 64,
-    "model.code_revive_below": 0.01,
+    "model.code_decay": 0.95,
+    "model.code_revive_below": 0.2,
     "model.restriction_widths": (64, 128),
     "model.decoder_width": 64,
     "model.segmentation_width": 16,
     "model.upsampler_width": 16,
     "model.schedule": "cosine",
-    "model.steps": 800,
+    "model.steps": 600,
     "model.upsampler_steps": 300,
     "model.score_window": 5,  # 21 pixels at 256
-    "hyper.dada_learning_rate": 2e-3,
+    "hyper.dada_learning_rate": 1e-3,
     "hyper.learning_rate": 2e-3,
     "fit.checkpoint_every": 200,
+    "fit.max_grad_norm": 1.0,
 }
 
 VARIANTS = {
@@ -54,4 +56,5 @@ VARIANTS = {
 def get_config(variant: str = "") -> ConfigDict:
     """Returns the configuration of the named variant."""
     config = with_pretraining(base_config("dsr", recipe="raw"), "dada")
+    config.fit.max_grad_norm = None  # the release clips nothing
     return apply_variants(config, variant, VARIANTS)

@@ -30,10 +30,17 @@ CPU = {
     "model.patch_sides": (1, 2),
     "model.fill": "edge",
     "model.schedule": "cosine",
-    "model.steps": 1000,
+    "model.steps": 800,
     "model.score_window": 5,  # 11 pixels at 384, yet of coarser codes
     "hyper.learning_rate": 2e-3,
+    "hyper.probability_normal": 0.3,
+    "hyper.probability_both": 0.25,
+    "hyper.probability_lower": 0.0,
+    "hyper.strength_low": 0.03,
+    "hyper.strength_high": 0.5,
+    "hyper.drop": 0.02,
     "fit.checkpoint_every": 200,
+    "fit.max_grad_norm": 1.0,
 }
 
 VARIANTS = {
@@ -67,4 +74,5 @@ def get_config(variant: str = "") -> ConfigDict:
     config = with_pretraining(base_config("dsr3d", recipe="dsr"), "dada")
     config.data.image_size = 384
     config.data.batch_size = 16
+    config.fit.max_grad_norm = None  # the release clips nothing
     return apply_variants(config, variant, VARIANTS)
