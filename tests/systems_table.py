@@ -8,7 +8,16 @@ import jax.numpy as jnp
 from reference_systems import bank, critic, make_batch, neighbours, restorer
 
 from ad3d_jax.base import Batch, System
-from ad3d_jax.systems import btf, das3d, draem, padim, patchcore, simplenet
+from ad3d_jax.systems import (
+    btf,
+    das3d,
+    draem,
+    dsr,
+    dsr3d,
+    padim,
+    patchcore,
+    simplenet,
+)
 from ad3d_jax.systems.dbrn import Config, dbrn
 
 
@@ -92,6 +101,30 @@ def small_draem(*modalities: str) -> System:
         score_window=5,
     )
     return with_hyper(draem.draem(config), learning_rate=3e-3, probability_rotation=0.0)
+
+
+def small_dsr(make: Callable, config: type, **fields) -> System:
+    """Returns DSR or 3DSR with the narrowest networks that find the defect."""
+    small = config(
+        dada_hidden=16,
+        dada_residual=8,
+        dada_residual_layers=1,
+        dada_kernels="he",
+        dada_schedule="cosine",
+        dada_steps=150,
+        codes=32,
+        code_dimensions=16,
+        code_revive_below=0.01,
+        restriction_widths=(8, 16),
+        decoder_width=8,
+        segmentation_width=4,
+        schedule="cosine",
+        steps=200,
+        score_window=5,
+        **fields,
+    )
+    rates = dict(dada_learning_rate=3e-3, learning_rate=3e-3)
+    return with_hyper(make(small), probability_rotation=0.0, **rates)
 
 
 def small_simplenet() -> System:
@@ -180,5 +213,19 @@ TABLE = (
         slow=True,
     ),
     Row("das3d", small_das3d, board(32), frozenset({"train"}), slow=True),
+    Row(
+        "dsr",
+        partial(small_dsr, dsr.dsr, dsr.Config, upsampler_width=4, upsampler_steps=200),
+        board(32),
+        frozenset({"train"}),
+        slow=True,
+    ),
+    Row(
+        "dsr3d",
+        partial(small_dsr, dsr3d.dsr3d, dsr3d.Config, patch_sides=(1, 2)),
+        board(32),
+        frozenset({"train"}),
+        slow=True,
+    ),
     Row("dbrn", small_dbrn, board(32), frozenset({"train", "score"}), slow=True),
 )
