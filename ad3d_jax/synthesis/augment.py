@@ -60,7 +60,8 @@ def augment_rows(
 
 def adjust_gamma(image: jax.Array, gamma: jax.Array) -> jax.Array:
     """Returns image ** gamma, gamma [3] > 0, one a channel."""
-    return jnp.maximum(image, 1e-6) ** gamma[None, None, :]
+    # A power by itself is not vectorised on CPU.
+    return jnp.exp(gamma[None, None, :] * jnp.log(jnp.maximum(image, 1e-6)))
 
 
 def adjust_brightness(image: jax.Array, factor, shift) -> jax.Array:
@@ -102,7 +103,8 @@ def shift_hue_saturation(image: jax.Array, hue, saturation) -> jax.Array:
     sector = jnp.where(chroma > 0, sector, 0.0) + 6.0 * hue
     old = chroma / jnp.maximum(value, 1e-6)
     new_chroma = value * jnp.clip(old + saturation, 0.0, 1.0)
-    steps = jnp.mod(sector[..., None] + jnp.array([5.0, 3.0, 1.0])[None, None], 6.0)
+    steps = sector[..., None] + jnp.array([5.0, 3.0, 1.0])[None, None]
+    steps -= 6.0 * jnp.floor(steps / 6.0)  # a float modulo is not vectorised on CPU
     share = jnp.clip(jnp.minimum(steps, 4.0 - steps), 0.0, 1.0)
     return value[..., None] - new_chroma[..., None] * share
 
@@ -134,7 +136,7 @@ def auto_contrast(image: jax.Array, cutoff) -> jax.Array:
     low = jnp.min(jnp.where(below > cut, occupied[None], LEVELS - 1), axis=1)
     high = jnp.max(jnp.where(above > cut, occupied[None], 0), axis=1)
     span = jnp.maximum(high - low, 1)[:, None]
-    stretched = (occupied[None] - low[:, None]) * (LEVELS - 1) // span
+    stretched = _whole_part((occupied[None] - low[:, None]) * (LEVELS - 1), span)
     stretched = jnp.clip(stretched, 0, LEVELS - 1)
     table = jnp.where((high > low)[:, None], stretched, occupied[None])
     return _look_up(table, levels)
@@ -146,9 +148,9 @@ def equalise(image: jax.Array) -> jax.Array:
     counts = histogram(levels)
     highest = jnp.max(jnp.where(counts > 0, jnp.arange(LEVELS)[None], 0), axis=1)
     last = jnp.take_along_axis(counts, highest[:, None], axis=1)
-    step = (levels[..., 0].size - last) // (LEVELS - 1)
+    step = _whole_part(levels[..., 0].size - last, LEVELS - 1)
     before = jnp.cumsum(counts, axis=1) - counts
-    table = (before + step // 2) // jnp.maximum(step, 1)
+    table = _whole_part(before + (step >> 1), jnp.maximum(step, 1))
     table = jnp.where(step > 0, table, jnp.arange(LEVELS)[None])
     return _look_up(jnp.clip(table, 0, LEVELS - 1), levels)
 
@@ -159,6 +161,16 @@ def histogram(levels: jax.Array) -> jax.Array:
     counts = jnp.zeros((levels.shape[-1] * LEVELS,), jnp.int32)
     counts = counts.at[bins].add(1, mode="promise_in_bounds")
     return counts.reshape(-1, LEVELS)
+
+
+def _whole_part(a: jax.Array, b: jax.Array | int) -> jax.Array:
+    """Returns floor(a / b), int32, of whole numbers -2^21 < a < 2^21 and b > 0.
+
+    By a float division, as CPUs divide whole numbers slowly, and XLA does so for every
+    pixel that a table is looked up for. The half keeps what is exact away from the
+    rounding of accelerators.
+    """
+    return jnp.floor((a + 0.5) / b).astype(jnp.int32)
 
 
 def _levels(image: jax.Array) -> jax.Array:

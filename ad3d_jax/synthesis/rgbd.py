@@ -1,5 +1,7 @@
 """Synthetic anomalies in pairs of colour and depth: DRAEM, EasyNet, DBRN."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -88,9 +90,9 @@ def corrupt(
         exponents = parameters.lowest_exponent, parameters.highest_exponent
         return rotated_perlin_noise(key, *size, parameters.mask_rotation, exponents)
 
-    noise = jax.vmap(draw_noise)(mask_keys)[..., None]
-    mask = (noise > parameters.threshold) & (foreground > 0.5)
     drawn = jax.vmap(jax.random.uniform)(case_keys) >= parameters.p_normal
+    noise = _drawn_once(jax.vmap(draw_noise), mask_keys, drawn)[..., None]
+    mask = (noise > parameters.threshold) & (foreground > 0.5)
     anomalous = drawn & jnp.any(mask, axis=(1, 2, 3))
     mask = (mask & anomalous[:, None, None, None]).astype(jnp.float32)
     alter_rgb = anomalous & (rgb is not None)
@@ -112,6 +114,20 @@ def corrupt(
         texture = augment_rows(augment_keys, texture, rgb_case == BLEND)
         rgb = jax.vmap(_apply)(rgb_case, rgb, texture, mask, rgb_beta)
     return Corrupted(rgb, depth, mask, rgb_case, depth_case)
+
+
+def _drawn_once(draw: Callable, keys: jax.Array, wanted: jax.Array) -> jax.Array:
+    """Returns draw(keys), on a CPU zeros where no row is wanted.
+
+    The branch also keeps XLA from drawing the noise anew for each of its uses.
+    """
+
+    def branched(keys):
+        shape = jax.eval_shape(draw, keys)
+        none = partial(jnp.zeros, shape.shape, shape.dtype)
+        return jax.lax.cond(jnp.any(wanted), draw, lambda keys: none(), keys)
+
+    return jax.lax.platform_dependent(keys, cpu=branched, default=draw)
 
 
 def rotate_pair(

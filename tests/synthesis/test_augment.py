@@ -143,3 +143,11 @@ def test_rows_do_not_depend_on_their_batch():
         alone = augmentations.augment(keys[row], images[row])
         np.testing.assert_allclose(together[row], alone, atol=1e-6)
         assert float(jnp.abs(together[row] - images[row]).max()) > 0.01
+
+
+def test_whole_parts_are_those_of_whole_numbers():
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(-65025, 2**20, 100_000), rng.integers(1, 4200, 100_000)
+    a[:50_000] -= a[:50_000] % b[:50_000]  # what divides without a rest
+    found = jax.jit(augmentations._whole_part)(a.astype(np.int32), b.astype(np.int32))
+    np.testing.assert_array_equal(found, a // b)
