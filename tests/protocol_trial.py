@@ -205,6 +205,23 @@ def same_step(found, expected, start, tolerance=5e-5):
     near([r.values for r in reports], [r.values for r in truth], tolerance)
 
 
+def in_most_draws(check, draws=3):
+    """Asserts that `check(key)` holds for most of several keys.
+
+    A ReLU or a maximum that lies at its kink to within rounding takes either side, and
+    then one draw's gradients differ by a pixel's share; what counts a padded row does
+    so in every draw.
+    """
+    failures = []
+    for number in range(draws):
+        try:
+            check(jax.random.fold_in(KEY, number))
+        except AssertionError as failure:
+            failures.append(failure)
+    if 2 * len(failures) > draws:
+        raise failures[0]
+
+
 def differ(one, other):
     pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
     return any(not np.array_equal(a, b) for a, b in pairs)

@@ -14,6 +14,7 @@ from ad3d_jax.systems import (
     draem,
     dsr,
     dsr3d,
+    easynet,
     padim,
     patchcore,
     simplenet,
@@ -97,10 +98,27 @@ def small_draem(*modalities: str) -> System:
         textures=4,
         texture_size=32,
         schedule="cosine",
-        epochs=100,
+        epochs=200,
         score_window=5,
     )
-    return with_hyper(draem.draem(config), learning_rate=3e-3, probability_rotation=0.0)
+    return with_hyper(draem.draem(config), learning_rate=1e-3, probability_rotation=0.0)
+
+
+def small_easynet(mode: str, layers: int) -> System:
+    """Returns EasyNet with the narrowest networks that find the defect."""
+    config = easynet.Config(
+        mode=mode,
+        layers=layers,
+        width=4,
+        halvings=2,
+        mlp_width=16,
+        textures=4,
+        texture_size=32,
+        schedule="cosine",
+        epochs=60,
+        score_window=5,
+    )
+    return with_hyper(easynet.easynet(config), learning_rate=3e-3)
 
 
 def small_dsr(make: Callable, config: type, **fields) -> System:
@@ -204,12 +222,28 @@ TABLE = (
     Row("btf_hog", partial(small_btf, "hog"), board(32)),
     Row("padim", small_padim, board(32)),
     Row("simplenet", small_simplenet, board(32), frozenset({"train"}), slow=True),
-    Row("draem", partial(small_draem, "rgb"), board(32), frozenset({"train"})),
+    Row(
+        "draem", partial(small_draem, "rgb"), board(32), frozenset({"train"}), slow=True
+    ),
     Row(
         "draem_depth",
         partial(small_draem, "rgb", "depth"),
         board(32),
         frozenset({"train"}),
+        slow=True,
+    ),
+    Row(
+        "easynet",
+        partial(small_easynet, "fusion1", 2),
+        board(32),
+        frozenset({"train", "gather"}),
+        slow=True,
+    ),
+    Row(
+        "easynet_in_turn",
+        partial(small_easynet, "fusion2", 1),
+        board(32),
+        frozenset({"train", "gather"}),
         slow=True,
     ),
     Row("das3d", small_das3d, board(32), frozenset({"train"}), slow=True),

@@ -52,7 +52,8 @@ class ComparedAutoEncoder(nn.Module):
 
     Level 1 joins the first block with the last stage, level 2 the second block with the
     last stage but one, and so on. One level stays as it is; of several, each passes a
-    `PixelMlp` of `mlp_width` features and is enlarged to the size of the first.
+    `PixelMlp` of `mlp_width` features and is enlarged to the size of the first. The
+    auto-encoder halves the picture `halvings` times.
 
     Reference: Chen et al., arXiv 2307.13925: one modality of the reconstruction network
     and of the segmentation network as far as they are apart.
@@ -62,6 +63,7 @@ class ComparedAutoEncoder(nn.Module):
     levels: int = 2
     mlp_width: int = 512
     out_channels: int = 3
+    halvings: int = 4
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -74,9 +76,9 @@ class ComparedAutoEncoder(nn.Module):
     ) -> tuple[Array, Array]:
         """Returns (restored [B,H,W,out_channels] float32, compared [B,H,W,D]).
 
-        x is [B,H,W,C]; H and W must be divisible by 16.
+        x is [B,H,W,C]; H and W must be divisible by 2^halvings.
         """
-        widths, stages = scaled(self.width)
+        widths, stages = scaled(self.width, self.halvings)
         restore = AutoEncoder(
             widths, stages, self.out_channels, dtype=self.dtype, name="restore"
         )

@@ -28,6 +28,7 @@ class Config:
     mode: str = "fusion1"  # rgb | depth | rgbd | fusion1 (joint) | fusion2 (in turn)
     layers: int = 2  # levels that are compared: 1, 2 or 3
     width: int = 128  # first width of the auto-encoders
+    halvings: int = 4  # of the picture, in the auto-encoders
     mlp_width: int = 512  # of a level's perceptron; the heads go with it
     gate: str = "control"  # control (by entropy) | close (colour map) | open (fusion)
     threshold: str = "calibrated"  # of the gate; given = hyper.gate_threshold
@@ -79,7 +80,9 @@ def build_networks(config: Config) -> Networks:
     hidden = (wide // 2, 2 * wide) if config.layers == 1 else (wide, wide // 2)
     return Networks(
         branches={
-            m: ComparedAutoEncoder(config.width, config.layers, wide, count, dtype)
+            m: ComparedAutoEncoder(
+                config.width, config.layers, wide, count, config.halvings, dtype
+            )
             for m, count in channels(config).items()
         },
         heads={head: PixelMlp((*hidden, 2), dtype) for head in HEADS[config.mode]},
