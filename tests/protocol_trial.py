@@ -9,6 +9,7 @@ import optax
 from reference_systems import MemoryDataset
 
 from ad3d_jax.base import Batch, Gather, without_truth
+from ad3d_jax.synthesis.textures import procedural_textures
 from ad3d_jax.train import gather, parallel
 from ad3d_jax.train.fit import Options, count_steps, fit
 from ad3d_jax.train.monitor import Interruption
@@ -32,8 +33,9 @@ class Trial:
     def __init__(self, row):
         self.row, self.batch = row, row.make_batch(ROWS)
         samples = row.make_batch(6)
-        pictures = Batch(rgb=samples.rgb, weight=samples.weight, id=samples.id)
-        splits = {"train": samples, "validation": self.batch, "pictures": pictures}
+        splits = {"train": samples, "validation": self.batch}
+        if any(phase.source == "pictures" for phase in row.make().phases):
+            splits["pictures"] = pictures(32, samples.rgb.shape[1])
         self.data = MemoryDataset(splits)
         self.system = count_steps(row.make(), self.data, ROWS)
         self.initial = self.system.init(KEY, without_truth(self.batch))
@@ -72,6 +74,16 @@ class Trial:
     def step(self, index):
         """Returns the compiled training step of a phase on one device."""
         return parallel.compile_step(engine(), train_step(self.system.phases[index]))
+
+
+def pictures(count, size):
+    """Returns procedural pictures, as a pretraining reads them."""
+    textures = np.asarray(procedural_textures(KEY, count, size))
+    return Batch(
+        rgb=textures.astype(np.float32) / 255,
+        weight=np.ones(count, np.float32),
+        id=np.arange(count, dtype=np.int32),
+    )
 
 
 @functools.cache

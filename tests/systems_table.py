@@ -129,7 +129,7 @@ def small_dsr(make: Callable, config: type, **fields) -> System:
         dada_residual_layers=1,
         dada_kernels="he",
         dada_schedule="cosine",
-        dada_steps=150,
+        dada_steps=300,
         codes=32,
         code_dimensions=16,
         code_revive_below=0.01,
@@ -137,12 +137,17 @@ def small_dsr(make: Callable, config: type, **fields) -> System:
         decoder_width=8,
         segmentation_width=4,
         schedule="cosine",
-        steps=200,
+        steps=300,
         score_window=5,
         **fields,
     )
-    rates = dict(dada_learning_rate=3e-3, learning_rate=3e-3)
-    return with_hyper(make(small), probability_rotation=0.0, **rates)
+    numbers = dict(
+        dada_learning_rate=3e-3,
+        learning_rate=3e-3,
+        probability_normal=0.3,
+        probability_rotation=0.0,
+    )
+    return with_hyper(make(small), **numbers)
 
 
 def small_simplenet() -> System:
