@@ -115,7 +115,7 @@ def small_easynet(mode: str, layers: int) -> System:
         textures=4,
         texture_size=32,
         schedule="cosine",
-        epochs=60,
+        epochs=200,
         score_window=5,
     )
     return with_hyper(easynet.easynet(config), learning_rate=3e-3)

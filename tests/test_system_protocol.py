@@ -36,7 +36,12 @@ from ad3d_jax.train.step import begin, fixed_part, train_step
 every_system = pytest.mark.parametrize(
     "row",
     [
-        pytest.param(row, id=row.name, marks=[pytest.mark.slow] if row.slow else [])
+        pytest.param(
+            row,
+            id=row.name,
+            # One process a row, since its clauses share a trial.
+            marks=[pytest.mark.xdist_group(row.name), *[pytest.mark.slow] * row.slow],
+        )
         for row in TABLE
     ],
 )
