@@ -40,7 +40,7 @@ VARIANTS = {
         "model.schedule": "cosine",
         "model.epochs": 60,
         "model.score_window": 5,  # 21 pixels at 256
-        "hyper.learning_rate": 2e-3,
+        "hyper.learning_rate": 5e-3,
         "hyper.probability_normal": 0.3,
         "hyper.probability_single": 0.5,
         "fit.checkpoint_every": 200,
