@@ -220,12 +220,12 @@ def same_step(found, expected, start, tolerance=5e-5):
     near([r.values for r in reports], [r.values for r in truth], tolerance)
 
 
-def in_most_draws(check, draws=3):
-    """Asserts that `check(key)` holds for most of several keys.
+def in_several_draws(check, draws=5, needed=2):
+    """Asserts that `check(key)` holds for at least `needed` of several keys.
 
     A ReLU or a maximum that lies at its kink to within rounding takes either side, and
-    then one draw's gradients differ by a pixel's share; what counts a padded row does
-    so in every draw.
+    then the gradients of one draw in three differ by a pixel's share (4e-4 where others
+    differ by 4e-6); what counts a padded row or depends on devices does so in each.
     """
     failures = []
     for number in range(draws):
@@ -233,8 +233,9 @@ def in_most_draws(check, draws=3):
             check(jax.random.fold_in(KEY, number))
         except AssertionError as failure:
             failures.append(failure)
-    if 2 * len(failures) > draws:
-        raise failures[0]
+        if number + 1 - len(failures) == needed:
+            return
+    raise failures[0]
 
 
 def differ(one, other):
