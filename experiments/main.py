@@ -24,7 +24,6 @@ from ad3d_jax.train.log import Log, read_log
 from ad3d_jax.train.workdir import open_workdir, write_json
 from data_pipelines import pictures
 from data_pipelines.errors import DiskFullError
-from data_pipelines.preprocess import prepare
 from experiments import flag_errors, session, weight_files
 
 MODES = ("fit", "eval", "fit_eval")
@@ -63,16 +62,7 @@ def run(config: ConfigDict, workdir: str, mode: str, allow: Sequence[str] = ()) 
 
 def open_data(config: ConfigDict) -> Data:
     """Returns the data that the configuration names, prepared if need be."""
-    root, category = session.data_folder(config)
-    prepared = prepare(
-        root,
-        category,
-        config.data.recipe,
-        session.recipe_parameters(config),
-        cache_dir=Path(config.data.cache).expanduser(),
-        on_missing=config.data.on_missing,
-        name=config.data.name,
-    )
+    prepared = session.prepare_class(config)
     return Data(prepared.manifest, open_samples(config, prepared))
 
 

@@ -18,6 +18,8 @@ from ad3d_jax.systems import SYSTEMS, build, nearest
 from ad3d_jax.train.checkpoint import load_tree
 from ad3d_jax.train.resume import unpack_state
 from data_pipelines import layout
+from data_pipelines.prepared import Prepared
+from data_pipelines.preprocess import prepare
 from experiments import weight_files
 
 FINAL = "final"  # folder of the trained state below checkpoints/
@@ -108,6 +110,24 @@ def recipe_parameters(config: ConfigDict) -> dict:
         "mask_size": data.mask_size or data.image_size,
         **data.recipe_parameters.to_dict(),
     }
+
+
+def prepare_class(config: ConfigDict) -> Prepared:
+    """Returns the class that the configuration names, preprocessed if need be.
+
+    Raises:
+        ValueError: see `data_folder` and `preprocess.prepare`.
+    """
+    root, category = data_folder(config)
+    return prepare(
+        root,
+        category,
+        config.data.recipe,
+        recipe_parameters(config),
+        cache_dir=Path(config.data.cache).expanduser(),
+        on_missing=config.data.on_missing,
+        name=config.data.name,
+    )
 
 
 def samples_of(manifest: Mapping, split: str) -> list[Sample]:

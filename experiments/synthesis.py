@@ -22,7 +22,6 @@ from ad3d_jax.base import Batch, State, System, sample_keys, without_truth
 from ad3d_jax.eval import check_needs
 from ad3d_jax.features import weights
 from ad3d_jax.report.gallery import Draw, write_gallery
-from data_pipelines.preprocess import prepare
 from experiments import flag_errors, session, weight_files
 from experiments.main import open_samples
 
@@ -46,23 +45,14 @@ def run(
     if system.synthesise is None:
         raise ValueError(f"{config.system} trains without artificial anomalies")
     weight_files.check(config)
-    root, category = session.data_folder(config)
-    prepared = prepare(
-        root,
-        category,
-        config.data.recipe,
-        session.recipe_parameters(config),
-        cache_dir=Path(config.data.cache).expanduser(),
-        on_missing=config.data.on_missing,
-        name=config.data.name,
-    )
+    prepared = session.prepare_class(config)
     samples = open_samples(config, prepared)
     batch = next(iter(samples.ordered("train", count, 0)))
     check_needs(system, batch)
     state = ready_state(config, system, batch, workdir)
     rows = session.samples_of(prepared.manifest, "train")[: int(batch.weight.sum())]
     names = [f"{row.defect} / {row.stem}" for row in rows]
-    title = f"Anomalies of {config.system} on {category}"
+    title = f"Anomalies of {config.system} on {prepared.manifest['category']}"
     made = list(draw_all(config, system, state, batch, names, draws))
     return write_gallery(Path(output).expanduser(), title, made, facts(config, state))
 

@@ -1,6 +1,5 @@
 """The data that trials are fitted on and judged on."""
 
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,7 +8,6 @@ from ml_collections import ConfigDict
 from ad3d_jax.base import System
 from ad3d_jax.eval import Sample
 from data_pipelines import planted
-from data_pipelines.preprocess import prepare
 from data_pipelines.resident import Resident, load_resident
 from experiments import session
 
@@ -44,22 +42,16 @@ class Grounds:
         return self._known[1]
 
     def _opened(self, config: ConfigDict, planting: planted.Settings) -> Ground:
-        root, category = session.data_folder(config)
-        prepared = prepare(
-            root,
-            category,
-            config.data.recipe,
-            session.recipe_parameters(config),
-            cache_dir=Path(config.data.cache).expanduser(),
-            on_missing=config.data.on_missing,
-            name=config.data.name,
-        )
+        prepared = session.prepare_class(config)
+        category = prepared.manifest["category"]
         samples = load_resident(prepared)
         split, numbers = planted.hosts(prepared, planting.hold_out)
         if split == "train":
             left = np.setdiff1d(np.arange(samples.size("train")), numbers)
             samples = samples.only("train", left)
-        judged = planted.open_planted(root, prepared, planting)
+        judged = planted.open_planted(
+            session.data_folder(config)[0], prepared, planting
+        )
         rows = [
             Sample(category, row["defect"], row["stem"], row["id"], row["label"])
             for row in judged.samples
