@@ -143,8 +143,14 @@ def mean_filter(x: jax.Array, size: int) -> jax.Array:
     """Returns the mean over size x size windows of x [B,H,W,C], float32.
 
     Zeros outside the image count: the divisor is always size squared; size is odd.
-
-    Source: image score of DRAEM (arXiv 2108.07610), size 21.
     """
     kernel = np.full(size, 1.0 / size, np.float32)
     return filter_separable(x, kernel, kernel)
+
+
+def largest_mean(x: jax.Array, size: int) -> jax.Array:
+    """Returns the largest mean over a size x size window of x [B,H,W,C], [B] float32.
+
+    See `mean_filter`. Source: image score of DRAEM (arXiv 2108.07610).
+    """
+    return jnp.max(mean_filter(x, size), axis=(1, 2, 3))

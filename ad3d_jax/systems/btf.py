@@ -29,6 +29,7 @@ from ad3d_jax.ops.fpfh import fpfh
 from ad3d_jax.ops.hog import hog
 from ad3d_jax.ops.sift import dense_sift
 from ad3d_jax.systems import patchcore
+from ad3d_jax.systems.choices import check_choices
 
 
 @dataclass(frozen=True)
@@ -119,10 +120,7 @@ def check(config: Config) -> None:
     }
     if has_network(config):
         choices["backbone"] = BACKBONES
-    for name, known in choices.items():
-        value = getattr(config, name)
-        if value not in known:
-            raise ValueError(f"model.{name}: expected one of {known}, found {value!r}")
+    check_choices(config, choices)
     if config.cells < 1 or config.blur_radius <= 0:
         raise ValueError(
             "model.cells and model.blur_radius: expected more than 0, found "

@@ -43,6 +43,7 @@ from ad3d_jax.ops.codebook import (
 from ad3d_jax.schedules import step_decay, warm_cosine
 from ad3d_jax.synthesis.depth import simulate_depth
 from ad3d_jax.synthesis.rgbd import LUMA
+from ad3d_jax.systems.choices import check_choices
 
 NAME = "dada"
 LEVELS = ("lo", "hi")
@@ -105,10 +106,7 @@ def check(config: Config) -> None:
         "dada_kernels": tuple(KERNELS),
         "dtype": ("float32", "bfloat16"),
     }
-    for name, values in allowed.items():
-        value = getattr(config, name)
-        if value not in values:
-            raise ValueError(f"model.{name}: expected one of {values}, found {value!r}")
+    check_choices(config, allowed)
 
 
 def build(config: Config) -> DiscreteAutoEncoder:

@@ -38,11 +38,13 @@ from ad3d_jax.nn.initialise import initialise
 from ad3d_jax.nn.paired_unet import PairedUNet
 from ad3d_jax.nn.scope import Scope, scoring
 from ad3d_jax.nn.unet import UNet
-from ad3d_jax.ops.blur import mean_filter
+from ad3d_jax.ops.blur import largest_mean
 from ad3d_jax.schedules import SCHEDULES
 from ad3d_jax.synthesis.displacement import Displacement
 from ad3d_jax.synthesis.paired import Pair, Pairing, alter_pair
+from ad3d_jax.synthesis.pictures import name_pictures
 from ad3d_jax.synthesis.textures import procedural_textures
+from ad3d_jax.systems.choices import check_choices
 
 
 @dataclass(frozen=True)
@@ -135,10 +137,7 @@ def check(config: Config) -> None:
         "schedule": tuple(SCHEDULES),
         "dtype": ("float32", "bfloat16"),
     }
-    for name, values in allowed.items():
-        value = getattr(config, name)
-        if value not in values:
-            raise ValueError(f"model.{name}: expected one of {values}, found {value!r}")
+    check_choices(config, allowed)
     if len(config.sigma) != 2 or not 0 < config.sigma[0] <= config.sigma[1]:
         raise ValueError(
             f"model.sigma: expected 0 < lowest <= highest, found {config.sigma}"
@@ -233,13 +232,8 @@ def synthesise(
 ) -> Mapping[str, Array]:
     """Returns pictures of what the loss trains on, see `base.System`."""
     made = make_anomalies(config, keys, state, batch)
-    return {
-        "clean_rgb": batch.rgb,
-        "clean_depth": batch.extras["depth_normalised"],
-        "altered_rgb": made.rgb,
-        "altered_depth": made.depth,
-        "mask": made.mask,
-    }
+    clean = {"rgb": batch.rgb, "depth": batch.extras["depth_normalised"]}
+    return name_pictures(made.mask, clean, {"rgb": made.rgb, "depth": made.depth})
 
 
 def loss(
@@ -315,6 +309,6 @@ def score(
     scope = scoring(state.params, state.extra["batch_stats"])
     out = forward(networks, scope, batch.rgb, batch.extras["depth_normalised"])
     anomalous = out.probabilities[..., 1:]
-    smooth = mean_filter(anomalous, config.score_window)
+    image = largest_mean(anomalous, config.score_window)
     parts = {"reconstruction_rgb": out.rgb, "reconstruction_depth": out.depth}
-    return Scores(anomalous, jnp.max(smooth, axis=(1, 2, 3)), parts)
+    return Scores(anomalous, image, parts)

@@ -37,11 +37,13 @@ from ad3d_jax.nn.initialise import initialise
 from ad3d_jax.nn.res_unet import ResUnet
 from ad3d_jax.nn.scope import Scope, scoring
 from ad3d_jax.nn.swin_unet import SwinUnet
-from ad3d_jax.ops.blur import mean_filter
+from ad3d_jax.ops.blur import largest_mean
 from ad3d_jax.ops.resize import resize_bilinear
 from ad3d_jax.schedules import SCHEDULES
+from ad3d_jax.synthesis.pictures import name_pictures
 from ad3d_jax.synthesis.rgbd import Corruption, corrupt, rotate_pair
 from ad3d_jax.synthesis.textures import procedural_textures
+from ad3d_jax.systems.choices import check_choices
 from ad3d_jax.systems.dbrn_networks import (
     CHANNELS,
     Config,
@@ -122,10 +124,7 @@ def check(config: Config) -> None:
         "scales": (1, 3),
         "dtype": ("float32", "bfloat16"),
     }
-    for name, values in allowed.items():
-        value = getattr(config, name)
-        if value not in values:
-            raise ValueError(f"model.{name}: expected one of {values}, found {value!r}")
+    check_choices(config, allowed)
     if config.fusion == "early" and len(config.modalities) == 1:
         raise ValueError("model.fusion=early joins two modalities, found one")
 
@@ -236,12 +235,7 @@ def synthesise(
 ) -> Mapping[str, Array]:
     """Returns pictures of what the loss trains on, see `base.System`."""
     made = make_anomalies(config, keys, state, batch)
-    pictures = {"mask": made.mask}
-    for modality in config.modalities:
-        shown = PICTURES[modality]
-        pictures[f"clean_{shown}"] = made.clean[modality]
-        pictures[f"altered_{shown}"] = made.altered[modality]
-    return pictures
+    return name_pictures(made.mask, made.clean, made.altered, PICTURES)
 
 
 def loss(
@@ -334,7 +328,6 @@ def score(
     ]
     per_scale = sum(p.maps[..., 1:] for p in passes) / len(passes)
     fused = jnp.mean(per_scale, axis=0)
-    smooth = mean_filter(fused, config.score_window)
     parts = {}
     last = passes[-1]
     for number in range(config.scales):
@@ -347,4 +340,4 @@ def score(
     if last.weights is not None:
         weight_rgb = jnp.mean(last.weights, axis=0)[..., :1]
         parts["importance_rgb"] = resize_bilinear(weight_rgb, fused.shape[1:3])
-    return Scores(map=fused, image=jnp.max(smooth, axis=(1, 2, 3)), parts=parts)
+    return Scores(fused, largest_mean(fused, config.score_window), parts)

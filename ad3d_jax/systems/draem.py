@@ -37,11 +37,13 @@ from ad3d_jax.nn.auto_encoder import AutoEncoder, scaled
 from ad3d_jax.nn.initialise import initialise
 from ad3d_jax.nn.scope import Scope, scoring
 from ad3d_jax.nn.unet import UNet
-from ad3d_jax.ops.blur import mean_filter
+from ad3d_jax.ops.blur import largest_mean
 from ad3d_jax.ops.ssim import ssim_map
 from ad3d_jax.schedules import SCHEDULES
+from ad3d_jax.synthesis.pictures import name_pictures
 from ad3d_jax.synthesis.rgbd import Corruption, corrupt, rotate_pair
 from ad3d_jax.synthesis.textures import procedural_textures
+from ad3d_jax.systems.choices import check_choices
 
 CHANNELS = {"rgb": 3, "depth": 1}
 FIELDS = {"rgb": "rgb", "depth": "extras.depth_normalised"}
@@ -135,10 +137,7 @@ def check(config: Config) -> None:
         "schedule": tuple(SCHEDULES),
         "dtype": ("float32", "bfloat16"),
     }
-    for name, values in allowed.items():
-        value = getattr(config, name)
-        if value not in values:
-            raise ValueError(f"model.{name}: expected one of {values}, found {value!r}")
+    check_choices(config, allowed)
 
 
 # --- The networks ---------------------------------------------------------------------
@@ -266,11 +265,7 @@ def synthesise(
 ) -> Mapping[str, Array]:
     """Returns pictures of what the loss trains on, see `base.System`."""
     made = make_anomalies(config, keys, state, batch)
-    pictures = {"mask": made.mask}
-    for modality in config.modalities:
-        pictures[f"clean_{PICTURES[modality]}"] = made.clean[modality]
-        pictures[f"altered_{PICTURES[modality]}"] = made.altered[modality]
-    return pictures
+    return name_pictures(made.mask, made.clean, made.altered, PICTURES)
 
 
 def loss(
@@ -326,9 +321,9 @@ def score(
     del key  # nothing is random at test time
     scope = scoring(state.params, state.extra["batch_stats"])
     out = forward(networks, scope, modality_inputs(config, batch))
-    smooth = mean_filter(out.map[..., None], config.score_window)
+    image = largest_mean(out.map[..., None], config.score_window)
     parts = {
         f"reconstruction_{PICTURES[m]}": restored
         for m, restored in out.reconstructions.items()
     }
-    return Scores(out.map[..., None], jnp.max(smooth, axis=(1, 2, 3)), parts)
+    return Scores(out.map[..., None], image, parts)

@@ -32,7 +32,7 @@ from ad3d_jax.base import (
 )
 from ad3d_jax.nn.initialise import initialise
 from ad3d_jax.nn.scope import Scope, scoring
-from ad3d_jax.ops.blur import mean_filter
+from ad3d_jax.ops.blur import largest_mean
 from ad3d_jax.schedules import step_decay
 from ad3d_jax.synthesis.blend import blend
 from ad3d_jax.synthesis.codes import Swap, noise_masks
@@ -216,7 +216,7 @@ def score(
     codes, out = dsr_networks.inspect(config, networks, state, batch.rgb)
     refined = refine(config, scoring(state.params, {}), out)
     coarse = out.probabilities[..., 1:]
-    smooth = mean_filter(coarse, config.score_window)
+    image = largest_mean(coarse, config.score_window)
     parts = dsr_networks.pictures(config, codes, out)
     parts["map_coarse"] = coarse
-    return Scores(refined[..., 1:], jnp.max(smooth, axis=(1, 2, 3)), parts)
+    return Scores(refined[..., 1:], image, parts)

@@ -25,8 +25,10 @@ from ad3d_jax.nn.scope import Scope
 from ad3d_jax.ops.codebook import health, nearest_code
 from ad3d_jax.schedules import step_decay, warm_cosine
 from ad3d_jax.synthesis import codes as swapping
+from ad3d_jax.synthesis.pictures import name_pictures
 from ad3d_jax.synthesis.rgbd import rotate_pair
 from ad3d_jax.systems import dada
+from ad3d_jax.systems.choices import check_choices
 from ad3d_jax.systems.dada import LEVELS, NAME
 from ad3d_jax.systems.dsr_networks import (
     TRAINED,
@@ -82,10 +84,7 @@ def check(config: Config) -> None:
         "code_distance": ("l2", "l1"),
         "schedule": tuple(SCHEDULES),
     }
-    for name, values in allowed.items():
-        value = getattr(config, name)
-        if value not in values:
-            raise ValueError(f"model.{name}: expected one of {values}, found {value!r}")
+    check_choices(config, allowed)
 
 
 # --- Anomalies ------------------------------------------------------------------------
@@ -161,11 +160,10 @@ def synthesise(
     """Returns what the general decoder makes of clean and of swapped codes."""
     made = make_anomalies(config, networks, keys, state.params, state, batch)
     altered = render(networks, state.params, made.altered)
-    pictures = {"mask": made.mask}
-    for way, image in (("clean", made.clean.reconstruction), ("altered", altered)):
-        for modality, picture in by_modality(config, image).items():
-            pictures[f"{way}_{modality}"] = picture
-    return pictures
+    clean, altered = (
+        by_modality(config, x) for x in (made.clean.reconstruction, altered)
+    )
+    return name_pictures(made.mask, clean, altered)
 
 
 # --- The phase ------------------------------------------------------------------------

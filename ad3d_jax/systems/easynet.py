@@ -35,10 +35,12 @@ from ad3d_jax.base import (
 from ad3d_jax.nn import batch_norm
 from ad3d_jax.nn.initialise import initialise
 from ad3d_jax.nn.scope import Scope, scoring
-from ad3d_jax.ops.blur import mean_filter
+from ad3d_jax.ops.blur import largest_mean
 from ad3d_jax.schedules import SCHEDULES
+from ad3d_jax.synthesis.pictures import name_pictures
 from ad3d_jax.synthesis.rgbd import NORMAL, Corruption, corrupt
 from ad3d_jax.synthesis.textures import procedural_textures
+from ad3d_jax.systems.choices import check_choices
 from ad3d_jax.systems.easynet_gate import best_threshold, entropy_gain
 from ad3d_jax.systems.easynet_networks import (
     HEADS,
@@ -118,10 +120,7 @@ def check(config: Config) -> None:
         "schedule": tuple(SCHEDULES),
         "dtype": ("float32", "bfloat16"),
     }
-    for name, values in allowed.items():
-        value = getattr(config, name)
-        if value not in values:
-            raise ValueError(f"model.{name}: expected one of {values}, found {value!r}")
+    check_choices(config, allowed)
 
 
 def is_gated(config: Config) -> bool:
@@ -229,11 +228,7 @@ def synthesise(
 ) -> Mapping[str, Array]:
     """Returns pictures of what the loss trains on, see `base.System`."""
     made = make_anomalies(config, keys, state, batch)
-    pictures = {"mask": made.mask}
-    for m in made.clean:
-        pictures[f"clean_{m}"] = made.clean[m]
-        pictures[f"altered_{m}"] = made.altered[m]
-    return pictures
+    return name_pictures(made.mask, made.clean, made.altered)
 
 
 def loss(
@@ -290,7 +285,7 @@ def calibration_rows(
         out = forward(config, networks, scope, inputs, tuple(HEADS[config.mode]))
         rows[f"gain_{name}"] = entropy_gain(out.pooled["rgb"], out.pooled["depth"])
         for head, probabilities in out.maps.items():
-            score = image_score(config, probabilities[..., 1:])
+            score = largest_mean(probabilities[..., 1:], config.score_window)
             rows[f"{head}_{name}"] = score
     return rows
 
@@ -371,7 +366,9 @@ def score(
         parts["gate"] = jnp.broadcast_to(taken, chosen.shape).astype(jnp.float32)
     else:
         (chosen,) = maps.values()
-    return Scores(map=chosen, image=image_score(config, chosen), parts=parts)
+    return Scores(
+        map=chosen, image=largest_mean(chosen, config.score_window), parts=parts
+    )
 
 
 def takes_fusion(config: Config, state: State, pooled: Mapping[str, Array]) -> Array:
@@ -382,8 +379,3 @@ def takes_fusion(config: Config, state: State, pooled: Mapping[str, Array]) -> A
     if config.threshold == "given":
         return gain >= state.hyper["gate_threshold"]
     return gain >= state.memory["threshold"]
-
-
-def image_score(config: Config, map: Array) -> Array:
-    """Returns the largest windowed mean of a map [B,H,W,1], [B]."""
-    return jnp.max(mean_filter(map, config.score_window), axis=(1, 2, 3))

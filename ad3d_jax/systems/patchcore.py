@@ -22,6 +22,7 @@ from ad3d_jax.ops import coreset, knn, reweight
 from ad3d_jax.ops.blur import gaussian_blur
 from ad3d_jax.ops.projection import johnson_lindenstrauss_dimension
 from ad3d_jax.ops.resize import resize_bilinear, resize_nearest
+from ad3d_jax.systems.choices import check_choices
 
 UPSAMPLE = {"bilinear": resize_bilinear, "nearest": resize_nearest}
 
@@ -95,10 +96,7 @@ def check(config: Config) -> None:
         "upsample": tuple(UPSAMPLE),
         "mode": knn.MODES,
     }
-    for name, values in allowed.items():
-        value = getattr(config, name)
-        if value not in values:
-            raise ValueError(f"model.{name}: expected one of {values}, found {value!r}")
+    check_choices(config, allowed)
     for name in ("dimensions", "neighbours", "support", "chunk_bytes"):
         if getattr(config, name) < 1:
             raise ValueError(

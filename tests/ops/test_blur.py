@@ -9,6 +9,7 @@ from ad3d_jax.ops.blur import (
     blur_8bit,
     filter_separable,
     gaussian_blur,
+    largest_mean,
     mean_filter,
 )
 
@@ -93,3 +94,9 @@ def test_8bit_blur_of_a_step_and_of_constants():
     constants = np.array([0.37, 0.0, -2.0], np.float32).reshape(3, 1, 1, 1)
     constants = np.broadcast_to(constants, (3, 20, 20, 1))
     np.testing.assert_allclose(blur_8bit(constants), np.maximum(constants, 0))
+
+
+def test_the_largest_mean_is_of_the_fullest_window():
+    x = np.zeros((2, 9, 9, 1), np.float32)
+    x[0, 4:6, 4:6], x[1, 0, 0] = 1.0, 1.0
+    np.testing.assert_allclose(largest_mean(x, 3), [4 / 9, 1 / 9], rtol=1e-6)

@@ -171,7 +171,9 @@ def test_the_centre_is_near_the_mean_and_keeps_whole_numbers_exact():
     np.testing.assert_array_equal(knn.centre(constant), constant[0])
 
 
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="of the host's memory")
+@pytest.mark.skipif(
+    jax.default_backend() != "cpu", reason="only a CPU shares the host's memory"
+)
 def test_a_cpu_device_takes_the_bank_over_without_a_copy():
     bank = knn.build(data(rows=5000)[0])
     placed = jax.device_put(bank.rows, jax.devices()[0])
