@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 
 from ad3d_jax.synthesis.codes import (
     Swap,
@@ -53,8 +52,10 @@ def test_numbers_of_candidates(size, strength, nearest, candidates):
     assert int(stop) == nearest and int(stop - first) == candidates
 
 
+@pytest.mark.slow
 def test_replacements_are_all_candidates_of_the_public_code():
     """The k nearest of each cell less the first 5 %, by torch.topk; each is drawn."""
+    torch = pytest.importorskip("torch")
     z, strength, drawn = Z[0, :2, :2], np.float32(0.3), 400
     codes = jnp.asarray(CODES)
     row = jax.jit(lambda key: other_codes(key, strength, z, codes, 0.05))
@@ -106,8 +107,10 @@ def test_shuffling_is_decided_for_each_sample():
     assert 20 < sum(kept) < 44  # half of them, +- 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", [1, 2, 4, 8])
 def test_patches_change_places_whole(side):
+    torch = pytest.importorskip("torch")
     cells = np.arange(64, dtype=np.float32).reshape(1, 8, 8, 1)
     out = np.asarray(shuffle_patches(keys(1), cells, (side,)))[0, ..., 0]
 
@@ -158,7 +161,9 @@ def test_masks_cover_what_the_public_code_covers():
     assert masks.mean() == pytest.approx(0.048, abs=0.012)
 
 
+@pytest.mark.slow
 def test_cells_of_a_mask_and_back():
+    torch = pytest.importorskip("torch")
     mask = np.zeros((1, 16, 16, 1), bool)
     mask[0, 3, 7] = mask[0, 12, 12] = True
     cells = pool_mask(jnp.asarray(mask), (4, 4))

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import torch
 from reference_systems import make_batch
 
 from ad3d_jax import losses
@@ -134,6 +133,7 @@ def test_synthesis_shows_what_is_asked_for():
 @pytest.mark.slow
 def test_losses_are_torchs():
     """On the networks' own outputs, which a second pass over the same rows gives."""
+    torch = pytest.importorskip("torch")
     _, state, batch = tiny()
     networks = build_networks(CONFIG)
 
