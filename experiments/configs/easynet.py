@@ -38,11 +38,12 @@ VARIANTS = {
         "model.depth_channels": 1,
         "model.texture_size": 64,
         "model.schedule": "cosine",
-        "model.epochs": 60,
+        "model.epochs": 150,
         "model.score_window": 5,  # 21 pixels at 256
         "hyper.learning_rate": 5e-3,
         "hyper.probability_normal": 0.3,
         "hyper.probability_single": 0.5,
+        "hyper.beta_max": 1.0,
         "fit.checkpoint_every": 200,
     },
 }
