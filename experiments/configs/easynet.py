@@ -36,6 +36,7 @@ VARIANTS = {
         "model.halvings": 3,
         "model.mlp_width": 32,
         "model.depth_channels": 1,
+        "model.depth_texture": "grey",
         "model.texture_size": 64,
         "model.schedule": "cosine",
         "model.epochs": 150,
