@@ -29,7 +29,7 @@ from ad3d_jax.base import (
 from ad3d_jax.metrics import exact, tables
 from ad3d_jax.ops.resize import resize_bilinear
 from ad3d_jax.report.files import file_stem
-from ad3d_jax.train import parallel, plan
+from ad3d_jax.train import hosts, parallel, plan
 
 
 class Sample(NamedTuple):
@@ -144,7 +144,12 @@ def score_split(
     maps, masks, image, seconds, match = [], [], [], [], []
     parts: dict[str, list] = {}
     batches = dataset.ordered(split, batch_size, 0)
-    with tqdm(total=dataset.size(split), desc=f"score {split}", unit="image") as bar:
+    with tqdm(
+        total=dataset.size(split),
+        desc=f"score {split}",
+        unit="image",
+        disable=not hosts.is_first(),
+    ) as bar:
         for batch, scores, each in score_batches(score, batches):
             size = batch.mask.shape[1:3]
             maps.append(at_size(scores.map, size))
@@ -273,7 +278,8 @@ def write_pictures(
 ) -> None:
     """Scores the chosen rows again and writes inputs and every part of their scores.
 
-    Where the system says what it matched, that training sample is written too.
+    Where the system says what it matched, that training sample is written too. Of
+    several processes all take part and the first writes.
     """
     wanted, pictures = set(rows), {}
     for number, batch in enumerate(dataset.ordered(split, batch_size, 0)):
@@ -285,6 +291,8 @@ def write_pictures(
         if not here:
             continue
         scores = score(batch)
+        if not hosts.is_first():
+            continue
         for i, row in here:
             arrays = _measured(batch, i, ("rgb", "xyz", "depth", "valid", "foreground"))
             arrays |= {"map": scores.map[i, ..., 0], "mask": batch.mask[i, ..., 0]}

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import jax
 import numpy as np
 
 from ad3d_jax.base import Batch
@@ -52,6 +53,34 @@ def assemble(arrays: Mapping[str, np.ndarray], batch_size: int) -> Batch:
         extras=extras,
         **fields,
     )
+
+
+def among(
+    part: Batch, rows: slice, numbers: Mapping[str, np.ndarray], batch_size: int
+) -> Batch:
+    """Returns a batch of which some rows were read; of the others the pixels are 0.
+
+    Args:
+        part: the rows that were read, from `assemble`.
+        rows: their places in the batch.
+        numbers: [n] of every field of one number a row, for all n <= batch_size rows.
+        batch_size: rows of the batch.
+    """
+
+    def spread(array: np.ndarray) -> np.ndarray:
+        # Pages of zeros that nobody writes to take no memory.
+        whole = np.zeros((batch_size, *array.shape[1:]), array.dtype)
+        whole[rows] = array
+        return whole
+
+    count = len(next(iter(numbers.values())))
+    whole = {**numbers, "weight": np.ones(count, np.float32)}
+    fields = {
+        name: np.concatenate([x, np.zeros(batch_size - count, x.dtype)])
+        for name, x in whole.items()
+    }
+    pixels = part._replace(**dict.fromkeys(fields))
+    return jax.tree.map(spread, pixels)._replace(**fields)
 
 
 def check_batch(batch: Batch) -> None:

@@ -38,6 +38,21 @@ def _endless(size: int, batch_size: int, seed: int, first: int):
         first += batch_size
 
 
+def own_rows(batch_size: int, process: int, processes: int) -> slice:
+    """Returns which rows of each batch a process reads, in equal parts.
+
+    Raises:
+        DatasetError: the rows cannot be shared equally.
+    """
+    if batch_size % processes:
+        raise DatasetError(
+            f"batch size {batch_size} is not divisible by the {processes} processes "
+            f"that share it; choose a multiple of {processes}"
+        )
+    each = batch_size // processes
+    return slice(process * each, (process + 1) * each)
+
+
 def ordered_batches(size: int, batch_size: int, start: int):
     """Yields the sample numbers of each batch in order; the last may be shorter."""
     for first in range(start * batch_size, size, batch_size):

@@ -81,6 +81,10 @@ class Joined:
     def __init__(self, samples: Dataset, pictures: Pictures):
         self._samples, self._pictures = samples, pictures
 
+    def share(self, process: int, processes: int) -> "Joined":
+        """Returns a view of which a process reads its own rows, but all pictures."""
+        return Joined(self._samples.share(process, processes), self._pictures)
+
     def size(self, split: str) -> int:
         """Returns the number of samples of a split."""
         return self._of(split).size(split)

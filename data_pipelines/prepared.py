@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ad3d_jax.base import Batch
-from data_pipelines.batches import assemble
+from data_pipelines.batches import among, assemble
 from data_pipelines.errors import DatasetError
 
 MANIFEST = "manifest.json"
@@ -69,14 +69,16 @@ def to_batch(
     rows: list[dict[str, Any]],
     arrays: Mapping[str, np.ndarray],
     batch_size: int,
+    own: slice | None = None,
 ) -> Batch:
     """Returns stored arrays as a batch, filled up with rows of zeros and of weight 0.
 
     Args:
         prepared: where the arrays come from.
         rows: the manifest's entries of the samples, n <= batch_size of them.
-        arrays: [n,...] of each field of the manifest.
+        arrays: [n,...] of each field of the manifest; of the rows `own` alone.
         batch_size: rows of the batch.
+        own: the rows of the batch that were read; None = all.
     """
     index = prepared.manifest["category_index"]
     numbers = {
@@ -84,4 +86,8 @@ def to_batch(
         "label": np.array([row["label"] for row in rows], np.int32),
         "category": np.full(len(rows), index, np.int32),
     }
-    return assemble({**arrays, **numbers}, batch_size)
+    if own is None:
+        return assemble({**arrays, **numbers}, batch_size)
+    mine = {name: x[own] for name, x in numbers.items()}
+    part = assemble({**arrays, **mine}, own.stop - own.start)
+    return among(part, own, numbers, batch_size)

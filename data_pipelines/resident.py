@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ad3d_jax.base import Batch
-from data_pipelines.order import endless_batches, ordered_batches
+from data_pipelines.order import endless_batches, ordered_batches, own_rows
 from data_pipelines.prepared import Prepared, damaged, to_batch
 
 
@@ -19,6 +19,7 @@ class Resident:
         self._prepared = prepared
         self._splits: dict[str, dict[str, np.ndarray]] = {}
         self._chosen: dict[str, np.ndarray] = {}
+        self._share: tuple[int, int] | None = None
 
     def only(self, split: str, numbers: np.ndarray) -> "Resident":
         """Returns a view with some samples of a split alone; the arrays are shared.
@@ -29,6 +30,15 @@ class Resident:
         """
         view = copy.copy(self)
         view._chosen = {**self._chosen, split: self._numbers(split)[numbers]}
+        return view
+
+    def share(self, process: int, processes: int) -> "Resident":
+        """Returns a view whose batches hold the pixels of a process's own rows alone.
+
+        Zeros stand in the other rows; the numbers of all rows are there.
+        """
+        view = copy.copy(self)
+        view._share = process, processes
         return view
 
     def size(self, split: str) -> int:
@@ -54,8 +64,11 @@ class Resident:
         rows, numbers = self._prepared.rows(split), self._numbers(split)[numbers]
         if split not in self._splits:
             self._splits[split] = _read(self._prepared, split)
-        arrays = {name: a[numbers] for name, a in self._splits[split].items()}
-        return to_batch(self._prepared, [rows[n] for n in numbers], arrays, batch_size)
+        own = None if self._share is None else own_rows(batch_size, *self._share)
+        read = numbers if own is None else numbers[own]
+        arrays = {name: a[read] for name, a in self._splits[split].items()}
+        chosen = [rows[number] for number in numbers]
+        return to_batch(self._prepared, chosen, arrays, batch_size, own)
 
 
 def load_resident(prepared: Prepared) -> Resident:

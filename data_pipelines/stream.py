@@ -1,5 +1,6 @@
 """Streams a preprocessed class from TFDS shards with tf.data."""
 
+import copy
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from data_pipelines.errors import DatasetError
-from data_pipelines.order import endless_batches, ordered_batches
+from data_pipelines.order import endless_batches, ordered_batches, own_rows
 from data_pipelines.prepared import Prepared, damaged, to_batch
 
 THREADS = 4
@@ -35,6 +36,16 @@ class Stream:
     def __init__(self, prepared: Prepared):
         self._prepared = prepared
         self._places: dict[str, list[Place]] = {}
+        self._share: tuple[int, int] | None = None
+
+    def share(self, process: int, processes: int) -> "Stream":
+        """Returns a view whose batches hold the pixels of a process's own rows alone.
+
+        Zeros stand in the other rows; the numbers of all rows are there.
+        """
+        view = copy.copy(self)
+        view._share = process, processes
+        return view
 
     def size(self, split: str) -> int:
         """Returns the number of samples of a split."""
@@ -54,11 +65,12 @@ class Stream:
         if split not in self._places:
             self._places[split] = _places(self._prepared, split)
         rows, places = self._prepared.rows(split), self._places[split]
-        dataset = _decoded(self._prepared, places, numbers)
+        own = None if self._share is None else own_rows(batch_size, *self._share)
+        dataset = _decoded(self._prepared, places, numbers, own)
         try:
             for batch, arrays in dataset.as_numpy_iterator():
                 chosen = [rows[number] for number in batch]
-                yield to_batch(self._prepared, chosen, arrays, batch_size)
+                yield to_batch(self._prepared, chosen, arrays, batch_size, own)
         except tf.errors.OpError as error:
             raise damaged(places[0].shard, error.message) from error
 
@@ -67,14 +79,19 @@ def _decoded(
     prepared: Prepared,
     places: list[Place],
     numbers: Iterator[np.ndarray],
+    own: slice | None = None,
 ) -> tf.data.Dataset:
-    """Returns a data set of (numbers [n], {field: [n,...]}) for each of `numbers`."""
+    """Returns a data set of (numbers [n], {field: [n,...]}) for each of `numbers`.
+
+    Of each batch the rows `own` are read, None = all.
+    """
+    rows = slice(None) if own is None else own
     fields = prepared.manifest["fields"]
     parsing = {name: tf.io.FixedLenFeature([], tf.string) for name in fields}
 
     def read():
         for batch in numbers:
-            yield batch, [_read(places[number]) for number in batch]
+            yield batch, [_read(places[number]) for number in batch[rows]]
 
     def decode(batch, serialized):
         example = tf.io.parse_example(serialized, parsing)

@@ -2,12 +2,18 @@
 
     python -m experiments.main --config=experiments/configs/dbrn.py[:variant] \
         --workdir=DIR [--config.FIELD=VALUE …] [--mode=fit|eval|fit_eval]
+
+On several machines, see docs/launching.md: the same command on each, with
+--coordinator=HOST:PORT --processes=N --process=I, or with --detect_cluster.
 """
 
 import contextlib
+import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +23,7 @@ from ml_collections import ConfigDict
 from ad3d_jax import eval as evaluation
 from ad3d_jax.base import Batch, Dataset, System, Train
 from ad3d_jax.report import write_report
-from ad3d_jax.train import parallel, plan
+from ad3d_jax.train import hosts, parallel, plan
 from ad3d_jax.train.checkpoint import Checkpointer, save_tree
 from ad3d_jax.train.fit import Options, Preempted, count_steps, fit
 from ad3d_jax.train.log import Log, read_log
@@ -76,6 +82,8 @@ def opened(
 ) -> Iterator[Opened]:
     """Gives a run, checked as far as it can be before any work.
 
+    Of several processes the first alone holds the workdir and writes to it.
+
     Args:
         config: of the run.
         workdir: its folder; "" = the default.
@@ -86,16 +94,25 @@ def opened(
     system = session.build_system(config)
     weight_files.check(config)
     engine = parallel.make_engine(config.fit.engine)
+    first_process = hosts.is_first()
+    told = json.dumps([session.plain(config), mode, list(allow)], sort_keys=True)
+    hosts.check_same("configuration", told)
     _, category = session.data_folder(config)
     folder = Path(workdir or f"runs/{config.system}-{category}").expanduser()
-    with open_workdir(folder, session.plain(config), allow):
+    held = contextlib.nullcontext()
+    if first_process:
+        held = open_workdir(folder, session.plain(config), allow)
+    with held:
         data = read(config)
         recipe = {name: data.manifest[name] for name in ("recipe", "params")}
-        write_json(folder / "recipe.json", recipe)
+        if first_process:
+            write_json(folder / "recipe.json", recipe)
         dataset = open_dataset(config, system, data.samples)
-        first = next(dataset.ordered("train", config.data.batch_size, 0))
+        shared = hosts.shared(dataset)
+        first = next(shared.ordered("train", config.data.batch_size, 0))
         evaluation.check_needs(system, first)
-        with Log(folder / "log.jsonl", tensorboard=tensorboard(config, folder)) as log:
+        file = folder / "log.jsonl" if first_process else os.devnull
+        with Log(file, tensorboard=tensorboard(config, folder)) as log:
             steps = training_steps(config, system, dataset)
             facts = session.facts(config, category, steps)
             log.write(kind="start", mode=mode, **facts)
@@ -143,13 +160,15 @@ def open_samples(config: ConfigDict, prepared) -> Dataset:
 
 def tensorboard(config: ConfigDict, folder: Path) -> Path | None:
     """Returns where TensorBoard's files go, None unless asked for."""
-    return folder / "tensorboard" if config.fit.tensorboard else None
+    wanted = config.fit.tensorboard and hosts.is_first()
+    return folder / "tensorboard" if wanted else None
 
 
 def train(run: Opened) -> None:
     """Runs the system's phases and saves the trained state."""
     config, checkpoints = run.config, run.folder / "checkpoints"
-    if (checkpoints / session.FINAL).exists():
+    done = (checkpoints / session.FINAL).exists()
+    if hosts.word_of_first(str(done)) == str(True):
         logging.info("%s is trained already; remove it to start anew", run.folder)
         return
     state = session.initial_state(config, run.system, run.first)
@@ -160,13 +179,14 @@ def train(run: Opened) -> None:
                 run.system,
                 state,
                 session.key_of(config, "fit"),
-                run.dataset,
+                hosts.shared(run.dataset),
                 fit_options(config),
                 engine=run.engine,
                 checkpointer=checkpointer,
                 log=run.log,
             )
-        save_tree(checkpoints / session.FINAL, state)
+        if hosts.is_first():
+            save_tree(checkpoints / session.FINAL, state)
     finally:
         run.log.write(kind="event", event="fit", seconds=time.perf_counter() - start)
 
@@ -182,6 +202,7 @@ def fit_options(config: ConfigDict) -> Options:
         patience=config.fit.patience,
         artifacts=weight_files.artifacts(config),
         save_artifacts=weight_files.artifacts(config, "save_artifacts"),
+        progress=hosts.is_first(),
         device_memory_bytes=config.fit.device_memory_bytes or None,
         host_memory_bytes=config.fit.host_memory_bytes or None,
     )
@@ -198,9 +219,12 @@ def training_steps(config: ConfigDict, system: System, dataset: Dataset) -> int 
 def evaluate(run: Opened, program: parallel.Compiled | None = None) -> dict:
     """Scores the test split; writes maps, scores, metrics and the report.
 
-    `program` is that of `eval.compile_score`.
+    `program` is that of `eval.compile_score`. Of several processes all score; the first
+    reads all samples, whose masks it needs, writes, and returns the metrics, the others
+    {}.
     """
-    config, engine, folder, dataset = run.config, run.engine, run.folder, run.dataset
+    config, engine, folder = run.config, run.engine, run.folder
+    dataset = run.dataset if hosts.is_first() else hosts.shared(run.dataset)
     state = session.trained_state(config, run.system, run.first, folder)
     samples = session.samples_of(run.data.manifest, "test")
     limits = plan.measure(
@@ -213,11 +237,15 @@ def evaluate(run: Opened, program: parallel.Compiled | None = None) -> dict:
     )
     size = config.eval.batch_size
     scored = evaluation.score_split(score, dataset, size)
-    evaluation.write_scores(folder / "scores.csv", scored, samples)
-    evaluation.write_maps(folder / "maps", scored, samples)
+    if hosts.is_first():
+        evaluation.write_scores(folder / "scores.csv", scored, samples)
+        evaluation.write_maps(folder / "maps", scored, samples)
+    hosts.wait()
     rows = evaluation.chosen_rows(scored, samples, config.eval.pictures_per_defect)
     pictures = folder / "maps" / "samples"
     evaluation.write_pictures(pictures, score, dataset, samples, rows, size)
+    if not hosts.is_first():
+        return {}
     metrics = {
         **evaluation.measure(scored, samples),
         "seconds_fit": seconds_fit(folder),
@@ -258,15 +286,32 @@ def main(_) -> None:
     if not values["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # checkpoints are told of at length
     try:
-        run(values.config, values.workdir, values.mode, values.allow_config_change)
-    except Preempted as stopped:
-        logging.warning("%s; start the same command again to go on", stopped)
-        sys.exit(EXIT_PREEMPTED)
-    except DiskFullError as full:
-        sys.stderr.write(f"error: {full}\n")
-        sys.exit(EXIT_DISK_FULL)
+        cluster = hosts.cluster(
+            values.coordinator, values.processes, values.process, values.detect_cluster
+        )
     except ValueError as mistake:
         sys.exit(f"error: {mistake}")
+    command = partial(
+        run, values.config, values.workdir, values.mode, values.allow_config_change
+    )
+    agreed = (0, EXIT_PREEMPTED)
+    sys.exit(hosts.call(cluster, partial(status_of, command), agreed))
+
+
+def status_of(command: Callable[[], object]) -> int:
+    """Runs a command and returns its exit status; says why where it is not 0."""
+    try:
+        command()
+    except Preempted as stopped:
+        logging.warning("%s; start the same command again to go on", stopped)
+        return EXIT_PREEMPTED
+    except DiskFullError as full:
+        sys.stderr.write(f"error: {full}\n")
+        return EXIT_DISK_FULL
+    except ValueError as mistake:
+        sys.stderr.write(f"error: {mistake}\n")
+        return 1
+    return 0
 
 
 def define_flags() -> None:
@@ -276,6 +321,13 @@ def define_flags() -> None:
     flags.DEFINE_enum("mode", "fit_eval", MODES, "What to do.")
     flags.DEFINE_multi_string(
         "allow_config_change", [], "Fields that may differ from the workdir's."
+    )
+    several = "Of several processes"
+    flags.DEFINE_string("coordinator", None, f"{several}: HOST:PORT of the first.")
+    flags.DEFINE_integer("processes", None, f"{several}: how many there are.")
+    flags.DEFINE_integer("process", None, f"{several}: which one this is, from 0 on.")
+    flags.DEFINE_bool(
+        "detect_cluster", False, f"{several}: jax finds them, as SLURM or a TPU says."
     )
 
 

@@ -15,10 +15,11 @@ from ad3d_jax.eval import Sample
 from ad3d_jax.features import image
 from ad3d_jax.synthesis.textures import load_textures
 from ad3d_jax.systems import SYSTEMS, build, nearest
+from ad3d_jax.train import hosts
 from ad3d_jax.train.checkpoint import load_tree
 from ad3d_jax.train.resume import unpack_state
 from data_pipelines import layout
-from data_pipelines.prepared import Prepared
+from data_pipelines.prepared import MANIFEST, Prepared, open_prepared
 from data_pipelines.preprocess import prepare
 from experiments import weight_files
 
@@ -74,6 +75,8 @@ def build_system(config: ConfigDict) -> System:
 def data_folder(config: ConfigDict) -> tuple[Path, str]:
     """Returns (root, category); makes the sample set where `data.root` is empty.
 
+    Of several processes the first makes it and the others wait.
+
     Raises:
         ValueError: a root is given without a category, or the category is unknown.
     """
@@ -98,7 +101,10 @@ def data_folder(config: ConfigDict) -> tuple[Path, str]:
     numbers = data.sample_set.to_dict()
     tag = config_hash({**numbers, "size": data.image_size})
     root = Path(data.cache).expanduser() / f"sample-set-{tag}"
-    synthetic.generate(root, categories=(category,), size=data.image_size, **numbers)
+    if hosts.is_first():
+        size = data.image_size
+        synthetic.generate(root, categories=(category,), size=size, **numbers)
+    hosts.wait()
     return root, category
 
 
@@ -115,11 +121,17 @@ def recipe_parameters(config: ConfigDict) -> dict:
 def prepare_class(config: ConfigDict) -> Prepared:
     """Returns the class that the configuration names, preprocessed if need be.
 
+    Of several processes the first preprocesses it and the others wait.
+
     Raises:
         ValueError: see `data_folder` and `preprocess.prepare`.
     """
     root, category = data_folder(config)
-    return prepare(
+    if not hosts.is_first():
+        folder = Path(hosts.word_of_first(""))
+        hosts.wait_for(folder / MANIFEST)
+        return open_prepared(folder)
+    prepared = prepare(
         root,
         category,
         config.data.recipe,
@@ -128,6 +140,9 @@ def prepare_class(config: ConfigDict) -> Prepared:
         on_missing=config.data.on_missing,
         name=config.data.name,
     )
+    hosts.word_of_first(str(prepared.folder))
+    hosts.wait_for(prepared.folder)
+    return prepared
 
 
 def samples_of(manifest: Mapping, split: str) -> list[Sample]:
@@ -169,6 +184,7 @@ def trained_state(
         ValueError: the workdir holds none, or that of another configuration.
     """
     path = workdir / "checkpoints" / FINAL
+    hosts.wait_for(path)
     if not path.exists():
         raise ValueError(f"{path}: no trained state; run with --mode=fit first")
     like = jax.eval_shape(system.init, key_of(config, "init"), batch)
@@ -216,5 +232,5 @@ def facts(config: ConfigDict, category: str, steps: int | None) -> dict:
         "config_hash": config_hash(plain(config)),
         "commit": commit(),
         "jax": jax.__version__,
-        "device": f"{jax.local_device_count()} x {device.device_kind}",
+        "device": f"{jax.device_count()} x {device.device_kind}",
     }

@@ -34,6 +34,9 @@ LAYERS = (
 HOMES = {
     "flax.linen": ("ad3d_jax/nn/",),
     "orbax": ("ad3d_jax/train/checkpoint.py",),
+    "jax._src": ("ad3d_jax/train/hosts.py",),
+    "jax.distributed": ("ad3d_jax/train/hosts.py",),
+    "jax.experimental.multihost_utils": ("ad3d_jax/train/hosts.py",),
     "open3d": ("data_pipelines/geometry.py",),
     "tensorflow": ("data_pipelines/",),
     "tensorflow_datasets": ("data_pipelines/",),
@@ -267,6 +270,13 @@ BROKEN = [
     (upward_imports, "ad3d_jax/utils.py", "", 1),
     (strangers, "ad3d_jax/systems/a.py", "from flax import linen as nn", 1),
     (strangers, "ad3d_jax/train/fit.py", "import orbax.checkpoint", 1),
+    (strangers, "ad3d_jax/eval.py", "from jax import distributed", 1),
+    (
+        strangers,
+        "ad3d_jax/train/fit.py",
+        "from jax.experimental import multihost_utils as m",
+        1,
+    ),
     (strangers, "data_pipelines/decode.py", "def f():\n    import open3d", 2),
     (strangers, "experiments/main.py", "import tensorflow_datasets as tfds", 1),
     (strangers, "ad3d_jax/eval.py", "from matplotlib import pyplot", 1),

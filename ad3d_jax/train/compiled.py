@@ -2,7 +2,10 @@
 
 from collections.abc import Callable
 
+import jax
 from absl import logging
+
+from ad3d_jax.train import hosts
 
 TRACES_TOLERATED = 2
 
@@ -38,4 +41,9 @@ class Compiled:
 
     def __call__(self, *arguments):
         """Runs the function."""
-        return self._run(*self._arrange(*arguments))
+        arranged = self._arrange(*arguments)
+        if not self.traces and jax.process_count() > 1:
+            # One that runs already gives up, half a minute later, on one that compiles.
+            self._run.lower(*arranged).compile()
+            hosts.wait()
+        return self._run(*arranged)

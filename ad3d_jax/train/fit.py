@@ -14,7 +14,7 @@ from ad3d_jax.base import (
     Train,
     missing_fields,
 )
-from ad3d_jax.train import parallel
+from ad3d_jax.train import hosts, parallel
 from ad3d_jax.train.cache import features_of, with_features
 from ad3d_jax.train.gather import gather
 from ad3d_jax.train.monitor import (
@@ -50,6 +50,9 @@ def fit(
 ) -> State:
     """Runs the phases of a system in order and returns the fitted state.
 
+    Of several processes (`train.hosts`) each calls it alike, with the same files; the
+    first saves.
+
     Args:
         system: what to fit.
         state: from `system.init`, with frozen parts loaded.
@@ -76,6 +79,9 @@ def fit(
     if checkpointer is not None:
         position = restore(system, state, checkpointer)
     position = position or Position(state)
+    begun = f"step {position.step} of phase {position.phase}"
+    hosts.check_same("checkpoint to go on from", begun)
+    hosts.check_same("state to begin with", position[:1] + position[2:])
     with Interruption() as interruption:
         run = Run(system, dataset, options, engine, checkpointer, log, interruption)
         check_data(run, system.phases[position.phase :])
@@ -138,7 +144,8 @@ def run_phase(run: Run, position: Position, key: Array) -> State:
         state = _train(run, position, key)
     else:
         state = gather(run, position, key)
-    if artifact is not None and artifact.name in options.save_artifacts:
+    saved = artifact is not None and artifact.name in options.save_artifacts
+    if saved and hosts.is_first():
         from ad3d_jax.features import weights
 
         weights.save(options.save_artifacts[artifact.name], artifact.get(state))

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from ad3d_jax.base import Array, Gather, State, Tree, without_truth
-from ad3d_jax.train import parallel, plan
+from ad3d_jax.train import hosts, parallel, plan
 from ad3d_jax.train.monitor import Preempted, Progress
 from ad3d_jax.train.resume import Position, in_containers
 from ad3d_jax.train.run import Run, ordered_pass, phase_name, with_cache
@@ -30,7 +30,7 @@ def gather(run: Run, position: Position, key: Array) -> State:
     rows = emitted(run, phase, state, emit_key)
     if phase.select is not None:
         rows = chosen(run, position, rows, select_key, account)
-    if run.interruption.wanted:
+    if run.interruption.wanted():
         name = phase_name(run, phase)
         raise Preempted(f"stopped in phase {name} before its rows were absorbed")
     return phase.absorb(absorb_key, state, rows)
@@ -104,6 +104,7 @@ def chosen(run: Run, position: Position, rows: Tree, key: Array, account: str) -
     data, carry = jax.device_get(select.prepare(key, position.state, rows))
     if position.choice is not None:
         carry = in_containers("the choice of rows", carry, position.choice)
+    carry = hosts.arrays_of_first(carry)
     data, carry = parallel.split_rows(engine, data), parallel.replicate(engine, carry)
     advance = parallel.compile_rows(engine, select.advance, name=name)
     done, total = select.done(carry)
@@ -118,7 +119,7 @@ def chosen(run: Run, position: Position, rows: Tree, key: Array, account: str) -
             if done <= before:
                 raise ValueError(f"{name} stands still at {done} of {total}")
             progress.show(done)
-            stop, now = run.interruption.wanted, time.monotonic()
+            stop, now = run.interruption.wanted(), time.monotonic()
             pause = max(run.options.save_seconds, took / SAVING_SHARE)
             if stop or now - saved_at >= pause:
                 run.save(position._replace(choice=jax.device_get(carry)))

@@ -12,6 +12,7 @@ from absl import logging
 from tqdm import tqdm
 
 from ad3d_jax.base import Array
+from ad3d_jax.train import hosts
 from ad3d_jax.train.step import Report
 
 # Reports that may be outstanding; the host waits beyond, so that batches do not pile up
@@ -211,8 +212,16 @@ class Interruption:
     """Within it SIGINT and SIGTERM raise a flag; a second SIGINT interrupts at once."""
 
     def __init__(self):
-        self.wanted = False
+        self._noted = False
+        self._agreement = hosts.Agreement()
         self._before: dict = {}
+
+    def wanted(self) -> bool:
+        """Returns whether to stop; of several processes all are told at one point.
+
+        They must ask equally often.
+        """
+        return self._agreement(self._noted)
 
     def __enter__(self):
         """Takes the signals over, where the thread may."""
@@ -228,6 +237,6 @@ class Interruption:
         self._before = {}
 
     def _note(self, number, _):
-        if self.wanted and number == signal.SIGINT:
+        if self._noted and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.wanted = True
+        self._noted = True

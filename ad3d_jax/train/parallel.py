@@ -3,11 +3,14 @@
 An engine says how: "pmap" (default) and "shard_map" share the rows of a batch between
 devices, "jit" uses one device. All three take the same arguments and give the same
 numbers. State is replicated, a batch has a leading axis of devices.
+
+Of several processes (`train.hosts`) each places what its own devices hold. Under "pmap"
+its arrays have the places of its own devices alone, under "shard_map" those of all.
 """
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import jax
@@ -32,24 +35,45 @@ class Engine(NamedTuple):
 
     @property
     def devices(self) -> int:
-        """Returns the number of devices."""
+        """Returns the number of devices, of all processes."""
         return self.mesh.size
+
+    @property
+    def own(self) -> range:
+        """Returns the numbers of this process's devices."""
+        mine = _of_process(self.mesh).devices.flat
+        first = list(self.mesh.devices.flat).index(mine[0])
+        return range(first, first + len(mine))
+
+    @property
+    def alone(self) -> bool:
+        """Returns whether all devices are this process's."""
+        return len(self.own) == self.devices
 
 
 def make_engine(
     kind: str = "pmap", devices: Sequence[jax.Device] | None = None
 ) -> Engine:
-    """Returns the Engine of `kind` on `devices`, by default all local ones.
+    """Returns the Engine of `kind` on `devices`, by default those of all processes.
 
     "jit" takes the first device.
 
     Raises:
-        ValueError: the kind is unknown.
+        ValueError: the kind is unknown, or "jit" is to serve several processes.
     """
     if kind not in KINDS:
         raise ValueError(f"engine is {kind!r}, expected one of {', '.join(KINDS)}")
-    devices = list(jax.local_devices() if devices is None else devices)
+    if devices is None:
+        # Not jax.devices(): on a TPU those of one process need not follow each other.
+        processes = range(jax.process_count())
+        devices = [device for i in processes for device in jax.local_devices(i)]
+    devices = list(devices)
     if kind == "jit":
+        if len({device.process_index for device in devices}) > 1:
+            raise ValueError(
+                f"engine is 'jit', which uses one device, and there are "
+                f"{jax.process_count()} processes; expected pmap or shard_map"
+            )
         devices = devices[:1]
     return Engine(kind, Mesh(np.array(devices), (AXIS,)))
 
@@ -85,7 +109,50 @@ def replicate(engine: Engine, tree: Tree, copy: bool = False) -> Tree:
     if copy:
         # device_put(may_alias=False) still aliases one of several replicas (0.10).
         tree = jax.tree.map(lambda x: jnp.array(x, copy=True), tree)
-    return jax.device_put(tree, NamedSharding(engine.mesh, P()))
+    sharding = NamedSharding(_home(engine), P())
+    if sharding.is_fully_addressable:
+        return jax.device_put(tree, sharding)
+    return jax.tree.map(partial(_on_all, sharding), tree)
+
+
+def _home(engine: Engine) -> Mesh:
+    """Returns the devices that this process's arrays have places for."""
+    return _of_process(engine.mesh) if engine.kind == "pmap" else engine.mesh
+
+
+@cache
+def _of_process(mesh: Mesh) -> Mesh:
+    """Returns the devices of this process; jax looks for them anew at each call."""
+    return mesh.local_mesh
+
+
+def _on_all(sharding: NamedSharding, x: Array) -> Array:
+    """Places a copy of an array on every device; all processes have the same.
+
+    device_put would send it round to compare it, and takes no keys.
+    """
+    x = jnp.asarray(x)
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        data = _on_all(sharding, jax.random.key_data(x))
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
+    host = np.asarray(x)
+    # One array for each device, or they might share what a donation writes to.
+    return jax.make_array_from_callback(
+        host.shape, sharding, lambda index: np.array(host[index])
+    )
+
+
+def _on_own(engine: Engine, tree: Tree) -> Tree:
+    """Places arrays [own devices, ...], each of this process's devices its part."""
+    sharding = NamedSharding(_home(engine), P(AXIS))
+    if sharding.is_fully_addressable:
+        return jax.device_put(tree, sharding)
+    return jax.tree.map(
+        lambda x: jax.make_array_from_process_local_data(
+            sharding, x, (engine.devices, *x.shape[1:])
+        ),
+        tree,
+    )
 
 
 def place(engine: Engine, state: State, split_banks: Sequence[str] = ()) -> State:
@@ -130,12 +197,12 @@ def split_members(engine: Engine, tree: Tree) -> Tree:
 
 def _by_rows(engine: Engine, bank: Bank) -> Bank:
     """Returns the bank split by rows, with the padding that `knn` never finds."""
-    mean = np.broadcast_to(bank.mean, (engine.devices, *np.shape(bank.mean)))
+    mean = np.broadcast_to(bank.mean, (len(engine.own), *np.shape(bank.mean)))
     return dataclasses.replace(
         bank,
         rows=_deal(engine, bank.rows, np.float32(0)),
         half_norms=_deal(engine, bank.half_norms, np.float32(np.inf)),
-        mean=jax.device_put(mean, NamedSharding(engine.mesh, P(AXIS))),
+        mean=_on_own(engine, mean),
         number=_deal(engine, bank.number, np.int32(-1)),
         across=across(engine),
     )
@@ -146,19 +213,20 @@ def _deal(engine: Engine, x: Array, filler: Array) -> Array:
 
     Each device gets a slice of the host's array, which is never copied whole.
     """
-    x, devices = np.asarray(x), engine.devices
-    each = -(-len(x) // devices)
+    x, home = np.asarray(x), _home(engine)
+    each = -(-len(x) // engine.devices)
+    before = 0 if home.size == engine.devices else engine.own.start  # devices
 
     def part(index) -> np.ndarray:
-        first = (index[0].start or 0) * each
+        first = (before + (index[0].start or 0)) * each
         rows = x[first : first + each]
         missing = (each - len(rows), *x.shape[1:])
         if missing[0]:
             rows = np.concatenate([rows, np.broadcast_to(filler, missing)])
         return rows[None]
 
-    sharding = NamedSharding(engine.mesh, P(AXIS))
-    return jax.make_array_from_callback((devices, each, *x.shape[1:]), sharding, part)
+    shape = (home.size, each, *x.shape[1:])
+    return jax.make_array_from_callback(shape, NamedSharding(home, P(AXIS)), part)
 
 
 def check_divisible(engine: Engine, batch: Batch) -> None:
@@ -179,18 +247,20 @@ def split(engine: Engine, batch: Batch) -> Batch:
     """Places a host batch on the devices, as [devices, B/devices, ...].
 
     The truth stays behind. The transfer is asynchronous. Row r lies on device
-    r // (B / devices).
+    r // (B / devices). Of the batch, which is that of all processes, one takes the rows
+    of its own devices.
 
     Raises:
         ValueError: the number of rows is not divisible by the number of devices.
     """
     check_divisible(engine, batch)
-    count, each = engine.devices, len(batch.weight) // engine.devices
+    own, each = engine.own, len(batch.weight) // engine.devices
+    rows = slice(own.start * each, own.stop * each)
     shaped = jax.tree.map(
-        lambda x: np.asarray(x).reshape((count, each) + np.shape(x)[1:]),
+        lambda x: np.asarray(x)[rows].reshape((len(own), each) + np.shape(x)[1:]),
         without_truth(batch),
     )
-    return jax.device_put(shaped, NamedSharding(engine.mesh, P(AXIS)))
+    return _on_own(engine, shaped)
 
 
 def join(tree: Tree) -> Tree:
@@ -241,15 +311,18 @@ def compile_map(engine: Engine, function: Callable, name: str = "map") -> Compil
 
     The result is called as (key, state, batch) with a replicated key, a state that is
     replicated or from `place`, and a batch from `split`; it gives per-row results on
-    the devices, for `join`. The function sees the rows of its own device with the
-    padding zeroed.
+    the devices, for `join`, of several processes to each those of all rows. The
+    function sees the rows of its own device with the padding zeroed.
     """
 
     def rows(shared, mapped):
         key, state, batch = _joined(shared, mapped)
-        return function(key, state, zero_padding(batch))
+        found = function(key, state, zero_padding(batch))
+        if engine.alone:
+            return found
+        return jax.tree.map(lambda x: jax.lax.all_gather(x, AXIS), found)
 
-    transform = partial(_transform, engine, split=(False, True), result=True)
+    transform = partial(_transform, engine, split=(False, True), result=engine.alone)
     return Compiled(name, rows, transform, _divided)
 
 

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from ad3d_jax.base import Plan, State, Tree
 from ad3d_jax.ops.knn import Bank, chunk_rows
+from ad3d_jax.train import hosts
 
 # A bank above this share of a device is split: the rest is for features and slices.
 SHARE = 3
@@ -109,7 +110,8 @@ def check(name: str, plan: Plan, limits: Limits) -> None:
 
 def say(line: str) -> None:
     """Shows a plan to the user, also between progress bars."""
-    tqdm.write(line, file=sys.stderr)
+    if hosts.is_first():
+        tqdm.write(line, file=sys.stderr)
 
 
 def of_banks(names: Iterable[str], state: State) -> Plan | None:
@@ -192,15 +194,18 @@ def measure(
 ) -> Limits:
     """Returns the memory that there is; the given figures stand for measured ones.
 
-    Devices that do not tell, as a CPU's, share the host's memory.
+    Devices that do not tell, as a CPU's, share the host's memory. Of several processes
+    the poorest counts, so that all plan alike.
     """
     devices = list(devices)
+    own = [device for device in devices if device.process_index == jax.process_index()]
     if host_bytes is None:
         host_bytes = free_host_bytes()
     if device_bytes is None:
-        known = [(device.memory_stats() or {}).get("bytes_limit") for device in devices]
-        device_bytes = min(each or host_bytes // len(devices) for each in known)
-    return Limits(int(device_bytes), int(host_bytes), len(devices))
+        known = [(device.memory_stats() or {}).get("bytes_limit") for device in own]
+        device_bytes = min(each or host_bytes // len(own) for each in known)
+    device_bytes, host_bytes = hosts.lowest([int(device_bytes), int(host_bytes)])
+    return Limits(device_bytes, host_bytes, len(devices))
 
 
 def free_host_bytes(

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from ad3d_jax.base import Array, Batch, Dataset, State, System, Tree
-from ad3d_jax.train import parallel, plan
+from ad3d_jax.train import hosts, parallel, plan
 from ad3d_jax.train.monitor import Interruption, Monitor, Preempted
-from ad3d_jax.train.resume import Position, save
+from ad3d_jax.train.resume import Position, number, save
 from ad3d_jax.train.step import Report
 
 
@@ -41,9 +41,14 @@ class Run(NamedTuple):
     interruption: Interruption
 
     def save(self, position: Position) -> int | None:
-        """Saves a position where there is a checkpointer, and returns its number."""
+        """Saves a position where there is a checkpointer, and returns its number.
+
+        Of several processes the first saves it.
+        """
         if self.checkpointer is None:
             return None
+        if not hosts.is_first():
+            return number(self.system, position)
         return save(self.system, position, self.checkpointer)
 
     def write(self, **values) -> None:
@@ -84,7 +89,7 @@ def ordered_pass(
         for batch, rows in parallel.map_rows(engine, compiled, key, state, batches):
             bar.update(len(batch.weight))
             yield batch, rows
-            if run.interruption.wanted:
+            if run.interruption.wanted():
                 raise Preempted(f"stopped in {name}; it begins anew next time")
 
 
@@ -114,7 +119,7 @@ def run_steps(
     try:
         for step in steps:
             monitor.add(step, *advance())
-            stop = run.interruption.wanted
+            stop = run.interruption.wanted()
             if stop or (every and step % every == 0 and step < steps[-1]):
                 monitor.drain()
                 monitor.saved(save())

@@ -8,7 +8,7 @@ import pytest
 
 from data_pipelines.batches import check_batch
 from data_pipelines.errors import DatasetError
-from data_pipelines.order import endless_batches, epoch_order
+from data_pipelines.order import endless_batches, epoch_order, own_rows
 from data_pipelines.preprocess import prepare
 from data_pipelines.resident import load_resident
 
@@ -80,6 +80,59 @@ def test_resumes_at_any_batch(prepared):
             whole[start:], take(reader.endless("train", 2, 11, start), 9), strict=False
         ):
             assert same(one, two)
+
+
+@pytest.mark.parametrize("open_reader", [stream.open_stream, load_resident])
+@pytest.mark.parametrize("batch_size", [2, 4])  # 5 samples: some shares are padding
+def test_a_share_holds_the_pixels_of_its_own_rows_and_the_numbers_of_all(
+    prepared, open_reader, batch_size
+):
+    whole = open_reader(prepared())
+    both = [whole.share(process, 2) for process in (0, 1)]
+    for name, arguments in (("ordered", (0,)), ("endless", (3, 1))):
+        batches = [
+            take(getattr(reader, name)("train", batch_size, *arguments), 3)
+            for reader in (whole, *both)
+        ]
+        for full, *parts in zip(*batches, strict=True):
+            for process, part in enumerate(parts):
+                own = own_rows(batch_size, process, 2)
+                other = own_rows(batch_size, 1 - process, 2)
+                for field in ("weight", "id", "category", "label"):
+                    expected = getattr(full, field)
+                    assert getattr(part, field).dtype == expected.dtype
+                    np.testing.assert_array_equal(getattr(part, field), expected)
+                bare = {"weight": None, "id": None, "category": None, "label": None}
+                pixels = jax.tree.leaves(part._replace(**bare))
+                expected = jax.tree.leaves(full._replace(**bare))
+                assert len(pixels) == len(expected) > 4
+                for x, y in zip(pixels, expected, strict=True):
+                    assert x.dtype == y.dtype and x.shape == y.shape
+                    np.testing.assert_array_equal(x[own], y[own])
+                    assert not x[other].any()
+
+
+def test_a_share_reads_no_other_samples(prepared, monkeypatch):
+    whole, read = stream.open_stream(prepared()), []
+    take(whole.ordered("train", 4, 0), 1)  # which looks where all lie
+    monkeypatch.setattr(stream, "_read", _noted(stream._read, read))
+    take(whole.share(1, 2).ordered("train", 4, 0), 2)
+    assert len(set(read)) == 2 < whole.size("train")  # rows 2 and 3; 6 and 7 are none
+
+
+def _noted(function, said):
+    def noted(argument):
+        said.append(argument)
+        return function(argument)
+
+    return noted
+
+
+def test_rows_of_a_batch_are_shared_in_order_and_equally():
+    parts = [np.arange(12)[own_rows(12, i, 3)].tolist() for i in range(3)]
+    assert parts == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
+    with pytest.raises(DatasetError, match="batch size 10 .* 4 processes"):
+        own_rows(10, 1, 4)
 
 
 def test_batch_holds_what_was_written(prepared, box):

@@ -132,6 +132,8 @@ def test_a_real_allocation_that_fails_is_recognised():
 
 
 class Device:
+    process_index = 0
+
     def __init__(self, stats):
         self.stats = stats
 
