@@ -12,13 +12,13 @@ from PIL import Image
 
 from data_pipelines.synthetic import sample
 
-ROOT = Path("my_parts")
+ROOT = Path("my_scans")
 
 
 def write(split: str, defect: str, number: int, seed: int) -> None:
     """Writes one scan: a PNG, a float32 TIFF of points in metres, and a mask."""
-    scan = sample("flange", defect, seed=seed, size=96)
-    place = ROOT / "bracket" / split / defect
+    scan = sample("bun", defect, seed=seed, size=96)
+    place = ROOT / "bread" / split / defect
     for name in ("rgb", "xyz", "gt"):
         (place / name).mkdir(parents=True, exist_ok=True)
     Image.fromarray(scan.rgb).save(place / "rgb" / f"{number:03}.png")
@@ -32,7 +32,7 @@ for number in range(24):
 for number in range(6):
     write("validation", "good", number, seed=100 + number)
     write("test", "good", number, seed=200 + number)
-    write("test", "missing_part", number, seed=300 + number)
+    write("test", "hole", number, seed=300 + number)
     write("test", "dent", number, seed=400 + number)
 print(*sorted(p.relative_to(ROOT) for p in ROOT.glob("*/*/*/*")), sep="\n")
 
@@ -44,7 +44,7 @@ print(*sorted(p.relative_to(ROOT) for p in ROOT.glob("*/*/*/*")), sep="\n")
 import subprocess
 import sys
 
-broken = ROOT / "bracket/train/good/xyz/005.tiff"
+broken = ROOT / "bread/train/good/xyz/005.tiff"
 whole = broken.read_bytes()
 broken.write_bytes(whole[: len(whole) // 2])
 command = [sys.executable, "-m", "data_pipelines.validate", str(ROOT)]
@@ -53,18 +53,19 @@ broken.write_bytes(whole)
 
 # %% [markdown]
 # ## Train, evaluate, inspect
-# PaDiM compares each place with the same place of the training scans, in features of
-# the picture and of depth. Its backbone is random here: name a file of weights by
-# `config.backbone.weights`.
+# BTF keeps what the surface looks like around each point of the training scans (FPFH,
+# a histogram of angles between normals) and asks of a new point how far the most
+# similar one is. It needs no weights; systems with a backbone take a file of weights
+# by `config.backbone.weights`.
 
 # %%
 from experiments import main
-from experiments.configs import padim
+from experiments.configs import btf
 
-config = padim.get_config("rgb_depth+cpu")
-config.data.root, config.data.category = str(ROOT), "bracket"
+config = btf.get_config("cpu")
+config.data.root, config.data.category = str(ROOT), "bread"
 config.data.cache = "runs/cache"
-metrics = main.run(config, workdir="runs/bracket", mode="fit_eval")
+metrics = main.run(config, workdir="runs/bread", mode="fit_eval")
 
 # %% [markdown]
 # ## New parts, without labels
@@ -77,18 +78,18 @@ from experiments import predict
 inbox = Path("inbox")
 for name in ("rgb", "xyz"):
     (inbox / name).mkdir(parents=True, exist_ok=True)
-for kind in ("good", "missing_part"):
-    scan = sample("flange", kind, seed=999, size=96)
+for kind in ("good", "hole"):
+    scan = sample("bun", kind, seed=999, size=96)
     Image.fromarray(scan.rgb).save(inbox / "rgb" / f"{kind}.png")
     tifffile.imwrite(inbox / "xyz" / f"{kind}.tiff", scan.xyz)
-scores = predict.run(Path("runs/bracket"), inbox, Path("inspected"))
+scores = predict.run(Path("runs/bread"), inbox, Path("inspected"))
 print(scores.read_text())
 
 # %%
 import matplotlib.pyplot as plt
 
 figure, axes = plt.subplots(1, 2, figsize=(6, 3))
-for axis, kind in zip(axes, ("good", "missing_part"), strict=True):
+for axis, kind in zip(axes, ("good", "hole"), strict=True):
     axis.imshow(Image.open(f"inspected/overlays/{kind}.png"))
     axis.set_title(kind, fontsize=9)
     axis.axis("off")
