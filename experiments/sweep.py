@@ -86,9 +86,15 @@ def open_job(values: flags.FlagValues, folder: Path):
     from experiments.study import objective, space, storage, trials, worker
 
     config = values.config
+    pruner = values.pruner or ("median" if values.together == 1 else "none")
+    if pruner != "none" and values.together > 1:
+        raise storage.StudyError(
+            f"--pruner={pruner} with --together={values.together}: trials that are "
+            "trained in one program end together; leave one of the two out"
+        )
     goal = objective.Goal(
         values.metric,
-        tuple(sorted(map(int, values.stages))) if values.pruner != "none" else (),
+        tuple(sorted(map(int, values.stages))) if pruner != "none" else (),
         planted.Settings(
             values.planted_seed,
             values.planted_twins,
@@ -118,16 +124,16 @@ def open_job(values: flags.FlagValues, folder: Path):
         "sampler": rules.sampler,
         "seed": rules.seed,
         "space": read.digest,
-        "pruner": values.pruner,
+        "pruner": pruner,
     }
     for name in objective.PLACES:
         facts.pop(f"config.{name}", None)
-    pruner = space.make_pruner(values.pruner)
-    study = trials.open_study(database, study_name(values), facts, pruner)
+    pruning = space.make_pruner(pruner)
+    study = trials.open_study(database, study_name(values), facts, pruning)
     return worker.Job(
         *(database, study, config, read, rules, goal, folder),
         keep_best=values.keep_best,
-        together=1,
+        together=values.together,
     )
 
 
@@ -236,8 +242,11 @@ def define_flags() -> None:
     flags.DEFINE_list("devices", [], "GPUs that workers see, in turn; default: all.")
     whole("seed", 0, "Of what is suggested; a trial's own is config.seed.")
     flags.DEFINE_enum("sampler", "tpe", ("tpe", "random", "grid"), "What suggests.")
+    text_of_together = "Trials of a worker in one program, not pruned."
+    whole("together", 1, text_of_together, lower_bound=1)
     pruners = ("median", "halving", "none")
-    flags.DEFINE_enum("pruner", "median", pruners, "What ends hopeless trials.")
+    text_of_pruner = "What ends hopeless trials; default: median, none with --together."
+    flags.DEFINE_enum("pruner", None, pruners, text_of_pruner)
     flags.DEFINE_list("stages", ["25", "50"], "Percent at which trials are pruned.")
     names = ("mean", "i_auroc", "p_auroc", "aupro_30", "aupro_10", "aupro_05")
     names += ("aupro_01", "i_ap", "p_ap", "i_f1max", "p_f1max")

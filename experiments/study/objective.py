@@ -5,11 +5,9 @@ where it was stopped, and its metrics, so that it is never judged twice.
 """
 
 import contextlib
-import errno
 import math
 import time
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,16 +18,14 @@ from ad3d_jax import eval as evaluation
 from ad3d_jax.base import State
 from ad3d_jax.train import parallel, plan
 from ad3d_jax.train.checkpoint import save_tree
-from ad3d_jax.train.fit import Preempted, count_steps
+from ad3d_jax.train.fit import count_steps
 from ad3d_jax.train.log import Log
 from ad3d_jax.train.workdir import WorkdirError, open_workdir, write_json
 from data_pipelines import planted
-from data_pipelines.errors import DiskFullError
 from experiments import main, session, weight_files
 from experiments.study import stages
 from experiments.study.grounds import Ground, Grounds
-from experiments.study.stages import Pruned, Trial, Watch
-from experiments.study.trials import BROKEN, REFUSED, STOPPED, Outcome
+from experiments.study.stages import Trial, Watch
 
 MEAN = ("i_auroc", "aupro_30")  # what the metric "mean" is the mean of
 # Fields in which the attempts of a trial may differ: none changes what it gives.
@@ -58,43 +54,6 @@ class Task(NamedTuple):
     report: Callable[[int, float], bool]  # (percent, value) -> whether to prune
 
 
-def run_trials(tasks: Sequence[Task], goal: Goal, grounds: Grounds) -> list[Outcome]:
-    """Runs trials and returns what became of each; a stop ends those that follow.
-
-    Raises:
-        DiskFullError: no space is left; nothing is wrong with the trial.
-    """
-    outcomes: list[Outcome] = []
-    for task in tasks:
-        stopped = outcomes and outcomes[-1].cause == STOPPED
-        outcomes.append(outcomes[-1] if stopped else run_trial(task, goal, grounds))
-    return outcomes
-
-
-def run_trial(task: Task, goal: Goal, grounds: Grounds) -> Outcome:
-    """Runs a trial, or goes on with it, and returns what became of it.
-
-    Raises:
-        DiskFullError: no space is left.
-    """
-    try:
-        value = value_of(task, goal, grounds)
-    except Pruned:
-        return Outcome(pruned=True)
-    except (Preempted, KeyboardInterrupt) as stop:
-        return Outcome(cause=STOPPED, reason=str(stop))
-    except Exception as error:  # noqa: BLE001 (whatever breaks costs one trial)
-        if _disk_is_full(error):
-            raise DiskFullError(f"{task.folder}: no space is left") from error
-        if isinstance(error, ValueError):
-            return Outcome(cause=REFUSED, reason=str(error))
-        logging.error("%s", traceback.format_exc())
-        return Outcome(cause=BROKEN, reason=f"{type(error).__name__}: {error}")
-    if not math.isfinite(value):
-        return Outcome(cause=REFUSED, reason=f"{goal.metric} is not a number")
-    return Outcome(value)
-
-
 def value_of(task: Task, goal: Goal, grounds: Grounds) -> float:
     """Returns the value of a trial, NaN where it is undefined.
 
@@ -103,38 +62,98 @@ def value_of(task: Task, goal: Goal, grounds: Grounds) -> float:
         ValueError: the configuration cannot be fitted, or the loss diverges.
         Preempted: the process was asked to stop; the fit goes on from there next time.
     """
-    config, folder = task.config, task.folder
-    system = session.build_system(config)
-    weight_files.check(config)
-    engine = parallel.make_engine(config.fit.engine)
-    with _when_free(folder, config), Log(folder / "log.jsonl") as log:
-        if (folder / RESULT).exists():
-            return value_in(session.read_json(folder / RESULT), goal.metric)
-        ground = grounds.open(config, system, goal.planting)
-        dataset = main.open_dataset(config, system, ground.samples)
-        first = next(dataset.ordered("train", config.data.batch_size, 0))
-        evaluation.check_needs(system, first)
-        devices = describe_devices(engine)
-        log.write(kind="start", mode="trial", devices=devices)
-        system = count_steps(system, dataset, config.data.batch_size)
-        trial = Trial(config, system, dataset, first, engine)
+    with opened(task) as log:
+        if is_done(task):
+            return value_at(task, goal)
+        trial, ground = begin(task, goal, grounds, log)
 
         def judge(state: State) -> float:
             return value_in(metrics_of(trial, ground, state), goal.metric)
 
-        watch = Watch(folder / stages.FILE, goal.stages, task.report)
+        watch = Watch(task.folder / stages.FILE, goal.stages, task.report)
         start = time.perf_counter()
-        state = stages.fitted(trial, folder / "checkpoints", log, judge, watch)
-        seconds = time.perf_counter() - start
-        save_tree(folder / "checkpoints" / session.FINAL, state)
-        metrics = metrics_of(trial, ground, state)
-        facts = {"judged_on": planted.SPLIT, "seconds_fit": seconds, "devices": devices}
-        write_json(folder / RESULT, metrics | facts | {"seed": config.seed})
-        return value_in(metrics, goal.metric)
+        state = stages.fitted(trial, task.folder / "checkpoints", log, judge, watch)
+        return conclude(task, goal, trial, ground, state, time.perf_counter() - start)
 
 
-def metrics_of(trial: Trial, ground: Ground, state: State) -> dict[str, Any]:
-    """Returns the metrics of a state on the planted split; undefined ones are None."""
+@contextlib.contextmanager
+def opened(task: Task) -> Iterator[Log]:
+    """Holds a trial's folder as soon as no other process does, and gives its log."""
+    with _when_free(task.folder, task.config), Log(task.folder / "log.jsonl") as log:
+        yield log
+
+
+def is_done(task: Task) -> bool:
+    """Returns whether the trial was judged before."""
+    return (task.folder / RESULT).exists()
+
+
+def value_at(task: Task, goal: Goal) -> float:
+    """Returns the value of a trial that is done."""
+    return value_in(session.read_json(task.folder / RESULT), goal.metric)
+
+
+def begin(task: Task, goal: Goal, grounds: Grounds, log: Log) -> tuple[Trial, Ground]:
+    """Returns what is fitted and what it is judged on, checked before any work.
+
+    Raises:
+        ValueError: the configuration cannot be fitted.
+    """
+    config = task.config
+    system = session.build_system(config)
+    weight_files.check(config)
+    engine = parallel.make_engine(config.fit.engine)
+    ground = grounds.open(config, system, goal.planting)
+    dataset = main.open_dataset(config, system, ground.samples)
+    first = next(dataset.ordered("train", config.data.batch_size, 0))
+    evaluation.check_needs(system, first)
+    log.write(kind="start", mode="trial", devices=describe_devices(engine))
+    system = count_steps(system, dataset, config.data.batch_size)
+    return Trial(config, system, dataset, first, engine), ground
+
+
+def conclude(
+    task: Task,
+    goal: Goal,
+    trial: Trial,
+    ground: Ground,
+    state: State,
+    seconds: float,
+    program: parallel.Compiled | None = None,
+) -> float:
+    """Judges a fitted state, saves it and what it gives, and returns its value.
+
+    Args:
+        task: whose folder it goes to.
+        goal: how it is judged.
+        trial: what was fitted.
+        ground: what it is judged on.
+        state: fitted.
+        seconds: that the fit took.
+        program: of `eval.score_program`, for many states of one system.
+    """
+    save_tree(task.folder / "checkpoints" / session.FINAL, state)
+    metrics = metrics_of(trial, ground, state, program)
+    facts = {
+        "judged_on": planted.SPLIT,
+        "seconds_fit": seconds,
+        "devices": describe_devices(trial.engine),
+        "seed": task.config.seed,
+    }
+    write_json(task.folder / RESULT, metrics | facts)
+    return value_in(metrics, goal.metric)
+
+
+def metrics_of(
+    trial: Trial,
+    ground: Ground,
+    state: State,
+    program: parallel.Compiled | None = None,
+) -> dict[str, Any]:
+    """Returns the metrics of a state on the planted split; undefined ones are None.
+
+    `program` as in `conclude`.
+    """
     config, engine = trial.config, trial.engine
     limits = plan.measure(
         engine.mesh.devices.flat,
@@ -142,7 +161,7 @@ def metrics_of(trial: Trial, ground: Ground, state: State) -> dict[str, Any]:
         config.fit.host_memory_bytes or None,
     )
     key = session.key_of(config, "score")
-    score = evaluation.compile_score(trial.system, engine, key, state, limits)
+    score = evaluation.compile_score(trial.system, engine, key, state, limits, program)
     size = config.eval.batch_size
     scored = evaluation.score_split(score, ground.planted, size, planted.SPLIT)
     return evaluation.measure(scored, ground.rows)
@@ -182,13 +201,3 @@ def _when_free(folder: Path, config: ConfigDict) -> Iterator[None]:
                 logging.warning("%s; waiting", error)
                 time.sleep(SECONDS_BETWEEN_LOOKS)
         yield
-
-
-def _disk_is_full(error: BaseException | None) -> bool:
-    """Returns whether an error, or what caused it, is that no space is left."""
-    while error is not None:
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-        if full or isinstance(error, DiskFullError) or "ENOSPC" in str(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False

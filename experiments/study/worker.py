@@ -13,7 +13,8 @@ from optuna.trial import TrialState
 
 from experiments.study import storage, trials
 from experiments.study.grounds import Grounds
-from experiments.study.objective import Goal, Task, run_trials
+from experiments.study.objective import Goal, Task
+from experiments.study.outcomes import run_trials
 from experiments.study.space import Space, changed
 from experiments.study.storage import Database, Heartbeat, StudyError
 from experiments.study.trials import BROKEN, REFUSED, STOPPED, Outcome, Rules, Taken

@@ -9,9 +9,10 @@ import sys
 
 import pytest
 
+from data_pipelines.errors import DiskFullError
 from data_pipelines.resident import Resident
 from experiments.configs import btf, dbrn
-from experiments.study import objective, trials
+from experiments.study import objective, outcomes, trials
 from experiments.study.grounds import Grounds, kinds_for
 from experiments.study.objective import Goal, Task
 
@@ -61,6 +62,11 @@ def read_splits(monkeypatch):
     return seen
 
 
+def run_alone(task, goal, grounds):
+    (outcome,) = outcomes.run_trials([task], goal, grounds)
+    return outcome
+
+
 def bank(cache):
     return config_of(cache, btf.get_config("raw+float32"), BANK)
 
@@ -75,7 +81,7 @@ def test_a_memory_bank_is_judged_before_on_a_part_and_never_on_the_test_set(
         return False
 
     task, grounds = Task(bank(cache), tmp_path / "a", report), Grounds()
-    outcome = objective.run_trial(task, Goal(stages=(34, 50)), grounds)
+    outcome = run_alone(task, Goal(stages=(34, 50)), grounds)
     assert outcome.cause is None, outcome.reason
     metrics = json.loads((tmp_path / "a" / "metrics.json").read_text())
     expected = (metrics["i_auroc"] + metrics["aupro_30"]) / 2
@@ -87,12 +93,12 @@ def test_a_memory_bank_is_judged_before_on_a_part_and_never_on_the_test_set(
     assert "1 x cpu (cpu:0)" in (tmp_path / "a" / "log.jsonl").read_text()
     # Again: nothing is fitted, and another metric is read from the file.
     read_splits.clear()
-    again = objective.run_trial(task, Goal("p_auroc"), grounds)
+    again = run_alone(task, Goal("p_auroc"), grounds)
     assert again.value == metrics["p_auroc"] and not read_splits
     # Pruned at the first stage, and again, without being judged, by what was seen.
     for _ in range(2):
         cut = Task(bank(cache), tmp_path / "b", lambda *_: True)
-        outcome = objective.run_trial(cut, Goal(), grounds)
+        outcome = run_alone(cut, Goal(), grounds)
         assert outcome.pruned
     assert not (tmp_path / "b" / "metrics.json").exists()
 
@@ -100,7 +106,7 @@ def test_a_memory_bank_is_judged_before_on_a_part_and_never_on_the_test_set(
 def test_an_undefined_value_is_refused(cache, tmp_path):
     task = Task(bank(cache), tmp_path, lambda *_: False)
     (tmp_path / "metrics.json").write_text('{"i_auroc": null, "aupro_30": 0.5}')
-    outcome = objective.run_trial(task, Goal(), Grounds())
+    outcome = run_alone(task, Goal(), Grounds())
     assert outcome.cause == trials.REFUSED and "not a number" in outcome.reason
     assert math.isnan(objective.value_in({"i_auroc": None}, "i_auroc"))
 
@@ -111,7 +117,7 @@ def test_a_wrong_setting_is_refused_and_a_breakdown_is_not(
     wrong = bank(cache)
     wrong.model.cells = 0
     task = Task(wrong, tmp_path / "a", lambda *_: False)
-    outcome = objective.run_trial(task, Goal(), Grounds())
+    outcome = run_alone(task, Goal(), Grounds())
     assert outcome.cause == trials.REFUSED and "model.cells" in outcome.reason
 
     def broken(*_):
@@ -119,7 +125,7 @@ def test_a_wrong_setting_is_refused_and_a_breakdown_is_not(
 
     monkeypatch.setattr(Grounds, "open", broken)
     task = Task(bank(cache), tmp_path / "b", lambda *_: False)
-    outcome = objective.run_trial(task, Goal(), Grounds())
+    outcome = run_alone(task, Goal(), Grounds())
     assert outcome.cause == trials.BROKEN and "device lost" in outcome.reason
 
 
@@ -129,8 +135,8 @@ def test_no_space_left_is_no_fault_of_the_trial(cache, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Grounds, "open", full)
     task = Task(bank(cache), tmp_path, lambda *_: False)
-    with pytest.raises(objective.DiskFullError):
-        objective.run_trial(task, Goal(), Grounds())
+    with pytest.raises(DiskFullError):
+        run_alone(task, Goal(), Grounds())
 
 
 @pytest.mark.parametrize(
@@ -160,7 +166,7 @@ def test_a_training_is_judged_at_its_stages_and_goes_on_where_it_was_stopped(
         reports.append((stage, value))
         return False
 
-    whole = objective.run_trial(Task(config, tmp_path / "a", report), Goal(), grounds)
+    whole = run_alone(Task(config, tmp_path / "a", report), Goal(), grounds)
     assert [stage for stage, _ in reports] == [25, 50]
     assert {split for split, _ in read_splits} == {"train"}
     undisturbed, reports = reports, []
@@ -173,20 +179,63 @@ def test_a_training_is_judged_at_its_stages_and_goes_on_where_it_was_stopped(
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         task = Task(config, tmp_path / "b", stop)
-        outcome = objective.run_trial(task, Goal(), grounds)
+        outcome = run_alone(task, Goal(), grounds)
     finally:
         signal.signal(signal.SIGTERM, before)
     assert outcome.cause == trials.STOPPED and len(reports) == 1
     reports = []
-    again = objective.run_trial(Task(config, tmp_path / "b", report), Goal(), grounds)
+    again = run_alone(Task(config, tmp_path / "b", report), Goal(), grounds)
     assert again.value == whole.value
     assert reports == undisturbed  # what was seen before is told again
 
     def prune(stage, value):
         return stage == 50
 
-    cut = objective.run_trial(Task(config, tmp_path / "c", prune), Goal(), grounds)
+    cut = run_alone(Task(config, tmp_path / "c", prune), Goal(), grounds)
     assert cut.pruned and not (tmp_path / "c" / "metrics.json").exists()
+
+
+@pytest.mark.slow
+def test_trials_in_one_program_are_worth_what_they_are_alone(cache, tmp_path):
+    """Two of one structure, one of them twice, and one of another."""
+
+    def task(folder, **fields):
+        fields = {**TRAINED, "fit.log_every": 4, **fields}
+        config = config_of(cache, dbrn.get_config("cpu"), fields)
+        return Task(config, tmp_path / folder, lambda *_: False)
+
+    grounds = Grounds()
+    change, other = {"hyper.beta_max": 0.5, "seed": 5}, {"model.steps": 2}
+    tasks = [
+        task("t/a"),
+        task("t/b", **change),
+        task("t/a"),
+        task("t/c", **other),
+        task("t/d", **{"hyper.wrong": 1.0}),
+    ]
+    found = outcomes.run_trials(tasks, Goal(), grounds)
+    assert all(each.cause is None for each in found[:4]), found
+    assert found[4].cause == trials.REFUSED and "hyper.wrong" in found[4].reason
+    assert found[2] == found[0] and not any((tmp_path / "t" / "together").iterdir())
+    assert (tasks[0].folder / "log.jsonl").read_text().count('"start"') == 1
+    alone = [
+        run_alone(task("s/a"), Goal(stages=()), grounds),
+        run_alone(task("s/b", **change), Goal(stages=()), grounds),
+    ]
+    for one, many in zip(alone, found, strict=False):
+        assert many.value == pytest.approx(one.value, abs=0.02)
+    losses = {
+        place: last_loss((tmp_path / place / "log.jsonl").read_text())
+        for place in ("s/a", "s/b", "t/a", "t/b")
+    }
+    assert losses["t/a"] == pytest.approx(losses["s/a"], rel=1e-4)
+    assert losses["t/b"] == pytest.approx(losses["s/b"], rel=1e-4)
+    assert losses["s/a"] != pytest.approx(losses["s/b"], rel=1e-2)
+
+
+def last_loss(text):
+    lines = [json.loads(line) for line in text.splitlines()]
+    return [line["loss"] for line in lines if "loss" in line][-1]
 
 
 @pytest.mark.slow
