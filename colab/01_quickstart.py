@@ -71,4 +71,4 @@ maps = np.load(sorted(Path("runs/quickstart/maps").glob("*hole*.npz"))[0])["map"
 plt.figure(figsize=(3, 3))
 plt.imshow(heat_map(np.squeeze(maps), float(maps.min()), float(maps.max())))
 plt.title("anomaly map of a hole", fontsize=9)
-plt.axis("off")
+_ = plt.axis("off")

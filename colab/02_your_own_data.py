@@ -49,7 +49,7 @@ whole = broken.read_bytes()
 broken.write_bytes(whole[: len(whole) // 2])
 command = [sys.executable, "-m", "data_pipelines.validate", str(ROOT)]
 print(subprocess.run(command, capture_output=True, text=True).stdout)
-broken.write_bytes(whole)
+_ = broken.write_bytes(whole)
 
 # %% [markdown]
 # ## Train, evaluate, inspect

@@ -60,7 +60,7 @@ def joined(outputs: list) -> list:
     """Returns outputs with neighbouring texts joined, as a screen would show them.
 
     What a carriage return wrote over, such as the earlier states of a progress bar, is
-    left out.
+    left out, and the folder of the project is called "..", as from the notebook.
     """
     kept: list = []
     for output in outputs:
@@ -70,7 +70,7 @@ def joined(outputs: list) -> list:
             kept.append(output)
     for output in kept:
         if output.output_type == "stream":
-            lines = output.text.split("\n")
+            lines = output.text.replace(str(COLAB.parent), "..").split("\n")
             output.text = "\n".join(line.rpartition("\r")[2] for line in lines)
     return kept
 
