@@ -245,7 +245,7 @@ sys.meta_path.insert(0, Absent())
 for name in {modules!r}:
     try:
         importlib.import_module(name)
-    except Exception:
+    except ImportError:  # anything else ends the process and is in its output
         print(name, traceback.format_exc(limit=-2), sep=": ")
 """
     command = [sys.executable, "-c", program]
