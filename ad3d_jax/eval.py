@@ -29,7 +29,7 @@ from ad3d_jax.base import (
 from ad3d_jax.metrics import exact, tables
 from ad3d_jax.ops.resize import resize_bilinear
 from ad3d_jax.report.files import file_stem
-from ad3d_jax.train import hosts, parallel, plan
+from ad3d_jax.train import hosts, parallel, placement, plan
 
 
 class Sample(NamedTuple):
@@ -55,7 +55,7 @@ class Scored(NamedTuple):
 
 def compile_score(
     system: System,
-    engine: parallel.Engine,
+    engine: placement.Engine,
     key: Array,
     state: State,
     limits: plan.Limits | None = None,
@@ -87,21 +87,21 @@ def compile_score(
     account = name if planned is None else plan.describe(name, planned, limits)
     if planned is not None:
         plan.say(account)
-    key, state = parallel.replicate(engine, key), parallel.place(engine, state, split)
+    key, state = placement.replicate(engine, key), placement.place(engine, state, split)
     compiled = score_program(system, engine) if program is None else program
 
     def score(batch: Batch) -> Scores:
         nonlocal state
-        rows = parallel.split(engine, batch)
+        rows = placement.split(engine, batch)
         scores, state = plan.with_smaller_chunks(
-            lambda state: parallel.join(compiled(key, state, rows)), state, account
+            lambda state: placement.join(compiled(key, state, rows)), state, account
         )
         return scores
 
     return score
 
 
-def score_program(system: System, engine: parallel.Engine) -> parallel.Compiled:
+def score_program(system: System, engine: placement.Engine) -> parallel.Compiled:
     """Returns the system's score as `parallel.compile_map` gives it."""
     return parallel.compile_map(engine, system.score, name=f"score of {system.name}")
 

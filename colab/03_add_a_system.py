@@ -85,10 +85,10 @@ state = fit(pixels, state, jax.random.key(1), data, Options(batch_size=8))
 
 # %%
 from ad3d_jax import eval as evaluation
-from ad3d_jax.train import parallel
+from ad3d_jax.train import placement
 from experiments.session import samples_of
 
-engine = parallel.make_engine("jit")
+engine = placement.make_engine("jit")
 compiled = evaluation.compile_score(pixels, engine, jax.random.key(2), state)
 scored = evaluation.score_split(compiled, data, 8)
 metrics = evaluation.measure(scored, samples_of(prepared.manifest, "test"))

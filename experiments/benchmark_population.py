@@ -20,7 +20,7 @@ from absl import app, flags
 from ml_collections import ConfigDict
 
 from ad3d_jax.base import Batch, Train
-from ad3d_jax.train import parallel
+from ad3d_jax.train import placement
 from ad3d_jax.train.fit import count_steps
 from ad3d_jax.train.monitor import Interruption
 from ad3d_jax.train.resume import Position
@@ -86,7 +86,7 @@ def run(
     state = session.initial_state(config, system, data.batch)
     bound = config.fit.max_grad_norm
     flops = benchmark.time_step(system.phases[0], bound, state, data.batch, 1)["flops"]
-    engine = parallel.make_engine(config.fit.engine)
+    engine = placement.make_engine(config.fit.engine)
     timings = []
     for different in DIFFERENT:
         for count in sorted({1, *sizes}):
@@ -114,7 +114,7 @@ def members(
     config: ConfigDict, system, data: OneBatch, count: int, different: str
 ) -> tuple[list[Run], list[Position], list[jax.Array]]:
     """Returns runs, positions and keys of members that differ in numbers or seeds."""
-    engine, options = parallel.make_engine(config.fit.engine), main.fit_options(config)
+    engine, options = placement.make_engine(config.fit.engine), main.fit_options(config)
     runs, states, keys = [], [], []
     for number in range(count):
         own = config.copy_and_resolve_references()

@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 from ad3d_jax import eval as evaluation
 from ad3d_jax.base import Batch, Dataset, System, Train
 from ad3d_jax.report import write_report
-from ad3d_jax.train import hosts, parallel, plan
+from ad3d_jax.train import hosts, parallel, placement, plan
 from ad3d_jax.train.checkpoint import Checkpointer, save_tree
 from ad3d_jax.train.fit import Options, Preempted, count_steps, fit
 from ad3d_jax.train.log import Log, read_log
@@ -49,7 +49,7 @@ class Opened(NamedTuple):
 
     config: ConfigDict
     system: System
-    engine: parallel.Engine
+    engine: placement.Engine
     folder: Path
     data: Data
     dataset: Dataset  # samples, and pictures where the system reads them
@@ -93,7 +93,7 @@ def opened(
     """
     system = session.build_system(config)
     weight_files.check(config)
-    engine = parallel.make_engine(config.fit.engine)
+    engine = placement.make_engine(config.fit.engine)
     first_process = hosts.is_first()
     told = json.dumps([session.plain(config), mode, list(allow)], sort_keys=True)
     hosts.check_same("configuration", told)

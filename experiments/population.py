@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 from ad3d_jax import eval as evaluation
 from ad3d_jax.base import Batch, Dataset, State, System
 from ad3d_jax.systems import nearest
-from ad3d_jax.train import parallel
+from ad3d_jax.train import parallel, placement
 from ad3d_jax.train.checkpoint import Checkpointer, save_tree
 from ad3d_jax.train.fit import NonFiniteError, Preempted
 from ad3d_jax.train.log import Log
@@ -120,7 +120,7 @@ def train(runs: Sequence[main.Opened], checkpoints: Path) -> None:
 
 
 def fitted(
-    system: System, engine: parallel.Engine, parts: Sequence[Part], folder: Path
+    system: System, engine: placement.Engine, parts: Sequence[Part], folder: Path
 ) -> list[State | NonFiniteError]:
     """Returns the state of each part, trained together from the newest checkpoint on.
 

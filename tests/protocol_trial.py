@@ -10,7 +10,7 @@ from reference_systems import MemoryDataset
 
 from ad3d_jax.base import Batch, without_truth
 from ad3d_jax.synthesis.textures import procedural_textures
-from ad3d_jax.train import gather, parallel
+from ad3d_jax.train import gather, parallel, placement
 from ad3d_jax.train.fit import Options, count_steps, fit
 from ad3d_jax.train.monitor import Interruption
 from ad3d_jax.train.resume import Position
@@ -24,7 +24,7 @@ OPTIONS = Options(batch_size=ROWS, progress=False, log_every=1000)
 
 @functools.cache
 def engine(kind="jit", devices=1):
-    return parallel.make_engine(kind, jax.devices()[:devices])
+    return placement.make_engine(kind, jax.devices()[:devices])
 
 
 class Trial:
@@ -95,8 +95,8 @@ def trial_of(row):
 
 
 def scored(where, compiled, batch, state, key=KEY, split=()):
-    key, state = parallel.replicate(where, key), parallel.place(where, state, split)
-    return parallel.join(compiled(key, state, parallel.split(where, batch)))
+    key, state = placement.replicate(where, key), placement.place(where, state, split)
+    return placement.join(compiled(key, state, placement.split(where, batch)))
 
 
 def with_cache(phase, state, batch):
@@ -111,11 +111,11 @@ def with_cache(phase, state, batch):
 
 def stepped(where, compiled, phase, state, batches, key=KEY):
     """Returns (carry, reports) of one step a batch."""
-    key, fixed = parallel.replicate(where, (key, fixed_part(state)))
-    carry, reports = parallel.replicate(where, begin(phase, state), copy=True), []
+    key, fixed = placement.replicate(where, (key, fixed_part(state)))
+    carry, reports = placement.replicate(where, begin(phase, state), copy=True), []
     for batch in batches:
         batch = with_cache(phase, state, batch)
-        carry, report = compiled(key, fixed, carry, parallel.split(where, batch))
+        carry, report = compiled(key, fixed, carry, placement.split(where, batch))
         reports.append(jax.device_get(report))
     return jax.device_get(carry), reports
 

@@ -10,7 +10,7 @@ from reference_systems import MemoryDataset, bank, make_batch, neighbours, pad, 
 
 from ad3d_jax import eval as evaluation
 from ad3d_jax.base import MATCH
-from ad3d_jax.train import parallel, plan
+from ad3d_jax.train import parallel, placement, plan
 from ad3d_jax.train.fit import Options, fit
 
 KEY = jax.random.key(3)
@@ -31,7 +31,7 @@ SAMPLES = [
 
 
 def engine_of(kind="jit", devices=1):
-    return parallel.make_engine(kind, jax.devices()[:devices])
+    return placement.make_engine(kind, jax.devices()[:devices])
 
 
 def fitted(system):
@@ -60,13 +60,13 @@ def test_a_bank_too_large_for_a_device_is_split_and_scores_the_same(
     planned = plan.of_banks(("bank",), state)
     room = planned.whole_bytes + -(-planned.split_bytes // devices)
     seen = []
-    place = parallel.place
+    place = placement.place
 
     def watched(engine, state, split):
         seen.append(split)
         return place(engine, state, split)
 
-    monkeypatch.setattr(parallel, "place", watched)
+    monkeypatch.setattr(placement, "place", watched)
     limits = plan.Limits(room, 0, devices)
     found = compiled(state, limits, kind, devices)(batch)
     assert seen == [("bank",)]

@@ -14,7 +14,7 @@ from ad3d_jax.base import (
     Train,
     missing_fields,
 )
-from ad3d_jax.train import hosts, parallel
+from ad3d_jax.train import hosts, parallel, placement
 from ad3d_jax.train.cache import features_of, with_features
 from ad3d_jax.train.gather import gather
 from ad3d_jax.train.monitor import (
@@ -44,7 +44,7 @@ def fit(
     key: Array,
     dataset: Dataset,
     options: Options = Options(),  # noqa: B008 (immutable)
-    engine: parallel.Engine | None = None,
+    engine: placement.Engine | None = None,
     checkpointer=None,
     log=None,
 ) -> State:
@@ -72,7 +72,7 @@ def fit(
         NonFiniteError: the loss stays infinite or undefined.
         Preempted: SIGTERM or SIGINT came; the position is saved.
     """
-    engine = parallel.make_engine() if engine is None else engine
+    engine = placement.make_engine() if engine is None else engine
     check_artifacts(system, options)
     system = count_steps(system, dataset, options.batch_size)
     position = None
@@ -173,13 +173,13 @@ def _train(run: Run, position: Position, key: Array) -> State:
     compiled = parallel.compile_step(
         engine, train_step(phase, options.max_grad_norm), name=name
     )
-    key, fixed = parallel.replicate(engine, (key, fixed_part(state)))
-    carry = parallel.replicate(engine, carry, copy=True)
+    key, fixed = placement.replicate(engine, (key, fixed_part(state)))
+    carry = placement.replicate(engine, carry, copy=True)
 
     def advance():
         nonlocal carry
         batch = next(batches)
-        carry, report = compiled(key, fixed, carry, parallel.split(engine, batch))
+        carry, report = compiled(key, fixed, carry, placement.split(engine, batch))
         return (batch.id,), report
 
     account = Account(name, phase.steps, options.batch_size, options, run.log)
@@ -205,7 +205,7 @@ def check_data(run: Run, phases) -> None:
             )
         batch = next(iter(run.dataset.ordered(source, run.options.batch_size, 0)))
         check_fields(run.system.name, needs, batch, "fit")
-        parallel.check_divisible(run.engine, batch)
+        placement.check_divisible(run.engine, batch)
 
 
 def _needs(run: Run, phase: Train | Gather) -> tuple[str, ...]:

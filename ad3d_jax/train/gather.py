@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from ad3d_jax.base import Array, Gather, State, Tree, without_truth
-from ad3d_jax.train import hosts, parallel, plan
+from ad3d_jax.train import hosts, parallel, placement, plan
 from ad3d_jax.train.monitor import Preempted, Progress
 from ad3d_jax.train.resume import Position, in_containers
 from ad3d_jax.train.run import Run, ordered_pass, phase_name, with_cache
@@ -105,7 +105,7 @@ def chosen(run: Run, position: Position, rows: Tree, key: Array, account: str) -
     if position.choice is not None:
         carry = in_containers("the choice of rows", carry, position.choice)
     carry = hosts.arrays_of_first(carry)
-    data, carry = parallel.split_rows(engine, data), parallel.replicate(engine, carry)
+    data, carry = placement.split_rows(engine, data), placement.replicate(engine, carry)
     advance = parallel.compile_rows(engine, select.advance, name=name)
     done, total = select.done(carry)
     progress = Progress(name, phase.name, done, total, run.options, run.log)

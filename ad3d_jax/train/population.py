@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 
 from ad3d_jax.base import Array, Dataset, State, System, Train
-from ad3d_jax.train import parallel
+from ad3d_jax.train import placement
 from ad3d_jax.train.fit import (
     check_artifacts,
     check_data,
@@ -63,7 +63,7 @@ def fit_population(
     system: System,
     members: Sequence[Member],
     options: Options = Options(),  # noqa: B008 (immutable)
-    engine: parallel.Engine | None = None,
+    engine: placement.Engine | None = None,
     checkpointer=None,
 ) -> list[State | NonFiniteError]:
     """Runs the phases of a system for all members and returns their fitted states.
@@ -86,7 +86,7 @@ def fit_population(
         MemoryLimitError: as `fit`.
         Preempted: SIGTERM or SIGINT came; the positions are saved.
     """
-    engine = parallel.make_engine() if engine is None else engine
+    engine = placement.make_engine() if engine is None else engine
     check_artifacts(system, options)
     if options.save_artifacts:
         raise ValueError(
@@ -156,7 +156,7 @@ def _one_by_one(population: _Population, index: int) -> None:
         _note(run, index, started)
 
 
-def _train(population: _Population, index: int, engine: parallel.Engine) -> None:
+def _train(population: _Population, index: int, engine: placement.Engine) -> None:
     """Runs a Train phase for all members that are due."""
     due, options = population.due(index), population.options
     if all(population.errors[i] is not None for i in due):

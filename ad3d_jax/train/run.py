@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from ad3d_jax.base import Array, Batch, Dataset, State, System, Tree
-from ad3d_jax.train import hosts, parallel, plan
+from ad3d_jax.train import hosts, parallel, placement, plan
 from ad3d_jax.train.monitor import Interruption, Monitor, Preempted
 from ad3d_jax.train.resume import Position, number, save
 from ad3d_jax.train.step import Report
@@ -35,7 +35,7 @@ class Run(NamedTuple):
     system: System
     dataset: Dataset
     options: Options
-    engine: parallel.Engine
+    engine: placement.Engine
     checkpointer: Any
     log: Any
     interruption: Interruption
@@ -77,7 +77,7 @@ def ordered_pass(
     options, engine = run.options, run.engine
     compiled = parallel.compile_map(engine, function, name=name)
     split = plan.banks_to_split(name, run.system.sharded, state, run.limits())
-    key, state = parallel.replicate(engine, key), parallel.place(engine, state, split)
+    key, state = placement.replicate(engine, key), placement.place(engine, state, split)
     batches = run.dataset.ordered(source, options.batch_size, 0)
     with tqdm(
         total=run.dataset.size(source),

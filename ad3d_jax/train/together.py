@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ad3d_jax.base import ALONE, Array, Batch, State, Train, without_truth
-from ad3d_jax.train import parallel
+from ad3d_jax.train import parallel, placement
 from ad3d_jax.train.cache import features_of_each, with_features
 from ad3d_jax.train.members import combine, partition, stack, unstack
 from ad3d_jax.train.resume import Position
@@ -36,7 +36,7 @@ class Together:
         positions: Sequence[Position],
         keys: Sequence[Array],
         options: Options,
-        engine: parallel.Engine,
+        engine: placement.Engine,
     ):
         phases = [
             run.system.phases[position.phase]
@@ -58,21 +58,21 @@ class Together:
         shared, own = partition(parts)
         hyper = stack([state.hyper for state in states])
         patience = np.int32(options.patience)
-        self._shared = parallel.replicate(engine, (shared, patience))
-        self._own = parallel.split_members(
+        self._shared = placement.replicate(engine, (shared, patience))
+        self._own = placement.split_members(
             engine, (own, hyper, np.array(steps, np.int32))
         )
         carries = [
             begin(phase, position.state) if position.carry is None else position.carry
             for phase, position in zip(phases, positions, strict=True)
         ]
-        self._carry = parallel.split_members(engine, stack(carries))
+        self._carry = placement.split_members(engine, stack(carries))
 
     def advance(self) -> tuple[Sequence[Array], Report]:
         """Does one step of all; returns the samples' ids of each, and the reports."""
         ids, common, each = next(self._batches)
-        common = parallel.replicate(self._engine, common)
-        each = parallel.split_members(self._engine, each)
+        common = placement.replicate(self._engine, common)
+        each = placement.split_members(self._engine, each)
         self._carry, report = self.compiled(
             (self._shared, common), self._carry, (self._own, each)
         )
@@ -80,11 +80,11 @@ class Together:
 
     def reports(self, report: Report) -> list[Report]:
         """Returns the report of each member."""
-        return unstack(parallel.join(report), self._count)
+        return unstack(placement.join(report), self._count)
 
     def carries(self) -> list[Carry]:
         """Returns where each member stands, on the host."""
-        return unstack(parallel.join(self._carry), self._count)
+        return unstack(placement.join(self._carry), self._count)
 
 
 def _member_step(phases: Sequence[Train], key: Array, options: Options) -> Callable:

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from ad3d_jax import eval as evaluation
 from ad3d_jax.base import State
-from ad3d_jax.train import parallel, plan
+from ad3d_jax.train import parallel, placement, plan
 from ad3d_jax.train.checkpoint import save_tree
 from ad3d_jax.train.fit import count_steps
 from ad3d_jax.train.log import Log
@@ -102,7 +102,7 @@ def begin(task: Task, goal: Goal, grounds: Grounds, log: Log) -> tuple[Trial, Gr
     config = task.config
     system = session.build_system(config)
     weight_files.check(config)
-    engine = parallel.make_engine(config.fit.engine)
+    engine = placement.make_engine(config.fit.engine)
     ground = grounds.open(config, system, goal.planting)
     dataset = main.open_dataset(config, system, ground.samples)
     first = next(dataset.ordered("train", config.data.batch_size, 0))
@@ -175,7 +175,7 @@ def value_in(metrics: Mapping[str, Any], metric: str) -> float:
     return math.fsum(parts) / len(parts)
 
 
-def describe_devices(engine: parallel.Engine) -> str:
+def describe_devices(engine: placement.Engine) -> str:
     """Returns the devices of an engine, such as "2 x NVIDIA H100 (cuda:0, cuda:1)"."""
     devices = list(engine.mesh.devices.flat)
     names = ", ".join(f"{d.platform}:{d.id}" for d in devices)

@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ad3d_jax.base import Batch, State, System, Train, Tree
-from ad3d_jax.train import parallel
+from ad3d_jax.train import placement
 from ad3d_jax.train.checkpoint import Checkpointer
 from ad3d_jax.train.fit import fit
 from ad3d_jax.train.log import Log
@@ -32,7 +32,7 @@ class Trial(NamedTuple):
     system: System  # with its steps counted
     dataset: Any  # base.Dataset; of a memory bank a Resident
     first: Batch
-    engine: parallel.Engine
+    engine: placement.Engine
 
 
 class Watch:

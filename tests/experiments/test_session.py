@@ -8,7 +8,7 @@ from reference_systems import MemoryDataset, bank, make_batch, neighbours
 
 from ad3d_jax.base import without_truth
 from ad3d_jax.ops.knn import Bank
-from ad3d_jax.train import parallel
+from ad3d_jax.train import placement
 from ad3d_jax.train.checkpoint import save_tree
 from ad3d_jax.train.fit import Options, fit
 from experiments import session
@@ -34,7 +34,7 @@ def trained(system):
         jax.random.key(3),
         MemoryDataset({"train": make_batch(7, size=12)}),
         Options(batch_size=4, progress=False),
-        parallel.make_engine("jit"),
+        placement.make_engine("jit"),
     )
 
 

@@ -22,7 +22,7 @@ from reference_systems import (
 
 import ad3d_jax.features
 from ad3d_jax.base import Gather, Scores, State, System, Train, Update
-from ad3d_jax.train import parallel, resume
+from ad3d_jax.train import placement, resume
 from ad3d_jax.train.fit import NonFiniteError, Options, Preempted, check_fields, fit
 
 KEY = jax.random.key(3)
@@ -44,7 +44,7 @@ def data():
 
 @pytest.fixture(scope="module")
 def engine():
-    return parallel.make_engine("jit")
+    return placement.make_engine("jit")
 
 
 def start(system, data, seed=1):
@@ -140,7 +140,7 @@ def test_the_fit_leaves_its_arguments_alone(data):
     system = restorer(steps=2)
     state = start(system, data)
     copy = jax.tree.map(np.array, state)
-    engine = parallel.make_engine("pmap", jax.devices()[:2])
+    engine = placement.make_engine("pmap", jax.devices()[:2])
     first = fit(system, state, KEY, data, QUIET, engine)
     same(state, copy)
     same(fit(system, state, KEY, data, QUIET, engine), first)
@@ -288,7 +288,7 @@ def test_an_empty_split_is_a_clear_error(engine):
 
 def test_an_indivisible_batch_is_an_error_before_any_tracing(data):
     system = restorer(steps=2)._replace(phases=(Train("t", (), 2),))
-    engine = parallel.make_engine("pmap", jax.devices()[:4])
+    engine = placement.make_engine("pmap", jax.devices()[:4])
     with pytest.raises(ValueError, match="batch size 6 .* 4 devices"):
         fit(
             system, start(system, data), KEY, data, QUIET._replace(batch_size=6), engine
@@ -375,7 +375,7 @@ def test_engines_and_device_counts_agree(make):
         ("shard_map", 2),
         ("shard_map", 4),
     ]:
-        engine = parallel.make_engine(kind, jax.devices()[:devices])
+        engine = placement.make_engine(kind, jax.devices()[:devices])
         fitted = fit(system, state, KEY, data, QUIET._replace(batch_size=8), engine)
         found.append(jax.jit(system.score)(KEY, fitted, test))
     for scores in found[1:]:

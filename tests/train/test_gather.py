@@ -16,7 +16,7 @@ from reference_systems import (
 
 from ad3d_jax.base import Select
 from ad3d_jax.ops import coreset
-from ad3d_jax.train import gather, parallel, plan, resume
+from ad3d_jax.train import gather, parallel, placement, plan, resume
 from ad3d_jax.train.checkpoint import Checkpointer
 from ad3d_jax.train.fit import Options, Preempted, fit
 from ad3d_jax.train.resume import CHOICE_STEPS
@@ -70,7 +70,7 @@ def _short_slices(monkeypatch):
 
 
 def engine_of(kind="jit", devices=1):
-    return parallel.make_engine(kind, jax.devices()[:devices])
+    return placement.make_engine(kind, jax.devices()[:devices])
 
 
 def start(system, data):

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from ad3d_jax.train import hosts, parallel
+from ad3d_jax.train import hosts, placement
 
 
 def test_no_flags_are_one_process_and_three_are_one_of_several():
@@ -115,5 +115,5 @@ def test_a_digest_is_of_every_leaf():
 
 
 def test_the_devices_of_an_engine_are_this_process_s():
-    engine = parallel.make_engine("pmap", jax.devices()[:3])
+    engine = placement.make_engine("pmap", jax.devices()[:3])
     assert engine.own == range(3) and engine.alone

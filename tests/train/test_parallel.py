@@ -9,7 +9,7 @@ from reference_systems import make_batch, pad
 
 from ad3d_jax.base import Batch, State
 from ad3d_jax.ops import knn
-from ad3d_jax.train import parallel
+from ad3d_jax.train import parallel, placement
 
 ENGINES = [
     ("jit", 1),
@@ -22,7 +22,7 @@ ENGINES = [
 
 
 def engine_of(kind, devices):
-    return parallel.make_engine(kind, jax.devices()[:devices])
+    return placement.make_engine(kind, jax.devices()[:devices])
 
 
 def small_batch(weights):
@@ -57,13 +57,13 @@ def test_step_reduces_over_all_rows_and_keeps_row_order(kind, devices):
         }
 
     compiled = parallel.compile_step(engine, step)
-    key, fixed = parallel.replicate(
+    key, fixed = placement.replicate(
         engine, (jax.random.key(0), {"scale": jnp.float32(2)})
     )
     start = {"total": jnp.zeros(())}
-    carry = parallel.replicate(engine, start, copy=True)
+    carry = placement.replicate(engine, start, copy=True)
     for _ in range(3):
-        carry, report = compiled(key, fixed, carry, parallel.split(engine, batch))
+        carry, report = compiled(key, fixed, carry, placement.split(engine, batch))
     real = np.asarray(weights) > 0
     expected = 3 * 2 * batch.rgb[real].sum()
     assert float(carry["total"]) == expected
@@ -85,7 +85,7 @@ def test_map_rows_gives_the_rows_in_order_without_padding(kind, devices):
         }
 
     compiled = parallel.compile_map(engine, double)
-    key, state = parallel.replicate(engine, (jax.random.key(0), jnp.float32(2)))
+    key, state = placement.replicate(engine, (jax.random.key(0), jnp.float32(2)))
     found = list(parallel.map_rows(engine, compiled, key, state, batches))
     assert [len(batch.id) for batch, _ in found] == [8, 5]
     for (batch, rows), whole in zip(found, batches, strict=True):
@@ -103,22 +103,22 @@ def test_an_empty_argument_does_not_confuse_pmap():
         return carry + across.sum(jnp.sum(batch.id)), ()
 
     compiled = parallel.compile_step(engine, step)
-    key, carry = parallel.replicate(engine, (jax.random.key(0), jnp.int32(0)))
-    carry, _ = compiled(key, {}, carry, parallel.split(engine, batch))
+    key, carry = placement.replicate(engine, (jax.random.key(0), jnp.int32(0)))
+    carry, _ = compiled(key, {}, carry, placement.split(engine, batch))
     assert int(carry) == 6
 
 
 def test_an_indivisible_batch_is_a_clear_error():
     engine = engine_of("pmap", 4)
     with pytest.raises(ValueError, match="batch size 6 .* 4 devices"):
-        parallel.split(engine, make_batch(6, size=4))
+        placement.split(engine, make_batch(6, size=4))
     with pytest.raises(ValueError, match="batch size 3 .* 4 devices"):
-        parallel.split(engine, make_batch(3, size=4))
+        placement.split(engine, make_batch(3, size=4))
 
 
 def test_an_unknown_engine_is_a_clear_error():
     with pytest.raises(ValueError, match="'pmpa'.*pmap, shard_map, jit"):
-        parallel.make_engine("pmpa")
+        placement.make_engine("pmpa")
 
 
 def test_zero_padding_clears_garbage_in_values_and_gradients():
@@ -138,11 +138,11 @@ def test_the_third_trace_is_reported(monkeypatch):
     monkeypatch.setattr(absl_logging, "warning", lambda *a: said.append(a[0] % a[1:]))
     engine = engine_of("jit", 1)
     compiled = parallel.compile_map(engine, lambda k, s, b: b.weight, name="score")
-    key = parallel.replicate(engine, jax.random.key(0))
+    key = placement.replicate(engine, jax.random.key(0))
     for rows in (1, 2, 2):
-        compiled(key, {}, parallel.split(engine, make_batch(rows, size=2)))
+        compiled(key, {}, placement.split(engine, make_batch(rows, size=2)))
     assert compiled.traces == 2 and not said
-    compiled(key, {}, parallel.split(engine, make_batch(3, size=2)))
+    compiled(key, {}, placement.split(engine, make_batch(3, size=2)))
     assert len(said) == 1 and "score is traced for the third time" in said[0]
 
 
@@ -165,12 +165,12 @@ def test_a_bank_that_is_split_finds_what_the_whole_one_finds(kind, devices, rows
         found = knn.nearest(state.memory["bank"], queries, k=min(2, rows))
         return *found, knn.take(state.memory["bank"], found.number)
 
-    key = parallel.replicate(engine, jax.random.key(0))
+    key = placement.replicate(engine, jax.random.key(0))
     compiled = parallel.compile_map(engine, search)
-    placed = parallel.place(engine, state, ("bank",))
+    placed = placement.place(engine, state, ("bank",))
     assert (placed.memory["bank"].rows.ndim == 3) == (kind != "jit")
     for _ in range(2):
-        found = parallel.join(compiled(key, placed, parallel.split(engine, batch)))
+        found = placement.join(compiled(key, placed, placement.split(engine, batch)))
     assert compiled.traces == 1
     distance, number, taken = found
     apart = np.linalg.norm(
@@ -188,7 +188,7 @@ def test_a_bank_that_is_split_finds_what_the_whole_one_finds(kind, devices, rows
 def test_split_rows_reach_their_devices_with_their_numbers(kind, devices):
     engine = engine_of(kind, devices)
     rows = np.arange(7, dtype=np.float32) + 10
-    data = parallel.split_rows(engine, {"x": rows, "y": rows.reshape(7, 1)})
+    data = placement.split_rows(engine, {"x": rows, "y": rows.reshape(7, 1)})
     each = -(-7 // devices)
     assert data["x"].shape == (devices, each) and data["y"].shape == (devices, each, 1)
 
@@ -202,7 +202,7 @@ def test_split_rows_reach_their_devices_with_their_numbers(kind, devices):
     compiled = parallel.compile_rows(engine, add)
     more = devices * each - 7
     nothing = np.zeros(devices * each, np.float32)
-    carry = parallel.replicate(
+    carry = placement.replicate(
         engine,
         {"total": np.float32(0), "number": nothing.astype(np.int32), "x": nothing},
     )
@@ -218,14 +218,14 @@ def test_split_rows_reach_their_devices_with_their_numbers(kind, devices):
 def test_a_training_step_may_read_a_split_bank():
     engine = engine_of("pmap", 4)
     bank = knn.build(np.arange(6, dtype=np.float32).reshape(6, 1))
-    state = parallel.place(engine, State(memory={"bank": bank}), ("bank",))
+    state = placement.place(engine, State(memory={"bank": bank}), ("bank",))
 
     def step(key, fixed, carry, batch, across):
         found = knn.nearest(fixed.memory["bank"], batch.weight.reshape(-1, 1) * 4.4)
         return carry + across.sum(jnp.sum(found.number)), ()
 
     compiled = parallel.compile_step(engine, step)
-    key, carry = parallel.replicate(engine, (jax.random.key(0), jnp.int32(0)))
+    key, carry = placement.replicate(engine, (jax.random.key(0), jnp.int32(0)))
     batch = Batch(weight=np.ones(4, np.float32), id=np.arange(4, dtype=np.int32))
-    carry, _ = compiled(key, state, carry, parallel.split(engine, batch))
+    carry, _ = compiled(key, state, carry, placement.split(engine, batch))
     assert int(carry) == 4 * 4

@@ -19,7 +19,7 @@ from test_fit import QUIET, MemoryLog, StopAfter, diverging, same
 from ad3d_jax.base import State, Train, Update
 from ad3d_jax.systems import simplenet
 from ad3d_jax.systems.dbrn import Config, dbrn
-from ad3d_jax.train import parallel
+from ad3d_jax.train import parallel, placement
 from ad3d_jax.train.fit import NonFiniteError, Preempted, fit
 from ad3d_jax.train.members import combine, partition, unified
 from ad3d_jax.train.population import Member, fit_population
@@ -28,7 +28,7 @@ ENGINES = [("jit", 1), ("pmap", 1), ("pmap", 2), ("pmap", 4), ("shard_map", 4)]
 
 
 def engine_of(kind, devices):
-    return parallel.make_engine(kind, jax.devices()[:devices])
+    return placement.make_engine(kind, jax.devices()[:devices])
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 from reference_systems import critic, make_batch, pad, pixels, restorer, take
 
 from ad3d_jax.base import ALONE, State, Train, Update, sample_keys
-from ad3d_jax.train import parallel
+from ad3d_jax.train import parallel, placement
 from ad3d_jax.train.step import begin, fixed_part, train_step
 
 ENGINES = [
@@ -24,13 +24,13 @@ KEY = jax.random.key(7)
 
 def run(phase, state, batches, kind="jit", devices=1, clip=None, check_traces=True):
     """Returns (carry, reports) after one step a batch."""
-    engine = parallel.make_engine(kind, jax.devices()[:devices])
+    engine = placement.make_engine(kind, jax.devices()[:devices])
     compiled = parallel.compile_step(engine, train_step(phase, clip))
-    carry = parallel.replicate(engine, begin(phase, state), copy=True)
-    key, fixed = parallel.replicate(engine, (KEY, fixed_part(state)))
+    carry = placement.replicate(engine, begin(phase, state), copy=True)
+    key, fixed = placement.replicate(engine, (KEY, fixed_part(state)))
     reports = []
     for batch in batches:
-        carry, report = compiled(key, fixed, carry, parallel.split(engine, batch))
+        carry, report = compiled(key, fixed, carry, placement.split(engine, batch))
         reports.append(jax.device_get(report))
     assert compiled.traces == 1 or not check_traces
     return jax.device_get(carry), reports
@@ -198,7 +198,7 @@ def test_an_overflow_that_the_gradient_does_not_show_is_not_applied():
 
 def test_a_changed_hyperparameter_counts_and_does_not_trace_again():
     batch = make_batch(4, size=8)
-    engine = parallel.make_engine("pmap", jax.devices()[:2])
+    engine = placement.make_engine("pmap", jax.devices()[:2])
     phase = quadratic()
     compiled = parallel.compile_step(engine, train_step(phase))
     found = []
@@ -206,9 +206,9 @@ def test_a_changed_hyperparameter_counts_and_does_not_trace_again():
         state = State(
             params={"w": jnp.zeros(4)}, hyper={"learning_rate": jnp.array(rate)}
         )
-        carry = parallel.replicate(engine, begin(phase, state), copy=True)
-        key, fixed = parallel.replicate(engine, (KEY, fixed_part(state)))
-        carry, _ = compiled(key, fixed, carry, parallel.split(engine, batch))
+        carry = placement.replicate(engine, begin(phase, state), copy=True)
+        key, fixed = placement.replicate(engine, (KEY, fixed_part(state)))
+        carry, _ = compiled(key, fixed, carry, placement.split(engine, batch))
         found.append(np.asarray(carry.params["w"]))
     assert compiled.traces == 1
     np.testing.assert_allclose(found[1], 2 * found[0], rtol=1e-6)
