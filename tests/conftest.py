@@ -13,14 +13,16 @@ os.environ.setdefault(
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+# In the environment, so that the commands that tests start share it.
+_cache = Path(tempfile.gettempdir()) / f"ad3d_jax_compile_cache_{os.getuid()}"
+_cache.mkdir(mode=0o700, exist_ok=True)
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_cache)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-_cache = Path(tempfile.gettempdir()) / f"ad3d_jax_compile_cache_{os.getuid()}"
-_cache.mkdir(mode=0o700, exist_ok=True)
-jax.config.update("jax_compilation_cache_dir", str(_cache))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -53,6 +53,10 @@ def tiny(cache, variant="cpu"):
     return config
 
 
+# One run serves most of them.
+pytestmark = pytest.mark.xdist_group("main")
+
+
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")

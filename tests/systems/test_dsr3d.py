@@ -254,7 +254,8 @@ def test_score_is_the_maximum_of_the_smoothed_map(state, batch):
     scores = jax.jit(system.score)(KEY, state, batch)
     np.testing.assert_array_equal(scores.image, np.max(scores.map, (1, 2, 3)))
     image = dsr_networks.images(CONFIG, batch)
-    codes, out = dsr_networks.inspect(CONFIG, dsr_networks.build(CONFIG), state, image)
+    inspect = partial(dsr_networks.inspect, CONFIG, dsr_networks.build(CONFIG))
+    codes, out = jax.jit(inspect)(state, image)
     padded = np.pad(np.asarray(out.probabilities)[..., 1], ((0, 0), (2, 2), (2, 2)))
     assert scores.map[1, 9, 7, 0] == pytest.approx(padded[1, 9:14, 7:12].mean(), 1e-4)
     for level, cell in (("lo", 8), ("hi", 4)):
