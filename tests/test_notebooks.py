@@ -40,8 +40,9 @@ def test_a_notebook_is_what_its_source_says_and_has_outputs(builder, source):
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
-def test_a_notebook_runs_from_start_to_end(builder, source):
-    """`execute` raises where a cell does, and after three minutes."""
-    done = builder.execute(source)
+def test_a_notebook_runs_from_start_to_end(builder, source, monkeypatch):
+    """`execute` raises where a cell does."""
+    monkeypatch.delenv("XLA_FLAGS")  # as a user has it: optimised, for one device
+    done = builder.execute(source, seconds=1200)  # machines that test may be slow
     code = [cell for cell in done.cells if cell.cell_type == "code"]
     assert code and all(cell.execution_count for cell in code)

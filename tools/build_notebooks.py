@@ -37,17 +37,18 @@ def assemble(source: Path) -> nbformat.NotebookNode:
     return notebook
 
 
-def execute(source: Path) -> nbformat.NotebookNode:
-    """Returns a source as a notebook with its outputs.
+def execute(source: Path, seconds: int = SECONDS) -> nbformat.NotebookNode:
+    """Returns a source as a notebook with its outputs; a cell may take `seconds`.
 
     Raises:
         nbclient.exceptions.CellExecutionError: a cell failed.
+        nbclient.exceptions.CellTimeoutError: a cell took longer.
     """
     notebook = assemble(source)
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # read by the kernel
     with tempfile.TemporaryDirectory() as folder:
         resources = {"metadata": {"path": folder}}
-        client = NotebookClient(notebook, timeout=SECONDS, resources=resources)
+        client = NotebookClient(notebook, timeout=seconds, resources=resources)
         client.execute()
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # times of day
