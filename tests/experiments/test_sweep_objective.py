@@ -11,7 +11,7 @@ import pytest
 
 from data_pipelines.errors import DiskFullError
 from data_pipelines.resident import Resident
-from experiments.configs import btf, dbrn
+from experiments.configs import btf, simplenet
 from experiments.study import objective, outcomes, trials
 from experiments.study.grounds import Grounds, kinds_for
 from experiments.study.objective import Goal, Task
@@ -27,15 +27,7 @@ SMALL = {
     "fit.engine": "jit",
 }
 BANK = {"model.cells": 8}
-TRAINED = {
-    "data.image_size": 64,
-    "model.scales": 3,
-    "model.reconstruction_width": 4,
-    "model.discriminator_width": 4,
-    "model.textures": 4,
-    "model.texture_size": 32,
-    "model.steps": 8,
-}
+TRAINED = {"data.image_size": 64, "model.hidden": 16, "model.epochs": 8}
 
 
 def config_of(cache, config, fields):
@@ -159,7 +151,7 @@ def test_what_a_system_cannot_see_is_not_planted(needs, kinds):
 def test_a_training_is_judged_at_its_stages_and_goes_on_where_it_was_stopped(
     cache, tmp_path, read_splits
 ):
-    config, grounds = config_of(cache, dbrn.get_config("cpu"), TRAINED), Grounds()
+    config, grounds = config_of(cache, simplenet.get_config("cpu"), TRAINED), Grounds()
     reports = []
 
     def report(stage, value):
@@ -201,11 +193,11 @@ def test_trials_in_one_program_are_worth_what_they_are_alone(cache, tmp_path):
 
     def task(folder, **fields):
         fields = {**TRAINED, "fit.log_every": 4, **fields}
-        config = config_of(cache, dbrn.get_config("cpu"), fields)
+        config = config_of(cache, simplenet.get_config("cpu"), fields)
         return Task(config, tmp_path / folder, lambda *_: False)
 
     grounds = Grounds()
-    change, other = {"hyper.beta_max": 0.5, "seed": 5}, {"model.steps": 2}
+    change, other = {"hyper.noise": 0.1, "seed": 5}, {"model.epochs": 1}
     tasks = [
         task("t/a"),
         task("t/b", **change),
