@@ -24,6 +24,20 @@ import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+MAPPINGS = Path("/proc/self/maps")
+
+
+@pytest.fixture(autouse=True)
+def few_mappings():
+    """Frees compiled programs in time: Linux ends a process at 65,530 mappings.
+
+    A network's training step takes some thousand, and a worker sees hundreds of them.
+    """
+    yield
+    if MAPPINGS.exists() and MAPPINGS.read_bytes().count(b"\n") > 20_000:
+        jax.clear_caches()
+
+
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
