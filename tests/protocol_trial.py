@@ -195,9 +195,9 @@ def near(found, expected, tolerance):
     jax.tree.map(check, found, expected)
 
 
-def near_scores(found, expected):
-    """Asserts that scores agree to 1e-6, and what only illustrates them to 1e-5."""
-    near((found.map, found.image), (expected.map, expected.image), 1e-6)
+def near_scores(found, expected, tolerance=1e-6):
+    """Asserts that scores agree, and that what only illustrates them does to 1e-5."""
+    near((found.map, found.image), (expected.map, expected.image), tolerance)
     near(found.parts, expected.parts, 1e-5)
     same(found.match, expected.match)
 

@@ -147,7 +147,8 @@ def test_04_score_is_per_sample(trial):
         take(trial.batch, [2, 3]),
         trial.ready,
     )
-    near_scores(half, take(whole, [2, 3]))
+    # Another batch size is another program, whose convolutions add up in another order.
+    near_scores(half, take(whole, [2, 3]), tolerance=5e-6)
 
 
 @every_system
