@@ -14,10 +14,11 @@ from reference_systems import (
     neighbours,
     restorer,
 )
+from systems_table import board
 from test_fit import QUIET, MemoryLog, StopAfter, diverging, same
 
 from ad3d_jax.base import State, Train, Update
-from ad3d_jax.systems import simplenet
+from ad3d_jax.systems import easynet, simplenet
 from ad3d_jax.systems.dbrn import Config, dbrn
 from ad3d_jax.train import parallel, placement
 from ad3d_jax.train.fit import NonFiniteError, Preempted, fit
@@ -298,8 +299,7 @@ def test_heads_of_simplenet(engine, seeds):
     assert not np.allclose(*(jax.tree.leaves(x.params)[0] for x in found[:2]))
 
 
-@pytest.mark.slow
-def test_dbrn_at_two_seeds_and_rates(engine):
+def few_steps_of_dbrn():
     config = Config(
         reconstruction="res_unet",
         reconstruction_width=4,
@@ -310,18 +310,41 @@ def test_dbrn_at_two_seeds_and_rates(engine):
         schedule="cosine",
         steps=3,
     )
-    system = dbrn(config)
-    data = MemoryDataset({"train": make_batch(6, size=32)})
+    return dbrn(config)
+
+
+def few_steps_of_easynet():
+    config = easynet.Config(
+        width=4, halvings=2, mlp_width=16, textures=4, texture_size=32, epochs=1
+    )
+    return easynet.easynet(config)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("make", "number"),
+    [
+        (few_steps_of_dbrn, "learning_rate_reconstruction"),
+        (few_steps_of_easynet, "learning_rate"),
+    ],
+)
+def test_networks_at_two_seeds_and_rates(engine, make, number):
+    system = make()
+    data = MemoryDataset({"train": board(32)(12)})
     members = [
-        member(system, data, seed, learning_rate_reconstruction=rate)
+        member(system, data, seed, **{number: rate})
         for seed, rate in ((0, 1e-4), (0, 1e-3), (1, 1e-3))
     ]
     logs = [MemoryLog() for _ in members]
     members = [x._replace(log=log) for x, log in zip(members, logs, strict=True)]
     options = QUIET._replace(log_every=1, max_grad_norm=1.0)
     fit_population(system, members, options, engine)
+    seen = []
     for each, log in zip(members, logs, strict=True):
         own = MemoryLog()
         alone(system, each, options, engine, own)
-        for one, other in zip(log.lines[:3], own.lines[:3], strict=True):
-            assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
+        seen.append([line["loss"] for line in own.lines[:3]])
+        found = [line["loss"] for line in log.lines[:3]]
+        assert len(found) == 3
+        assert found == pytest.approx(seen[-1], rel=1e-5)
+    assert seen[0][2] != seen[1][2] and seen[1][0] != seen[2][0]
