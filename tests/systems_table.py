@@ -32,6 +32,8 @@ class Row(NamedTuple):
     slow: bool = False  # compiles for more than a few seconds
     # Adam makes the rounding of its gradients large: clause 12 compares single steps.
     single_steps: bool = False
+    # Most that scores differ between batch sizes, which are programs of their own.
+    rounding: float = 1e-6
 
 
 def board(size: int) -> Callable[..., Batch]:
@@ -262,5 +264,13 @@ TABLE = (
         frozenset({"train"}),
         slow=True,
     ),
-    Row("dbrn", small_dbrn, board(32), frozenset({"train", "score"}), slow=True),
+    Row(
+        "dbrn",
+        small_dbrn,
+        board(32),
+        frozenset({"train", "score"}),
+        slow=True,
+        # One rounding of its input moves the fitted network's map by 1e-5 to 4e-5.
+        rounding=1e-5,
+    ),
 )
