@@ -14,7 +14,6 @@ from reference_systems import (
     neighbours,
     restorer,
 )
-from systems_table import board
 from test_fit import QUIET, MemoryLog, StopAfter, diverging, same
 
 from ad3d_jax.base import State, Train, Update
@@ -330,7 +329,7 @@ def few_steps_of_easynet():
 )
 def test_networks_at_two_seeds_and_rates(engine, make, number):
     system = make()
-    data = MemoryDataset({"train": board(32)(12)})
+    data = MemoryDataset({"train": make_batch(12, size=32)})
     members = [
         member(system, data, seed, **{number: rate})
         for seed, rate in ((0, 1e-4), (0, 1e-3), (1, 1e-3))
