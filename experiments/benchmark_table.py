@@ -29,7 +29,7 @@ from data_pipelines import layout
 from experiments import collect, flag_errors
 
 CONFIGS = Path(__file__).parent / "configs"
-EXIT_STOPPED = 75  # as of a run that was asked to stop
+EXIT_STOPPED = 75  # as of a run that was asked to stop while it trained
 OUTPUT = "output.txt"  # of a cell: what its process said
 FAILED = "failed.json"
 
@@ -154,7 +154,7 @@ def run_cell(grid: Grid, cell: Cell, folder: Path, running: set) -> str:
         running.add(process)
         code = process.wait()
         running.discard(process)
-    if code == EXIT_STOPPED:
+    if code in (EXIT_STOPPED, -signal.SIGTERM):  # the latter while it scored
         return "stopped"
     if code == 0 and (place / "metrics.json").exists():
         return "done"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from experiments import benchmark_table, collect
-from experiments.benchmark_table import Cell, Grid, arguments, keep, run
+from experiments.benchmark_table import Cell, Grid, arguments, keep, run, run_cell
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = (
@@ -94,6 +94,28 @@ def test_a_cell_names_its_configuration(tmp_path):
     assert given[0].endswith("configs/dbrn.py:cpu+rgb")
     assert f"--workdir={tmp_path / 'table/dbrn-cpu+rgb/bun/seed-3'}" in given
     assert {"--config.seed=3", "--config.data.category=bun"} <= set(given)
+
+
+@pytest.mark.parametrize(
+    ("end", "state"),
+    [
+        ("exit 75", "stopped"),
+        ("kill -TERM $$", "stopped"),
+        ("exit 1", "failed"),
+        ("kill -KILL $$", "failed"),
+    ],
+)
+def test_only_what_was_asked_to_stop_counts_as_stopped(
+    tmp_path, monkeypatch, end, state
+):
+    script = tmp_path / "python"
+    script.write_text(f"#!/bin/sh\n{end}\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    cell = Cell("btf:raw", "bun", 0)
+    assert run_cell(grid(tmp_path), cell, tmp_path, set()) == state
+    told = (tmp_path / cell.folder / benchmark_table.FAILED).exists()
+    assert told == (state == "failed")
 
 
 @pytest.mark.slow
