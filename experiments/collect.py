@@ -166,7 +166,8 @@ def write_tables(folder: Path) -> list[Path]:
 
 def columns(grid: dict, rows: Sequence[Row]) -> list[tuple[str, bool]]:
     """Returns (category, is published) of each column; empty ones are left out."""
-    places = [*grid["categories"], MEAN]
+    several = len(grid["categories"]) > 1
+    places = [*grid["categories"], *([MEAN] if several else [])]
     return [
         (place, published)
         for place in places
@@ -189,9 +190,16 @@ def said(row: Row, category: str, published: bool) -> str:
 def lines(folder: Path, rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """Returns the heads and the rows of a table as text."""
     places = columns(read_grid(folder), rows)
-    heads = [name + (" (published)" if published else "") for name, published in places]
+    heads = [head(*place) for place in places]
     body = [[row.system, *(said(row, *place) for place in places)] for row in rows]
     return ["system", *heads], body
+
+
+def head(place: str, published: bool) -> str:
+    """Returns the name of a column; papers average over all classes of a data set."""
+    if not published:
+        return place
+    return f"{'mean of all classes' if place == MEAN else place} (published)"
 
 
 def gaps(rows: Sequence[Row]) -> list[str]:

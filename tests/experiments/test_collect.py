@@ -62,8 +62,17 @@ def test_published_figures_stand_apart(grid):
     text = (collect.write_tables(grid)[0]).read_text()
     head = next(line for line in text.splitlines() if "| system" in line)
     assert "| cable_gland | cable_gland (published) | rope | rope (published)" in head
+    assert head.endswith("| mean | mean of all classes (published) |")
     row = next(line for line in text.splitlines() if line.startswith("| draem:cpu"))
     assert row.startswith("| draem:cpu | 0.850 ± 0.071 | 0.952 | 0.700 ± 0.141 | 0.994")
+
+
+def test_one_class_has_no_mean(grid):
+    content = json.loads((grid / "grid.json").read_text())
+    content["categories"] = ["cable_gland"]
+    (grid / "grid.json").write_text(json.dumps(content))
+    text = collect.write_tables(grid)[0].read_text()
+    assert "| system | cable_gland | cable_gland (published) |\n" in text
 
 
 def test_no_published_figure_stands_beside_other_data(grid):
