@@ -20,6 +20,7 @@ CPU = {
     "artifacts.dada": "shipped:dada_rgbd_light",
     "data.image_size": 128,
     "data.batch_size": 4,
+    "data.recipe": "ast",
     "model.dada_hidden": 64,
     "model.dada_residual": 32,
     "model.codes": 1024,
@@ -45,7 +46,7 @@ CPU = {
     "hyper.probability_both": 0.25,
     "hyper.probability_lower": 0.0,
     "hyper.probability_rotation": 0.0,
-    "hyper.strength_low": 0.15,  # nearer codes are within the noise of the light ones
+    "hyper.strength_low": 0.15,  # the nearest codes are within the noise
     "hyper.strength_high": 1.0,
     "hyper.drop": 0.02,
     "fit.checkpoint_every": 200,
