@@ -154,7 +154,7 @@ def run_cell(grid: Grid, cell: Cell, folder: Path, running: set) -> str:
         running.add(process)
         code = process.wait()
         running.discard(process)
-    if code in (EXIT_STOPPED, -signal.SIGTERM):  # the latter while it scored
+    if code in (EXIT_STOPPED, -signal.SIGTERM):  # the latter out of training
         return "stopped"
     if code == 0 and (place / "metrics.json").exists():
         return "done"

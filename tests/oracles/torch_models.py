@@ -10,19 +10,19 @@ def import_networks():
     may lack, and does not import then; those declarations are skipped.
     """
     torch = pytest.importorskip("torch")
-    declare = torch.library.register_fake
+    from torch import library
+
+    declare = library.register_fake
 
     def declare_others(name, *arguments, **options):
         if isinstance(name, str) and name.startswith("torchvision::"):
             return lambda function: function
         return declare(name, *arguments, **options)
 
-    torch.library.register_fake = declare_others
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(library, "register_fake", declare_others)
         torchvision = pytest.importorskip("torchvision", exc_type=ImportError)
         timm = pytest.importorskip("timm", exc_type=ImportError)
-    finally:
-        torch.library.register_fake = declare
     return torch, torchvision, timm
 
 
