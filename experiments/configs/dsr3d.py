@@ -18,8 +18,8 @@ from experiments.configs.base import apply_variants, base_config, with_pretraini
 # Light setting: minutes on two cores. The card gives the reason of each departure.
 CPU = {
     "artifacts.dada": "shipped:dada_rgbd_light",
-    "data.image_size": 128,
-    "data.batch_size": 4,
+    "data.image_size": 256,  # a defect must cover several of the 4 x 4 cells
+    "data.batch_size": 1,
     "data.recipe": "ast",
     "model.dada_hidden": 64,
     "model.dada_residual": 32,
@@ -36,11 +36,10 @@ CPU = {
     "model.restriction_widths": (64, 128),
     "model.decoder_width": 32,
     "model.segmentation_width": 12,
-    "model.patch_sides": (1, 2, 4),
     "model.fill": "edge",
     "model.schedule": "cosine",
-    "model.steps": 1600,
-    "model.score_window": 9,
+    "model.steps": 1000,
+    "model.score_window": 17,
     "hyper.learning_rate": 2e-3,
     "hyper.probability_normal": 0.3,
     "hyper.probability_both": 0.25,
