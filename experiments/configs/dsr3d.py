@@ -18,7 +18,7 @@ from experiments.configs.base import apply_variants, base_config, with_pretraini
 # Light setting: minutes on two cores. The card gives the reason of each departure.
 CPU = {
     "artifacts.dada": "shipped:dada_rgbd_light",
-    "data.image_size": 256,  # a defect must cover several of the 4 x 4 cells
+    "data.image_size": 256,  # at 128 a bump covers 12 cells of 4 x 4
     "data.batch_size": 1,
     "data.recipe": "ast",
     "model.dada_hidden": 64,
