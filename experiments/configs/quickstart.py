@@ -9,8 +9,8 @@ from experiments.configs import dbrn
 
 
 def get_config() -> ConfigDict:
-    """Returns `dbrn.py:cpu` on the class `bun`, a little shorter."""
+    """Returns `dbrn.py:cpu` on the flat class `biscuit`, shorter."""
     config = dbrn.get_config("cpu")
-    config.model.steps = 1200
-    config.data.category = "bun"
+    config.model.steps = 800
+    config.data.category = "biscuit"
     return config
