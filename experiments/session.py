@@ -69,6 +69,11 @@ def build_system(config: ConfigDict) -> System:
     for name in config.hyper:
         if name not in known:
             raise ValueError(f"hyper.{name}: no such field{nearest(name, known)}")
+    if config.data.textures and "textures" not in config.model:
+        raise ValueError(
+            f"data.textures: {config.system} has no use for textures; expected '', "
+            f"found {config.data.textures!r}"
+        )
     return system
 
 

@@ -15,6 +15,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from data_pipelines import synthetic
 from experiments import main, predict, session
 from experiments.configs.dbrn import VARIANTS, get_config
+from experiments.configs.dsr3d import get_config as get_dsr3d
 from experiments.configs.quickstart import get_config as get_quickstart
 
 METRICS = (
@@ -196,6 +197,13 @@ def test_an_unfinished_workdir_is_an_error(tmp_path):
 @pytest.mark.parametrize("name", sorted(VARIANTS))
 def test_every_variant_builds(name):
     session.build_system(get_config(name))
+
+
+def test_textures_for_a_system_without_any_are_an_error():
+    config = get_dsr3d("cpu")
+    config.data.textures = "dtd"
+    with pytest.raises(ValueError, match=r"data\.textures: dsr3d.*'dtd'"):
+        session.build_system(config)
 
 
 def test_quickstart_builds():
