@@ -119,10 +119,16 @@ def small_easynet(mode: str, layers: int) -> System:
         textures=4,
         texture_size=32,
         schedule="cosine",
-        epochs=200,
+        epochs=300,
         score_window=5,
     )
-    return with_hyper(easynet.easynet(config), learning_rate=3e-3)
+    numbers = dict(
+        learning_rate=3e-3,
+        probability_normal=0.3,
+        probability_single=0.5,
+        beta_max=1.0,
+    )
+    return with_hyper(easynet.easynet(config), **numbers)
 
 
 def small_dsr(make: Callable, config: type, **fields) -> System:
@@ -137,11 +143,11 @@ def small_dsr(make: Callable, config: type, **fields) -> System:
         codes=32,
         code_dimensions=16,
         code_revive_below=0.01,
-        restriction_widths=(8, 16),
+        restriction_widths=(16, 32),
         decoder_width=8,
-        segmentation_width=4,
+        segmentation_width=8,
         schedule="cosine",
-        steps=300,
+        steps=600,
         score_window=5,
         **fields,
     )
@@ -150,6 +156,9 @@ def small_dsr(make: Callable, config: type, **fields) -> System:
         learning_rate=3e-3,
         probability_normal=0.3,
         probability_rotation=0.0,
+        threshold_low=0.3,
+        threshold_high=0.5,
+        strength_low=0.5,
     )
     return with_hyper(make(small), **numbers)
 

@@ -1,6 +1,6 @@
 """The convolutional layer that DRAEM's networks and their successors consist of."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ from flax import linen as nn
 from ad3d_jax.base import ALONE, Across, Array
 from ad3d_jax.nn.batch_norm import BatchNorm
 from ad3d_jax.nn.instance_norm import instance_norm
+from ad3d_jax.ops.conv import AXES, conv_same
 
 Layer = Callable[[Array, int, str], Array]
 kernel_init = nn.initializers.normal(0.02)
@@ -52,7 +53,13 @@ class ConvNormRelu(nn.Module):
         raise ValueError(f"norm must be 'batch' or 'instance', found {self.norm!r}")
 
 
-def conv3x3(features: int, dtype: jnp.dtype, name: str, stride: int = 1) -> nn.Conv:
+def conv3x3(
+    features: int,
+    dtype: jnp.dtype,
+    name: str,
+    stride: int = 1,
+    kernel_init: nn.initializers.Initializer = kernel_init,
+) -> nn.Conv:
     """Returns a 3x3 convolution with a border of 1 and kernels N(0, 0.02)."""
     return nn.Conv(
         features,
@@ -61,7 +68,35 @@ def conv3x3(features: int, dtype: jnp.dtype, name: str, stride: int = 1) -> nn.C
         padding=1,
         dtype=dtype,
         kernel_init=kernel_init,
+        conv_general_dilated=convolve,
         name=name,
+    )
+
+
+def convolve(
+    x: Array,
+    kernel: Array,
+    strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    dimension_numbers: object = AXES,
+    **dilations_and_groups: object,
+) -> Array:
+    """Returns `jax.lax.conv_general_dilated`, by `conv_same` where that is the same.
+
+    For layers that have neither dilations nor groups, and axes [B,H,W,C], [h,w,I,O].
+    """
+    sides = kernel.shape[:2]
+    border = tuple((side // 2, side // 2) for side in sides)
+    odd = all(side % 2 for side in sides)
+    if odd and tuple(padding) == border and max(strides) == 1:
+        return conv_same(x, kernel)
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        strides,
+        padding,
+        dimension_numbers=dimension_numbers,
+        **dilations_and_groups,
     )
 
 

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ad3d_jax.base import Array
-from ad3d_jax.nn.conv import kernel_init
+from ad3d_jax.nn.conv import convolve, kernel_init
+from ad3d_jax.ops.conv import AXES
 
 Initializer = nn.initializers.Initializer
-AXES = ("NHWC", "HWIO", "NHWC")
 
 
 class GroupedConv(nn.Module):
@@ -31,16 +31,11 @@ class GroupedConv(nn.Module):
     def __call__(self, x: Array) -> Array:
         """Returns [B,H',W',features] from [B,H,W,C], as PyTorch's Conv2d."""
 
-        def convolve(x, kernel):
-            return jax.lax.conv_general_dilated(
-                x,
-                kernel,
-                (self.stride, self.stride),
-                ((self.padding, self.padding),) * 2,
-                dimension_numbers=AXES,
-            )
+        def correlate(x, kernel):
+            padding = ((self.padding, self.padding),) * 2
+            return convolve(x, kernel, (self.stride, self.stride), padding)
 
-        return _by_group(self, convolve, x, self.kernel, self.use_bias)
+        return _by_group(self, correlate, x, self.kernel, self.use_bias)
 
 
 class GroupedEnlarge(nn.Module):
@@ -61,7 +56,7 @@ class GroupedEnlarge(nn.Module):
         return _by_group(self, _enlarge, x, 4, True)
 
 
-def _by_group(module: nn.Module, convolve, x: Array, side: int, use_bias: bool):
+def _by_group(module: nn.Module, correlate, x: Array, side: int, use_bias: bool):
     """Returns the parts of `x` under their parts of the kernel, joined, plus a bias.
 
     To be called inside a compact module, whose parameters it makes.
@@ -74,7 +69,7 @@ def _by_group(module: nn.Module, convolve, x: Array, side: int, use_bias: bool):
         jnp.split(kernel, groups, axis=-1),
         strict=True,
     )
-    y = jnp.concatenate([convolve(*part) for part in parts], axis=-1)
+    y = jnp.concatenate([correlate(*part) for part in parts], axis=-1)
     if not use_bias:
         return y
     bias = module.param("bias", nn.initializers.zeros, (module.features,))

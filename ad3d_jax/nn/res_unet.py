@@ -5,6 +5,7 @@ from flax import linen as nn
 
 from ad3d_jax.base import ALONE, Across, Array
 from ad3d_jax.nn.batch_norm import BatchNorm
+from ad3d_jax.nn.conv import conv3x3
 from ad3d_jax.nn.dropout import dropout, layer_keys
 from ad3d_jax.nn.rescale import divisible, double, max_pool
 
@@ -32,13 +33,8 @@ class ResidualUnit(nn.Module):
         shortcut = nn.Conv(self.features, (1, 1), dtype=self.dtype, name="shortcut")(x)
         for n in (1, 2):
             norm = BatchNorm(dtype=self.dtype, name=f"norm_{n}")
-            conv = nn.Conv(
-                self.features,
-                (3, 3),
-                padding=1,
-                dtype=self.dtype,
-                kernel_init=_kernel_init,
-                name=f"conv_{n}",
+            conv = conv3x3(
+                self.features, self.dtype, f"conv_{n}", kernel_init=_kernel_init
             )
             x = conv(nn.relu(norm(x, train, weight, across)))
         return shortcut + x

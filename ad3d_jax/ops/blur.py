@@ -58,7 +58,13 @@ def band_matrix(kernel: jax.Array, length: int, border: str = "zero") -> jax.Arr
 
 
 def gaussian_kernel(sigma: float, radius: int) -> np.ndarray:
-    """Returns Gaussian weights at -radius..radius that add up to 1, float32."""
+    """Returns Gaussian weights at -radius..radius that add up to 1, float32.
+
+    Raises:
+        ValueError: a sigma that is not above 0.
+    """
+    if not sigma > 0:
+        raise ValueError(f"sigma of a Gaussian: expected above 0, found {sigma}")
     offsets = np.arange(-radius, radius + 1)
     weights = np.exp(-0.5 * (offsets / sigma) ** 2)
     return (weights / weights.sum()).astype(np.float32)
@@ -70,8 +76,14 @@ def gaussian_blur(
     """Returns x [B,H,W,C] blurred with a Gaussian of `sigma` pixels, float32.
 
     The kernel ends at round(truncate * sigma) pixels; as scipy.ndimage.gaussian_filter
-    with its default border. `border` as in `filter_separable`.
+    with its default border, a sigma of 0 leaves x as it is. `border` as in
+    `filter_separable`.
+
+    Raises:
+        ValueError: a negative sigma, and as `filter_separable`.
     """
+    if sigma == 0:
+        return x
     kernel = gaussian_kernel(sigma, int(truncate * sigma + 0.5))
     return filter_separable(x, kernel, kernel, border)
 

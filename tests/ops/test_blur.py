@@ -62,6 +62,14 @@ def test_what_cannot_be_filtered_is_refused():
         gaussian_blur(x, 4.0)
     with pytest.raises(ValueError, match="border"):
         gaussian_blur(x, 0.5, border="wrap")
+    with pytest.raises(ValueError, match="above 0, found -1"):
+        gaussian_blur(x, -1.0)
+
+
+def test_no_sigma_leaves_a_map_as_it_is():
+    x = pictures()
+    expected = ndimage.gaussian_filter(x, (0, 0, 0, 0))
+    np.testing.assert_array_equal(gaussian_blur(x, 0.0), expected)
 
 
 def by_pillow(map, radius=4):

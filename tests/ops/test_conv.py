@@ -1,0 +1,86 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import signal
+
+from ad3d_jax.ops.conv import conv_same, kernel_gradient
+
+SHAPE = (2, 11, 7, 3)  # of the input; 4 features come out
+
+
+def drawn(size, dtype=np.float32):
+    """Returns input, kernel and cotangent of the result."""
+    generator = np.random.default_rng(0)
+    shapes = SHAPE, (*size, SHAPE[-1], 4), (*SHAPE[:-1], 4)
+    return [generator.normal(size=shape).astype(dtype) for shape in shapes]
+
+
+def correlated(x, kernel, mode):
+    """Returns a plane under a kernel, by SciPy in float64."""
+    return signal.correlate2d(np.float64(x), np.float64(kernel), mode)
+
+
+@pytest.mark.parametrize("size", [(3, 3), (1, 1), (5, 3)])
+def test_values_and_gradients_agree_with_scipy(size):
+    x, kernel, cotangent = drawn(size)
+    y, transposed = jax.vjp(jax.jit(conv_same), x, kernel)
+    of_x, of_kernel = transposed(cotangent)
+    expected = np.zeros(y.shape), np.zeros(x.shape), np.zeros(kernel.shape)
+    border = [(side // 2, side // 2) for side in size]
+    for row in range(SHAPE[0]):
+        for i in range(SHAPE[-1]):
+            for o in range(4):
+                plane, taps = x[row, ..., i], kernel[..., i, o]
+                given = cotangent[row, ..., o]
+                expected[0][row, ..., o] += correlated(plane, taps, "same")
+                turned = taps[::-1, ::-1]
+                expected[1][row, ..., i] += correlated(given, turned, "same")
+                padded = np.pad(plane, border)
+                expected[2][..., i, o] += correlated(padded, given, "valid")
+    for found, wanted in zip((y, of_x, of_kernel), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, atol=2e-5)
+
+
+@pytest.mark.parametrize("strip_bytes", [1, 7 * 3 * 4 * 2 * 4, 10**9])
+def test_strips_change_nothing(strip_bytes):
+    """Strips of as few rows as the sum allows, of four, of all: 11 are never whole."""
+    x, _, cotangent = drawn((3, 3))
+    found = kernel_gradient(x, cotangent, (3, 3), strip_bytes)
+    expected = jax.vjp(lambda k: plain(x, k), np.zeros((3, 3, 3, 4), np.float32))
+    np.testing.assert_allclose(found, expected[1](cotangent)[0], atol=2e-5)
+
+
+def plain(x, kernel):
+    axes = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), "SAME", dimension_numbers=axes
+    )
+
+
+@pytest.mark.parametrize("side", [64, 128])  # by XLA and by strips
+def test_half_precision_sums_in_full(side):
+    x = jnp.ones((1, side, side, 3), jnp.bfloat16)  # more ones than it can count
+    kernel = jnp.zeros((3, 3, 3, 4), jnp.bfloat16)
+    of_kernel = jax.grad(lambda k: conv_same(x, k).astype(jnp.float32).sum())(kernel)
+    assert of_kernel.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(of_kernel[1, 1], side * side)
+
+
+def test_strips_serve_large_images():
+    """The gradient of a large image is XLA's, to the rounding of a long sum."""
+    generator = np.random.default_rng(1)
+    x, cotangent = generator.normal(size=(2, 1, 128, 130, 3)).astype(np.float32)
+    kernel = np.zeros((3, 3, 3, 3), np.float32)
+    found = jax.vjp(lambda k: conv_same(x, k), kernel)[1](cotangent)[0]
+    expected = jax.vjp(lambda k: plain(x, k), kernel)[1](cotangent)[0]
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+    assert (np.asarray(found) != np.asarray(expected)).any(), "not by strips"
+
+
+def test_gradients_lower_for_every_platform():
+    platforms = ("cpu", "cuda", "tpu")
+    gradient = jax.jit(jax.grad(lambda x, k: conv_same(x, k).sum(), 1))
+    x, kernel = np.ones((1, 128, 128, 3), np.float32), drawn((3, 3))[1]
+    exported = jax.export.export(gradient, platforms=platforms)(x, kernel)
+    assert exported.platforms == platforms
