@@ -170,12 +170,12 @@ def small_simplenet() -> System:
         backbone="resnet18",
         layers=("layer1", "layer2"),
         dimensions=32,
-        hidden=32,
-        epochs=60,
+        hidden=128,
+        epochs=100,
         sigma=1.0,
     )
-    rates = {f"learning_rate_{name}": 3e-3 for name in ("adaptor", "discriminator")}
-    return with_hyper(simplenet.simplenet(config), noise=0.1, **rates)
+    rates = {f"learning_rate_{name}": 1e-3 for name in ("adaptor", "discriminator")}
+    return with_hyper(simplenet.simplenet(config), noise=0.05, **rates)
 
 
 def small_patchcore() -> System:

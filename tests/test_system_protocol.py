@@ -13,11 +13,10 @@ from protocol_trial import (
     differ,
     engine,
     gathered,
-    in_several_draws,
     near,
     near_scores,
     same,
-    same_step,
+    same_steps,
     scored,
     stepped,
     trial_of,
@@ -94,11 +93,11 @@ def test_03_padding_changes_nothing(trial):
         plain = with_plain_descent(phase)
         compiled = parallel.compile_step(engine(), train_step(plain))
 
-        def check(key, plain=plain, compiled=compiled, state=state):
+        def pair(key, plain=plain, compiled=compiled, state=state):
             run = functools.partial(stepped, engine(), compiled, plain, state, key=key)
-            same_step(run([nan]), run([three]), state)
+            return run([nan]), run([three])
 
-        in_several_draws(check)
+        same_steps(pair, state)
     for index, _, state in trial.phases(Gather):
         rows = gathered(engine(), trial.system, index, state, nan, ROWS)
         near(rows, gathered(engine(), trial.system, index, state, three, 3), 1e-6)
@@ -118,12 +117,11 @@ def test_03_a_device_that_holds_only_padding_changes_nothing(trial):
         both = parallel.compile_step(two, train_step(plain))
         alone = parallel.compile_step(engine(), train_step(plain))
 
-        def check(key, plain=plain, both=both, alone=alone, state=state):
+        def pair(key, plain=plain, both=both, alone=alone, state=state):
             found = stepped(two, both, plain, state, [padded], key=key)
-            expected = stepped(engine(), alone, plain, state, [trial.batch], key=key)
-            same_step(found, expected, state)
+            return found, stepped(engine(), alone, plain, state, [trial.batch], key=key)
 
-        in_several_draws(check)
+        same_steps(pair, state)
     compiled = parallel.compile_map(two, trial.system.score)
     scores = scored(two, compiled, padded, trial.ready)
     expected = trial.scores(trial.batch)
@@ -326,16 +324,15 @@ def single_steps_agree(phase, state, batches):
     places = [engine(kind, n) for kind, n in [("jit", 1), ("pmap", 2), ("pmap", 4)]]
     programs = [parallel.compile_step(at, train_step(plain)) for at in places]
 
-    def check(place, batch, key):
-        found, expected = (
+    def pair(place, batch, key):
+        return [
             stepped(places[n], programs[n], plain, state, [batch], key=key)
             for n in (place, 0)
-        )
-        same_step(found, expected, state)
+        ]
 
     for place in (1, 2):
         for batch in batches:
-            in_several_draws(functools.partial(check, place, batch))
+            same_steps(functools.partial(pair, place, batch), state)
 
 
 @pytest.mark.slow
