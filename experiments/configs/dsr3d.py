@@ -38,7 +38,7 @@ CPU = {
     "model.segmentation_width": 12,
     "model.fill": "edge",
     "model.schedule": "cosine",
-    "model.steps": 1000,
+    "model.steps": 2500,
     "model.score_window": 17,
     "hyper.learning_rate": 2e-3,
     "hyper.probability_normal": 0.3,
