@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 
 AXES = ("NHWC", "HWIO", "NHWC")
-LARGE = 128 * 128  # pixels from which on XLA's gradient of the kernel is slow on a CPU
+# From either on, XLA's gradient of the kernel is the slower one on a CPU.
+LARGE = 128 * 128  # pixels
+WIDE = 256  # channels
 STRIP_BYTES = 2**20  # of the input's rows that are worked on at once, to fit a cache
 
 
@@ -15,7 +17,7 @@ def conv_same(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Returns x correlated with a kernel, zeros outside: [B,H,W,O] from [B,H,W,I].
 
     The kernel [h,w,I,O] has odd sides and the type of x. Only reverse-mode derivatives
-    exist; on a CPU that of the kernel of large images is `kernel_gradient`.
+    exist; on a CPU that of the kernel is `kernel_gradient` where x is large or wide.
     """
     return _convolve(x, kernel)
 
@@ -38,8 +40,11 @@ def _backward(residuals, cotangent):
         return jax.linear_transpose(partial(_convolve, x), kernel)(cotangent)[0]
 
     by_strips = partial(kernel_gradient, size=kernel.shape[:2])
+    _, height, width, channels = x.shape
+    pays = height * width >= LARGE or channels >= WIDE
+    on_cpu = by_strips if pays else by_xla
     (of_x,) = jax.linear_transpose(lambda x: _convolve(x, kernel), x)(cotangent)
-    of_kernel = jax.lax.platform_dependent(x, cotangent, cpu=by_strips, default=by_xla)
+    of_kernel = jax.lax.platform_dependent(x, cotangent, cpu=on_cpu, default=by_xla)
     return of_x, of_kernel
 
 
