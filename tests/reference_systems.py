@@ -32,12 +32,17 @@ DEFECT = (slice(4, 12), slice(4, 12))  # rows and columns of the planted defect
 
 
 def make_batch(
-    count: int, size: int = 16, seed: int = 0, defect: bool = False
+    count: int,
+    size: int = 16,
+    seed: int = 0,
+    defect: bool = False,
+    rails: bool = False,
 ) -> Batch:
     """Returns host samples of one textured board, [count,size,size,...].
 
-    Its first row lies above all else and its last row below, so that a defect does not
-    stretch the range that some systems scale depth by, and with it the whole picture.
+    With `rails` its first row lies above all else and its last row below, so that a
+    defect does not stretch the range that some systems scale depth by, and with it the
+    whole picture.
     """
     rng = np.random.default_rng(seed)
     y, x = np.meshgrid(np.arange(size), np.arange(size), indexing="ij")
@@ -46,7 +51,8 @@ def make_batch(
     rgb = rgb + rng.normal(0, 0.01, rgb.shape)
     depth = 0.5 + 0.001 * np.cos(y)[None] + rng.normal(0, 1e-4, (count, size, size))
     normalised = 0.5 + 150 * (depth - 0.5)
-    depth[:, 0], depth[:, -1] = 0.475, 0.525
+    if rails:
+        depth[:, 0], depth[:, -1] = 0.475, 0.525
     mask = np.zeros((count, size, size), bool)
     if defect:
         mask[(slice(None), *DEFECT)] = True
