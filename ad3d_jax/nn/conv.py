@@ -60,7 +60,7 @@ def conv3x3(
     stride: int = 1,
     kernel_init: nn.initializers.Initializer = kernel_init,
 ) -> nn.Conv:
-    """Returns a 3x3 convolution with a border of 1 and kernels N(0, 0.02)."""
+    """Returns a 3x3 convolution with a border of 1; kernels by default N(0, 0.02)."""
     return nn.Conv(
         features,
         (3, 3),
@@ -79,11 +79,12 @@ def convolve(
     strides: Sequence[int],
     padding: Sequence[tuple[int, int]],
     dimension_numbers: object = AXES,
-    **dilations_and_groups: object,
+    **options: object,
 ) -> Array:
     """Returns `jax.lax.conv_general_dilated`, by `conv_same` where that is the same.
 
-    For layers that have neither dilations nor groups, and axes [B,H,W,C], [h,w,I,O].
+    For layers without dilations and groups, of the default precision, with the axes
+    [B,H,W,C] and [h,w,I,O]: `options`, which flax gives, are at their defaults.
     """
     sides = kernel.shape[:2]
     border = tuple((side // 2, side // 2) for side in sides)
@@ -96,7 +97,7 @@ def convolve(
         strides,
         padding,
         dimension_numbers=dimension_numbers,
-        **dilations_and_groups,
+        **options,
     )
 
 

@@ -9,11 +9,11 @@ from ad3d_jax.ops.conv import conv_same, kernel_gradient
 SHAPE = (2, 11, 7, 3)  # of the input; 4 features come out
 
 
-def drawn(size, dtype=np.float32):
+def drawn(size):
     """Returns input, kernel and cotangent of the result."""
     generator = np.random.default_rng(0)
     shapes = SHAPE, (*size, SHAPE[-1], 4), (*SHAPE[:-1], 4)
-    return [generator.normal(size=shape).astype(dtype) for shape in shapes]
+    return [generator.normal(size=shape).astype(np.float32) for shape in shapes]
 
 
 def correlated(x, kernel, mode):
