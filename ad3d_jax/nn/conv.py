@@ -1,6 +1,7 @@
 """The convolutional layer that DRAEM's networks and their successors consist of."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +10,26 @@ from flax import linen as nn
 from ad3d_jax.base import ALONE, Across, Array
 from ad3d_jax.nn.batch_norm import BatchNorm
 from ad3d_jax.nn.instance_norm import instance_norm
-from ad3d_jax.ops.conv import AXES, conv_same
+from ad3d_jax.ops import conv
 
 Layer = Callable[[Array, int, str], Array]
 kernel_init = nn.initializers.normal(0.02)
+
+
+def _convolve(
+    x: Array,
+    kernel: Array,
+    strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    **_: object,
+) -> Array:
+    """Returns `ops.conv.conv`; what else flax gives is at its default."""
+    border = padding if isinstance(padding, str) else tuple(padding)
+    return conv.conv(x, kernel, tuple(strides), border)
+
+
+# For layers without dilation and groups, of the default precision.
+Conv = partial(nn.Conv, conv_general_dilated=_convolve)
 
 
 def scale_init(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
@@ -61,43 +78,14 @@ def conv3x3(
     kernel_init: nn.initializers.Initializer = kernel_init,
 ) -> nn.Conv:
     """Returns a 3x3 convolution with a border of 1; kernels by default N(0, 0.02)."""
-    return nn.Conv(
+    return Conv(
         features,
         (3, 3),
         stride,
         padding=1,
         dtype=dtype,
         kernel_init=kernel_init,
-        conv_general_dilated=convolve,
         name=name,
-    )
-
-
-def convolve(
-    x: Array,
-    kernel: Array,
-    strides: Sequence[int],
-    padding: Sequence[tuple[int, int]],
-    dimension_numbers: object = AXES,
-    **options: object,
-) -> Array:
-    """Returns `jax.lax.conv_general_dilated`, by `conv_same` where that is the same.
-
-    For layers without dilations and groups, of the default precision, with the axes
-    [B,H,W,C] and [h,w,I,O]: `options`, which flax gives, are at their defaults.
-    """
-    sides = kernel.shape[:2]
-    border = tuple((side // 2, side // 2) for side in sides)
-    odd = all(side % 2 for side in sides)
-    if odd and tuple(padding) == border and max(strides) == 1:
-        return conv_same(x, kernel)
-    return jax.lax.conv_general_dilated(
-        x,
-        kernel,
-        strides,
-        padding,
-        dimension_numbers=dimension_numbers,
-        **options,
     )
 
 

@@ -4,13 +4,12 @@ A group is convolved on its own: the CPU compiler is ten times slower with all g
 in one operation.
 """
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from ad3d_jax.base import Array
-from ad3d_jax.nn.conv import convolve, kernel_init
-from ad3d_jax.ops.conv import AXES
+from ad3d_jax.nn.conv import kernel_init
+from ad3d_jax.ops.conv import conv
 
 Initializer = nn.initializers.Initializer
 
@@ -33,7 +32,7 @@ class GroupedConv(nn.Module):
 
         def correlate(x, kernel):
             padding = ((self.padding, self.padding),) * 2
-            return convolve(x, kernel, (self.stride, self.stride), padding)
+            return conv(x, kernel, (self.stride, self.stride), padding)
 
         return _by_group(self, correlate, x, self.kernel, self.use_bias)
 
@@ -89,13 +88,9 @@ def _enlarge(x: Array, kernel: Array) -> Array:
     kernel = kernel.transpose(0, 2, 4, 1, 3, 5)
     # Padded first: the gradient of a convolution that pads itself is slow on a CPU.
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    y = jax.lax.conv_general_dilated(
-        x,
-        kernel.reshape(2, 2, channels, 4 * features),
-        (1, 1),
-        "VALID",
-        dimension_numbers=AXES,
-    ).reshape(rows, height + 1, width + 1, 2, 2, features)
+    kernel = kernel.reshape(2, 2, channels, 4 * features)
+    y = conv(x, kernel, padding="VALID")
+    y = y.reshape(rows, height + 1, width + 1, 2, 2, features)
     y = jnp.stack([y[:, :-1, :, 0], y[:, 1:, :, 1]], axis=2)
     y = jnp.stack([y[:, :, :, :-1, 0], y[:, :, :, 1:, 1]], axis=4)
     return y.reshape(rows, 2 * height, 2 * width, features)

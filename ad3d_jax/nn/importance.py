@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ad3d_jax.base import ALONE, Across, Array
-from ad3d_jax.nn.conv import ConvNormRelu
+from ad3d_jax.nn.conv import Conv, ConvNormRelu
 
 
 class PairEmbed(nn.Module):
@@ -59,7 +59,7 @@ class ImportanceScoring(nn.Module):
         """
         x = jnp.concatenate([first, second], -1)
         hidden = ConvNormRelu(2 * self.features, dtype=self.dtype, name="hidden")
-        score = nn.Conv(2, (3, 3), padding=1, dtype=self.dtype, name="score")
+        score = Conv(2, (3, 3), padding=1, dtype=self.dtype, name="score")
         logits = score(hidden(x, train, weight, across))
         weights = jax.nn.softmax(logits.astype(jnp.float32), -1)
         # second + w (first - second): equal inputs come back without rounding.

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ad3d_jax.base import ALONE, Across, Array
-from ad3d_jax.nn.conv import conv3x3, layers
+from ad3d_jax.nn.conv import Conv, conv3x3, layers
 from ad3d_jax.nn.rescale import divisible
 from ad3d_jax.nn.unet import ascend, descend, draem_up_widths
 
@@ -52,7 +52,7 @@ class PairedUNet(nn.Module):
         )
         # No norm follows a join, hence linen's kernels, which keep the scale.
         skips = [
-            nn.Conv(
+            Conv(
                 features,
                 (1, 1),
                 dtype=self.dtype,

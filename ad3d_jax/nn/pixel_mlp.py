@@ -6,7 +6,7 @@ from flax import linen as nn
 from ad3d_jax.base import ALONE, Across, Array
 from ad3d_jax.nn.auto_encoder import AutoEncoder, scaled
 from ad3d_jax.nn.batch_norm import BatchNorm
-from ad3d_jax.nn.conv import kernel_init, scale_init
+from ad3d_jax.nn.conv import Conv, kernel_init, scale_init
 from ad3d_jax.ops.resize import resize_bilinear
 
 SLOPE = 0.2  # of the leaky ReLU
@@ -33,7 +33,7 @@ class PixelMlp(nn.Module):
     ) -> Array:
         """Returns [B,H,W,widths[-1]] from [B,H,W,C]."""
         for number, features in enumerate(self.widths):
-            conv = nn.Conv(
+            conv = Conv(
                 features,
                 (1, 1),
                 dtype=self.dtype,

@@ -5,7 +5,7 @@ from flax import linen as nn
 
 from ad3d_jax.base import ALONE, Across, Array
 from ad3d_jax.nn.batch_norm import BatchNorm
-from ad3d_jax.nn.conv import conv3x3
+from ad3d_jax.nn.conv import Conv, conv3x3
 from ad3d_jax.nn.dropout import dropout, layer_keys
 from ad3d_jax.nn.rescale import divisible, double, max_pool
 
@@ -30,7 +30,7 @@ class ResidualUnit(nn.Module):
         across: Across = ALONE,
     ) -> Array:
         """Returns [B,H,W,features] from [B,H,W,C]."""
-        shortcut = nn.Conv(self.features, (1, 1), dtype=self.dtype, name="shortcut")(x)
+        shortcut = Conv(self.features, (1, 1), dtype=self.dtype, name="shortcut")(x)
         for n in (1, 2):
             norm = BatchNorm(dtype=self.dtype, name=f"norm_{n}")
             conv = conv3x3(

@@ -5,6 +5,7 @@ import numpy as np
 from flax import linen as nn
 
 from ad3d_jax.base import ALONE, Across, Array
+from ad3d_jax.nn.conv import Conv
 from ad3d_jax.nn.dropout import dropout, layer_keys
 from ad3d_jax.nn.rescale import divisible
 from ad3d_jax.nn.swin import PatchExpand, PatchMerging, SwinBlock, dense, layer_norm
@@ -65,7 +66,7 @@ class SwinUnet(nn.Module):
         depth_keys = layer_keys(keys, 0) if train else None
         skip_keys = layer_keys(keys, 1)
 
-        x = nn.Conv(
+        x = Conv(
             self.embed,
             (self.patch, self.patch),
             self.patch,

@@ -1,9 +1,11 @@
-"""Convolution with stride 1 whose gradients are quick on a CPU, too."""
+"""Convolution that is quick on a CPU, too: its gradients, and many kernels at once."""
 
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax.custom_batching import custom_vmap
 
 AXES = ("NHWC", "HWIO", "NHWC")
 # From either on, XLA's gradient of the kernel is the slower one on a CPU.
@@ -11,44 +13,101 @@ LARGE = 128 * 128  # pixels
 WIDE = 256  # channels
 STRIP_BYTES = 2**20  # of the input's rows that are worked on at once, to fit a cache
 
+Border = str | tuple[tuple[int, int], ...]
 
-@jax.custom_vjp
-def conv_same(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Returns x correlated with a kernel, zeros outside: [B,H,W,O] from [B,H,W,I].
 
-    The kernel [h,w,I,O] has odd sides and the type of x. Only reverse-mode derivatives
-    exist; on a CPU that of the kernel is `kernel_gradient` where x is large or wide.
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def conv(
+    x: jax.Array,
+    kernel: jax.Array,
+    strides: tuple[int, int] = (1, 1),
+    padding: Border = "SAME",
+) -> jax.Array:
+    """Returns x correlated with a kernel, zeros outside: [B,H',W',O] from [B,H,W,I].
+
+    What `jax.lax.conv_general_dilated` returns, but for two things on a CPU. The
+    gradient of the kernel is `kernel_gradient` where sides are odd, the size is kept
+    and x is large or wide. Under `jax.vmap` with a kernel for each member, members come
+    one after the other: XLA makes groups of them, which a CPU takes three to eight
+    times as long for (docs/results/population/convolutions.json).
+
+    Only reverse-mode derivatives exist.
+
+    Args:
+        x: [B,H,W,I].
+        kernel: [h,w,I,O] in the type of x.
+        strides: of rows and columns.
+        padding: "SAME", "VALID" or the zeros (before, after) of rows and of columns.
     """
-    return _convolve(x, kernel)
+    return _in_turn(partial(_convolve, strides, padding), x, kernel)
 
 
-def _convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    sides = [(side // 2, side // 2) for side in kernel.shape[:2]]
+def _convolve(strides, padding, x, kernel):
     return jax.lax.conv_general_dilated(
-        x, kernel, (1, 1), sides, dimension_numbers=AXES
+        x, kernel, strides, padding, dimension_numbers=AXES
     )
 
 
-def _forward(x, kernel):
-    return _convolve(x, kernel), (x, kernel)
+def _forward(x, kernel, strides, padding):
+    return conv(x, kernel, strides, padding), (x, kernel)
 
 
-def _backward(residuals, cotangent):
+def _backward(strides, padding, residuals, cotangent):
     x, kernel = residuals
+    convolve = partial(_convolve, strides, padding)
+
+    def input_gradient(kernel, cotangent):
+        return jax.linear_transpose(lambda x: convolve(x, kernel), x)(cotangent)[0]
 
     def by_xla(x, cotangent):
-        return jax.linear_transpose(partial(_convolve, x), kernel)(cotangent)[0]
+        return jax.linear_transpose(partial(convolve, x), kernel)(cotangent)[0]
 
-    by_strips = partial(kernel_gradient, size=kernel.shape[:2])
+    def of_kernel(x, cotangent):
+        return jax.lax.platform_dependent(x, cotangent, cpu=on_cpu, default=by_xla)
+
     _, height, width, channels = x.shape
-    pays = height * width >= LARGE or channels >= WIDE
+    large_or_wide = height * width >= LARGE or channels >= WIDE
+    pays = large_or_wide and _keeps_size(kernel.shape[:2], strides, padding)
+    by_strips = partial(kernel_gradient, size=kernel.shape[:2])
     on_cpu = by_strips if pays else by_xla
-    (of_x,) = jax.linear_transpose(lambda x: _convolve(x, kernel), x)(cotangent)
-    of_kernel = jax.lax.platform_dependent(x, cotangent, cpu=on_cpu, default=by_xla)
-    return of_x, of_kernel
+    return (
+        _in_turn(input_gradient, kernel, cotangent),
+        _in_turn(of_kernel, x, cotangent),
+    )
 
 
-conv_same.defvjp(_forward, _backward)
+conv.defvjp(_forward, _backward)
+
+
+def _keeps_size(sides: Sequence[int], strides: Sequence[int], padding: Border) -> bool:
+    """Returns whether each result lies under the middle of an odd kernel."""
+    border = tuple((side // 2, side // 2) for side in sides)
+    odd = all(side % 2 for side in sides)
+    return odd and max(strides) == 1 and padding in ("SAME", border)
+
+
+def _in_turn(function: Callable, x: jax.Array, y: jax.Array) -> jax.Array:
+    """Returns function(x, y); vmapped over both, a CPU does member after member.
+
+    The loop is unrolled: in one of XLA's, gradients take a CPU twenty times as long.
+    """
+
+    def at_once(x, y, axes):
+        return jax.vmap(function, axes)(x, y)
+
+    def unrolled(x, y):
+        return jnp.stack([function(*pair) for pair in zip(x, y, strict=True)])
+
+    def of_members(_, batched, x, y):
+        axes = tuple(0 if each else None for each in batched)
+        if not all(batched):  # one kernel, or one input: no groups
+            return at_once(x, y, axes), True
+        together = partial(at_once, axes=axes)
+        return jax.lax.platform_dependent(x, y, cpu=unrolled, default=together), True
+
+    vmapped = custom_vmap(function)
+    vmapped.def_vmap(of_members)
+    return vmapped(x, y)
 
 
 def kernel_gradient(
@@ -57,7 +116,7 @@ def kernel_gradient(
     size: tuple[int, int],
     strip_bytes: int = STRIP_BYTES,
 ) -> jax.Array:
-    """Returns the gradient of the kernel of `conv_same`, [h,w,I,O] in the type of x.
+    """Returns the gradient of the kernel of `conv`, [h,w,I,O] in the type of x.
 
     XLA convolves with the cotangent as a kernel of the image's size, which takes a CPU
     up to four times as long (docs/results/rivals/kernel-gradients.json). Here each of
