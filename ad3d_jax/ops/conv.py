@@ -28,8 +28,8 @@ def conv(
     What `jax.lax.conv_general_dilated` returns, but for two things on a CPU. The
     gradient of the kernel is `kernel_gradient` where sides are odd, the size is kept
     and x is large or wide. Under `jax.vmap` with a kernel for each member, members come
-    one after the other: XLA makes groups of them, which a CPU takes three to eight
-    times as long for (docs/results/population/convolutions.json).
+    one after the other: XLA makes groups of them, which take a CPU three to seven
+    times as long (docs/results/population/convolutions.json).
 
     Only reverse-mode derivatives exist.
 
@@ -89,7 +89,7 @@ def _keeps_size(sides: Sequence[int], strides: Sequence[int], padding: Border) -
 def _in_turn(function: Callable, x: jax.Array, y: jax.Array) -> jax.Array:
     """Returns function(x, y); vmapped over both, a CPU does member after member.
 
-    The loop is unrolled: in one of XLA's, gradients take a CPU twenty times as long.
+    The loop is unrolled: in one of XLA's, gradients take a CPU 14 to 30 times as long.
     """
 
     def at_once(x, y, axes):
