@@ -273,7 +273,7 @@ TABLE = (
         frozenset({"train"}),
         slow=True,
         single_steps=True,
-        # One rounding of its weights moves the fitted network's map by 2e-6 to 4e-6.
+        # One rounding of its weights moves the fitted network's map by up to 4e-6.
         rounding=1e-5,
     ),
     Row(

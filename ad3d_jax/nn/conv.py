@@ -21,14 +21,27 @@ def _convolve(
     kernel: Array,
     strides: Sequence[int],
     padding: str | Sequence[tuple[int, int]],
-    **_: object,
+    lhs_dilation: Sequence[int],
+    rhs_dilation: Sequence[int],
+    dimension_numbers: object,
+    feature_group_count: int,
+    precision: object,
 ) -> Array:
-    """Returns `ops.conv.conv`; what else flax gives is at its default."""
+    """Returns `ops.conv.conv`, which has nothing but strides and a padding.
+
+    Raises:
+        ValueError: the layer is dilated, in groups or of another precision.
+    """
+    del dimension_numbers  # flax's own, [B,H,W,C] and [h,w,I,O]
+    if max(*lhs_dilation, *rhs_dilation, feature_group_count) > 1 or precision:
+        raise ValueError(
+            "Conv has no dilation, no groups and the default precision, found "
+            f"{lhs_dilation}, {rhs_dilation}, {feature_group_count} and {precision}"
+        )
     border = padding if isinstance(padding, str) else tuple(padding)
     return conv.conv(x, kernel, tuple(strides), border)
 
 
-# For layers without dilation and groups, of the default precision.
 Conv = partial(nn.Conv, conv_general_dilated=_convolve)
 
 

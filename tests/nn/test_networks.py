@@ -5,6 +5,7 @@ import pytest
 
 from ad3d_jax.base import ALONE, Across
 from ad3d_jax.nn.auto_encoder import AutoEncoder, scaled
+from ad3d_jax.nn.conv import Conv
 from ad3d_jax.nn.importance import ImportanceScoring, PairEmbed
 from ad3d_jax.nn.res_unet import ResUnet
 from ad3d_jax.nn.swin_unet import SwinUnet
@@ -141,6 +142,21 @@ def test_indivisible_sizes_are_named(network):
         network.init(KEY, jnp.zeros((1, 30, 30, 3)), *keys, False)
     with pytest.raises(ValueError, match="10x10 tokens of stage 1"):
         TINY_SWIN.init(KEY, jnp.zeros((1, 40, 40, 3)), None, False)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"kernel_dilation": 2},
+        {"input_dilation": 2},
+        {"feature_group_count": 3},
+        {"precision": jax.lax.Precision.HIGHEST},
+    ],
+)
+def test_what_a_convolution_does_not_have_is_refused(field):
+    layer = Conv(3, (3, 3), **field)
+    with pytest.raises(ValueError, match="no dilation, no groups"):
+        layer.init(KEY, images(1, 3))
 
 
 def test_stride_two_halves_the_pair_embedding():

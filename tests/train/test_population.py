@@ -336,8 +336,8 @@ def test_networks_at_two_seeds_and_rates(engine, make, number):
         rates = ((seed, 1e-4), (seed, 1e-3), (seed + 1, 1e-3))
         logs = [MemoryLog() for _ in rates]
         members = [
-            member(system, data, own, log, **{number: rate})
-            for (own, rate), log in zip(rates, logs, strict=True)
+            member(system, data, each, log, **{number: rate})
+            for (each, rate), log in zip(rates, logs, strict=True)
         ]
         fit_population(system, members, options, engine)
         own = [MemoryLog() for _ in rates]
