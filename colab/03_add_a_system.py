@@ -62,7 +62,7 @@ pixels = System(
 # %%
 from pathlib import Path
 
-from ad3d_jax.train.fit import Options, fit
+from ad3d_jax.fit.fit import Options, fit
 from data_pipelines import synthetic
 from data_pipelines.preprocess import prepare
 from data_pipelines.resident import load_resident
@@ -84,11 +84,11 @@ state = fit(pixels, state, jax.random.key(1), data, Options(batch_size=8))
 # ## Score and measure it
 
 # %%
-from ad3d_jax import eval as evaluation
-from ad3d_jax.train import placement
+from ad3d_jax import evaluate as evaluation
+from ad3d_jax.devices import engines
 from experiments.session import samples_of
 
-engine = placement.make_engine("jit")
+engine = engines.make_engine("jit")
 compiled = evaluation.compile_score(pixels, engine, jax.random.key(2), state)
 scored = evaluation.score_split(compiled, data, 8)
 metrics = evaluation.measure(scored, samples_of(prepared.manifest, "test"))

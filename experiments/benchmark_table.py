@@ -24,7 +24,7 @@ from typing import NamedTuple
 from absl import app, flags
 from tqdm import tqdm
 
-from ad3d_jax.train.workdir import write_json
+from ad3d_jax.workdir.folder import write_json
 from data_pipelines import layout
 from experiments import collect, flag_errors
 

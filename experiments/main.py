@@ -20,14 +20,14 @@ from typing import NamedTuple
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
-from ad3d_jax import eval as evaluation
+from ad3d_jax import evaluate as evaluation
 from ad3d_jax.base import Batch, Dataset, System, Train
+from ad3d_jax.devices import compilation, engines, memory, processes
+from ad3d_jax.fit.fit import Options, Preempted, count_steps, fit
 from ad3d_jax.report import write_report
-from ad3d_jax.train import hosts, parallel, placement, plan
-from ad3d_jax.train.checkpoint import Checkpointer, save_tree
-from ad3d_jax.train.fit import Options, Preempted, count_steps, fit
-from ad3d_jax.train.log import Log, read_log
-from ad3d_jax.train.workdir import open_workdir, write_json
+from ad3d_jax.workdir.checkpoint import Checkpointer, save_tree
+from ad3d_jax.workdir.folder import open_workdir, write_json
+from ad3d_jax.workdir.log import Log, read_log
 from data_pipelines import pictures
 from data_pipelines.errors import DiskFullError
 from experiments import flag_errors, session, weight_files
@@ -49,7 +49,7 @@ class Opened(NamedTuple):
 
     config: ConfigDict
     system: System
-    engine: placement.Engine
+    engine: engines.Engine
     folder: Path
     data: Data
     dataset: Dataset  # samples, and pictures where the system reads them
@@ -93,10 +93,10 @@ def opened(
     """
     system = session.build_system(config)
     weight_files.check(config)
-    engine = placement.make_engine(config.fit.engine)
-    first_process = hosts.is_first()
+    engine = engines.make_engine(config.fit.engine)
+    first_process = processes.is_first()
     told = json.dumps([session.plain(config), mode, list(allow)], sort_keys=True)
-    hosts.check_same("configuration", told)
+    processes.check_same("configuration", told)
     _, category = session.data_folder(config)
     folder = Path(workdir or f"runs/{config.system}-{category}").expanduser()
     held = contextlib.nullcontext()
@@ -108,7 +108,7 @@ def opened(
         if first_process:
             write_json(folder / "recipe.json", recipe)
         dataset = open_dataset(config, system, data.samples)
-        shared = hosts.shared(dataset)
+        shared = processes.shared(dataset)
         first = next(shared.ordered("train", config.data.batch_size, 0))
         evaluation.check_needs(system, first)
         file = folder / "log.jsonl" if first_process else os.devnull
@@ -160,7 +160,7 @@ def open_samples(config: ConfigDict, prepared) -> Dataset:
 
 def tensorboard(config: ConfigDict, folder: Path) -> Path | None:
     """Returns where TensorBoard's files go, None unless asked for."""
-    wanted = config.fit.tensorboard and hosts.is_first()
+    wanted = config.fit.tensorboard and processes.is_first()
     return folder / "tensorboard" if wanted else None
 
 
@@ -168,7 +168,7 @@ def train(run: Opened) -> None:
     """Runs the system's phases and saves the trained state."""
     config, checkpoints = run.config, run.folder / "checkpoints"
     done = (checkpoints / session.FINAL).exists()
-    if hosts.word_of_first(str(done)) == str(True):
+    if processes.word_of_first(str(done)) == str(True):
         logging.info("%s is trained already; remove it to start anew", run.folder)
         return
     state = session.initial_state(config, run.system, run.first)
@@ -179,13 +179,13 @@ def train(run: Opened) -> None:
                 run.system,
                 state,
                 session.key_of(config, "fit"),
-                hosts.shared(run.dataset),
+                processes.shared(run.dataset),
                 fit_options(config),
                 engine=run.engine,
                 checkpointer=checkpointer,
                 log=run.log,
             )
-        if hosts.is_first():
+        if processes.is_first():
             save_tree(checkpoints / session.FINAL, state)
     finally:
         run.log.write(kind="event", event="fit", seconds=time.perf_counter() - start)
@@ -202,7 +202,7 @@ def fit_options(config: ConfigDict) -> Options:
         patience=config.fit.patience,
         artifacts=weight_files.artifacts(config),
         save_artifacts=weight_files.artifacts(config, "save_artifacts"),
-        progress=hosts.is_first(),
+        progress=processes.is_first(),
         device_memory_bytes=config.fit.device_memory_bytes or None,
         host_memory_bytes=config.fit.host_memory_bytes or None,
     )
@@ -216,18 +216,18 @@ def training_steps(config: ConfigDict, system: System, dataset: Dataset) -> int 
     return sum(steps) if steps else None
 
 
-def evaluate(run: Opened, program: parallel.Compiled | None = None) -> dict:
+def evaluate(run: Opened, program: compilation.Compiled | None = None) -> dict:
     """Scores the test split; writes maps, scores, metrics and the report.
 
-    `program` is that of `eval.compile_score`. Of several processes all score; the first
-    reads all samples, whose masks it needs, writes, and returns the metrics, the others
-    {}.
+    `program` is that of `evaluate.compile_score`. Of several processes all score; the
+    first reads all samples, whose masks it needs, writes, and returns the metrics, the
+    others {}.
     """
     config, engine, folder = run.config, run.engine, run.folder
-    dataset = run.dataset if hosts.is_first() else hosts.shared(run.dataset)
+    dataset = run.dataset if processes.is_first() else processes.shared(run.dataset)
     state = session.trained_state(config, run.system, run.first, folder)
     samples = session.samples_of(run.data.manifest, "test")
-    limits = plan.measure(
+    limits = memory.measure(
         engine.mesh.devices.flat,
         config.fit.device_memory_bytes or None,
         config.fit.host_memory_bytes or None,
@@ -237,14 +237,14 @@ def evaluate(run: Opened, program: parallel.Compiled | None = None) -> dict:
     )
     size = config.eval.batch_size
     scored = evaluation.score_split(score, dataset, size)
-    if hosts.is_first():
+    if processes.is_first():
         evaluation.write_scores(folder / "scores.csv", scored, samples)
         evaluation.write_maps(folder / "maps", scored, samples)
-    hosts.wait()
+    processes.wait()
     rows = evaluation.chosen_rows(scored, samples, config.eval.pictures_per_defect)
     pictures = folder / "maps" / "samples"
     evaluation.write_pictures(pictures, score, dataset, samples, rows, size)
-    if not hosts.is_first():
+    if not processes.is_first():
         return {}
     metrics = {
         **evaluation.measure(scored, samples),
@@ -286,7 +286,7 @@ def main(_) -> None:
     if not values["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # checkpoints are told of at length
     try:
-        cluster = hosts.cluster(
+        cluster = processes.cluster(
             values.coordinator, values.processes, values.process, values.detect_cluster
         )
     except ValueError as mistake:
@@ -295,7 +295,7 @@ def main(_) -> None:
         run, values.config, values.workdir, values.mode, values.allow_config_change
     )
     agreed = (0, EXIT_PREEMPTED)
-    sys.exit(hosts.call(cluster, partial(status_of, command), agreed))
+    sys.exit(processes.call(cluster, partial(status_of, command), agreed))
 
 
 def status_of(command: Callable[[], object]) -> int:

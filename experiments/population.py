@@ -22,16 +22,16 @@ from typing import Any, NamedTuple
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
-from ad3d_jax import eval as evaluation
+from ad3d_jax import evaluate as evaluation
 from ad3d_jax.base import Batch, Dataset, State, System
+from ad3d_jax.devices import compilation, engines
+from ad3d_jax.fit.fit import NonFiniteError, Preempted
+from ad3d_jax.fit.members import unified
+from ad3d_jax.fit.population import Member, fit_population
 from ad3d_jax.systems import nearest
-from ad3d_jax.train import parallel, placement
-from ad3d_jax.train.checkpoint import Checkpointer, save_tree
-from ad3d_jax.train.fit import NonFiniteError, Preempted
-from ad3d_jax.train.log import Log
-from ad3d_jax.train.members import unified
-from ad3d_jax.train.population import Member, fit_population
-from ad3d_jax.train.workdir import dotted_fields, open_workdir, write_json
+from ad3d_jax.workdir.checkpoint import Checkpointer, save_tree
+from ad3d_jax.workdir.folder import dotted_fields, open_workdir, write_json
+from ad3d_jax.workdir.log import Log
 from data_pipelines.errors import DiskFullError
 from experiments import benchmark_table, collect, flag_errors, main, session
 
@@ -120,7 +120,7 @@ def train(runs: Sequence[main.Opened], checkpoints: Path) -> None:
 
 
 def fitted(
-    system: System, engine: placement.Engine, parts: Sequence[Part], folder: Path
+    system: System, engine: engines.Engine, parts: Sequence[Part], folder: Path
 ) -> list[State | NonFiniteError]:
     """Returns the state of each part, trained together from the newest checkpoint on.
 
@@ -155,7 +155,7 @@ def fitted(
 
 
 def outcome(
-    run: main.Opened, mode: str, program: parallel.Compiled
+    run: main.Opened, mode: str, program: compilation.Compiled
 ) -> dict | NonFiniteError:
     """Returns a run's metrics, {} where it is not scored, or why it was stopped."""
     if (run.folder / FAILED).exists():

@@ -16,9 +16,9 @@ from absl import app, flags
 from PIL import Image
 from tqdm import tqdm
 
-from ad3d_jax import eval as evaluation
+from ad3d_jax import evaluate as evaluation
+from ad3d_jax.devices import engines
 from ad3d_jax.report import heat_map, overlay
-from ad3d_jax.train import placement
 from data_pipelines.unlabelled import collate, read_folder
 from experiments import flag_errors, session
 
@@ -38,7 +38,7 @@ def run(workdir: Path, source: Path, output: Path) -> Path:
     evaluation.check_needs(system, batch)
     score = evaluation.compile_score(
         system,
-        placement.make_engine("jit"),
+        engines.make_engine("jit"),
         session.key_of(config, "score"),
         session.trained_state(config, system, batch, workdir),
     )

@@ -11,13 +11,13 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from ad3d_jax.base import Array, Batch, State, System
-from ad3d_jax.eval import Sample
+from ad3d_jax.devices import processes
+from ad3d_jax.evaluate import Sample
 from ad3d_jax.features import image
+from ad3d_jax.fit.positions import unpack_state
 from ad3d_jax.synthesis.textures import load_textures
 from ad3d_jax.systems import SYSTEMS, build, nearest
-from ad3d_jax.train import hosts
-from ad3d_jax.train.checkpoint import load_tree
-from ad3d_jax.train.resume import unpack_state
+from ad3d_jax.workdir.checkpoint import load_tree
 from data_pipelines import layout
 from data_pipelines.prepared import MANIFEST, Prepared, open_prepared
 from data_pipelines.preprocess import prepare
@@ -106,10 +106,10 @@ def data_folder(config: ConfigDict) -> tuple[Path, str]:
     numbers = data.sample_set.to_dict()
     tag = config_hash({**numbers, "size": data.image_size})
     root = Path(data.cache).expanduser() / f"sample-set-{tag}"
-    if hosts.is_first():
+    if processes.is_first():
         size = data.image_size
         synthetic.generate(root, categories=(category,), size=size, **numbers)
-    hosts.wait()
+    processes.wait()
     return root, category
 
 
@@ -132,9 +132,9 @@ def prepare_class(config: ConfigDict) -> Prepared:
         ValueError: see `data_folder` and `preprocess.prepare`.
     """
     root, category = data_folder(config)
-    if not hosts.is_first():
-        folder = Path(hosts.word_of_first(""))
-        hosts.wait_for(folder / MANIFEST)
+    if not processes.is_first():
+        folder = Path(processes.word_of_first(""))
+        processes.wait_for(folder / MANIFEST)
         return open_prepared(folder)
     prepared = prepare(
         root,
@@ -145,8 +145,8 @@ def prepare_class(config: ConfigDict) -> Prepared:
         on_missing=config.data.on_missing,
         name=config.data.name,
     )
-    hosts.word_of_first(str(prepared.folder))
-    hosts.wait_for(prepared.folder)
+    processes.word_of_first(str(prepared.folder))
+    processes.wait_for(prepared.folder)
     return prepared
 
 
@@ -189,7 +189,7 @@ def trained_state(
         ValueError: the workdir holds none, or that of another configuration.
     """
     path = workdir / "checkpoints" / FINAL
-    hosts.wait_for(path)
+    processes.wait_for(path)
     if not path.exists():
         raise ValueError(f"{path}: no trained state; run with --mode=fit first")
     like = jax.eval_shape(system.init, key_of(config, "init"), batch)

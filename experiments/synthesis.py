@@ -19,7 +19,7 @@ from absl import app, flags
 from ml_collections import ConfigDict
 
 from ad3d_jax.base import Batch, State, System, sample_keys, without_truth
-from ad3d_jax.eval import check_needs
+from ad3d_jax.evaluate import check_needs
 from ad3d_jax.features import weights
 from ad3d_jax.report.gallery import Draw, write_gallery
 from experiments import flag_errors, session, weight_files

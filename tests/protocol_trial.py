@@ -9,13 +9,14 @@ import optax
 from reference_systems import MemoryDataset
 
 from ad3d_jax.base import Batch, without_truth
+from ad3d_jax.devices import compilation, engines
+from ad3d_jax.fit import gather
+from ad3d_jax.fit.fit import Options, count_steps, fit
+from ad3d_jax.fit.monitor import Interruption
+from ad3d_jax.fit.positions import Position
+from ad3d_jax.fit.run import Run
+from ad3d_jax.fit.step import begin, fixed_part, train_step
 from ad3d_jax.synthesis.textures import procedural_textures
-from ad3d_jax.train import gather, parallel, placement
-from ad3d_jax.train.fit import Options, count_steps, fit
-from ad3d_jax.train.monitor import Interruption
-from ad3d_jax.train.resume import Position
-from ad3d_jax.train.run import Run
-from ad3d_jax.train.step import begin, fixed_part, train_step
 
 ROWS = 4
 KEY = jax.random.key(11)
@@ -24,7 +25,7 @@ OPTIONS = Options(batch_size=ROWS, progress=False, log_every=1000)
 
 @functools.cache
 def engine(kind="jit", devices=1):
-    return placement.make_engine(kind, jax.devices()[:devices])
+    return engines.make_engine(kind, jax.devices()[:devices])
 
 
 class Trial:
@@ -39,7 +40,7 @@ class Trial:
         self.data = MemoryDataset(splits)
         self.system = count_steps(row.make(), self.data, ROWS)
         self.initial = self.system.init(KEY, without_truth(self.batch))
-        self.score = parallel.compile_map(engine(), self.system.score)
+        self.score = compilation.compile_map(engine(), self.system.score)
 
     @functools.cached_property
     def fitted(self):
@@ -76,7 +77,7 @@ class Trial:
     @functools.cache  # noqa: B019
     def step(self, index):
         """Returns the compiled training step of a phase on one device."""
-        return parallel.compile_step(engine(), train_step(self.system.phases[index]))
+        return compilation.compile_step(engine(), train_step(self.system.phases[index]))
 
 
 def pictures(count, size):
@@ -95,8 +96,8 @@ def trial_of(row):
 
 
 def scored(where, compiled, batch, state, key=KEY, split=()):
-    key, state = placement.replicate(where, key), placement.place(where, state, split)
-    return placement.join(compiled(key, state, placement.split(where, batch)))
+    key, state = engines.replicate(where, key), engines.place(where, state, split)
+    return engines.join(compiled(key, state, engines.split(where, batch)))
 
 
 def with_cache(phase, state, batch):
@@ -104,18 +105,18 @@ def with_cache(phase, state, batch):
     batch = without_truth(batch)
     if phase.cache is None:
         return batch
-    clean = parallel.zero_padding(jax.tree.map(jnp.asarray, batch))
+    clean = compilation.zero_padding(jax.tree.map(jnp.asarray, batch))
     cached = jax.device_get(jax.jit(phase.cache)(state, clean))
     return batch._replace(extras={**batch.extras, **cached})
 
 
 def stepped(where, compiled, phase, state, batches, key=KEY):
     """Returns (carry, reports) of one step a batch."""
-    key, fixed = placement.replicate(where, (key, fixed_part(state)))
-    carry, reports = placement.replicate(where, begin(phase, state), copy=True), []
+    key, fixed = engines.replicate(where, (key, fixed_part(state)))
+    carry, reports = engines.replicate(where, begin(phase, state), copy=True), []
     for batch in batches:
         batch = with_cache(phase, state, batch)
-        carry, report = compiled(key, fixed, carry, placement.split(where, batch))
+        carry, report = compiled(key, fixed, carry, engines.split(where, batch))
         reports.append(jax.device_get(report))
     return jax.device_get(carry), reports
 

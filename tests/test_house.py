@@ -25,31 +25,34 @@ LAYERS = (
     ("ad3d_jax.features",),
     ("ad3d_jax.systems",),
     ("ad3d_jax.metrics",),
-    ("ad3d_jax.train",),
-    ("ad3d_jax.eval", "ad3d_jax.report", "ad3d_jax.export"),
+    ("ad3d_jax.devices",),
+    ("ad3d_jax.workdir",),
+    ("ad3d_jax.fit",),
+    ("ad3d_jax.evaluate", "ad3d_jax.report"),
     ("data_pipelines",),
+    ("ad3d_jax.experiment",),
     ("experiments",),
 )
 # What only some files may import.
 HOMES = {
     "flax.linen": ("ad3d_jax/nn/",),
-    "orbax": ("ad3d_jax/train/checkpoint.py",),
-    "jax._src": ("ad3d_jax/train/hosts.py",),
-    "jax.distributed": ("ad3d_jax/train/hosts.py",),
-    "jax.experimental.multihost_utils": ("ad3d_jax/train/hosts.py",),
+    "orbax": ("ad3d_jax/workdir/checkpoint.py",),
+    "jax._src": ("ad3d_jax/devices/processes.py",),
+    "jax.distributed": ("ad3d_jax/devices/processes.py",),
+    "jax.experimental.multihost_utils": ("ad3d_jax/devices/processes.py",),
     "open3d": ("data_pipelines/geometry.py",),
     "tensorflow": ("data_pipelines/",),
     "tensorflow_datasets": ("data_pipelines/",),
-    "matplotlib": ("ad3d_jax/report.py", "ad3d_jax/report/"),
-    "torch": ("experiments/rivals/",),
-    "faiss": ("experiments/rivals/",),
-    "cv2": ("experiments/rivals/",),
+    "matplotlib": ("ad3d_jax/report/",),
+    "torch": ("experiments/benchmarks/baselines/",),
+    "faiss": ("experiments/benchmarks/baselines/",),
+    "cv2": ("experiments/benchmarks/baselines/",),
 }
 LAZY = ("open3d", "matplotlib", "torch", "faiss", "cv2")
 # Files that are nothing without such a library, and are imported in functions alone.
 WHOLLY = (
-    "experiments/rivals/torch_networks.py",
-    "experiments/rivals/opencv_synthesis.py",
+    "experiments/benchmarks/baselines/torch_networks.py",
+    "experiments/benchmarks/baselines/opencv_synthesis.py",
 )
 CODE_IN_DATA = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib"} | {
     *("marshal", "shelve"),
@@ -159,10 +162,10 @@ def eager_imports(root: Path) -> list[str]:
 
 
 def pmap_elsewhere(root: Path) -> list[str]:
-    """Returns places that name pmap outside train/parallel.py."""
+    """Returns places that name pmap outside devices/compilation.py."""
     found = []
     for file, tree in sources(root):
-        if file == "ad3d_jax/train/parallel.py":
+        if file == "ad3d_jax/devices/compilation.py":
             continue
         for node in ast.walk(tree):
             names = {getattr(node, "id", ""), getattr(node, "attr", "")}
@@ -266,29 +269,34 @@ BROKEN = [
     (upward_imports, "ad3d_jax/ops/__init__.py", "from ..nn.unet import Unet", 1),
     (upward_imports, "ad3d_jax/base.py", "def f():\n    import experiments.main", 2),
     (upward_imports, "ad3d_jax/__init__.py", "import ad3d_jax.ops", 1),
-    (upward_imports, "ad3d_jax/eval.py", "import data_pipelines.decode", 1),
+    (upward_imports, "ad3d_jax/evaluate.py", "import data_pipelines.decode", 1),
     (upward_imports, "ad3d_jax/utils.py", "", 1),
     (strangers, "ad3d_jax/systems/a.py", "from flax import linen as nn", 1),
-    (strangers, "ad3d_jax/train/fit.py", "import orbax.checkpoint", 1),
-    (strangers, "ad3d_jax/eval.py", "from jax import distributed", 1),
+    (strangers, "ad3d_jax/fit/fit.py", "import orbax.checkpoint", 1),
+    (strangers, "ad3d_jax/evaluate.py", "from jax import distributed", 1),
     (
         strangers,
-        "ad3d_jax/train/fit.py",
+        "ad3d_jax/fit/fit.py",
         "from jax.experimental import multihost_utils as m",
         1,
     ),
     (strangers, "data_pipelines/decode.py", "def f():\n    import open3d", 2),
     (strangers, "experiments/main.py", "import tensorflow_datasets as tfds", 1),
-    (strangers, "ad3d_jax/eval.py", "from matplotlib import pyplot", 1),
+    (strangers, "ad3d_jax/evaluate.py", "from matplotlib import pyplot", 1),
     (strangers, "ad3d_jax/features/a.py", "import torch", 1),
-    (eager_imports, "ad3d_jax/report.py", "\nimport matplotlib", 2),
+    (eager_imports, "ad3d_jax/report/a.py", "\nimport matplotlib", 2),
     (strangers, "experiments/main.py", "def f():\n    import faiss", 2),
-    (eager_imports, "experiments/rivals/knn.py", "import torch", 1),
-    (eager_imports, "experiments/rivals/a.py", "from . import torch_networks", 1),
+    (eager_imports, "experiments/benchmarks/baselines/knn.py", "import torch", 1),
+    (
+        eager_imports,
+        "experiments/benchmarks/baselines/a.py",
+        "from . import torch_networks",
+        1,
+    ),
     (strangers, "experiments/main.py", "def f():\n    import cv2", 2),
     (eager_imports, "data_pipelines/geometry.py", "if 1:\n    import open3d", 2),
-    (pmap_elsewhere, "ad3d_jax/train/fit.py", "import jax\njax.pmap(f)", 2),
-    (pmap_elsewhere, "ad3d_jax/train/fit.py", "from jax import pmap as p", 1),
+    (pmap_elsewhere, "ad3d_jax/fit/fit.py", "import jax\njax.pmap(f)", 2),
+    (pmap_elsewhere, "ad3d_jax/fit/fit.py", "from jax import pmap as p", 1),
     (unsafe_code, "ad3d_jax/ops/a.py", "import pickle", 1),
     (unsafe_code, "ad3d_jax/ops/a.py", "from pickle import loads", 1),
     (unsafe_code, "ad3d_jax/ops/a.py", "x = 1\neval('x')", 2),
@@ -312,11 +320,14 @@ BROKEN = [
 SOUND = [
     ("ad3d_jax/nn/a.py", "from flax import linen as nn\nfrom ad3d_jax.ops import blur"),
     ("ad3d_jax/nn/b.py", "from ad3d_jax.nn import a\nfrom . import a\nimport jax"),
-    ("ad3d_jax/train/parallel.py", "import jax\nrun = jax.pmap"),
-    ("ad3d_jax/report.py", "def _f():\n    import matplotlib"),
-    ("experiments/rivals/knn.py", "def _f():\n    import torch, faiss"),
-    ("experiments/rivals/torch_networks.py", "import torch"),
-    ("experiments/main.py", "from ad3d_jax import eval\neval.run(engine='pmap')"),
+    ("ad3d_jax/devices/compilation.py", "import jax\nrun = jax.pmap"),
+    ("ad3d_jax/report/a.py", "def _f():\n    import matplotlib"),
+    ("experiments/benchmarks/baselines/knn.py", "def _f():\n    import torch, faiss"),
+    ("experiments/benchmarks/baselines/torch_networks.py", "import torch"),
+    (
+        "experiments/main.py",
+        "import ad3d_jax.evaluate as e\ne.run(engine='pmap')",
+    ),
     ("ad3d_jax/features/a.py", "np.load(x, allow_pickle=False)\nmodel.eval()"),
     ("data_pipelines/a.py", "import tensorflow as tf\nimport ad3d_jax"),
 ]

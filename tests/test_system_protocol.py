@@ -27,10 +27,11 @@ from reference_systems import pad, take
 from systems_table import TABLE
 
 from ad3d_jax.base import ALONE, Gather, State, Train, sample_keys, without_truth
-from ad3d_jax.train import parallel, resume
-from ad3d_jax.train.checkpoint import Checkpointer
-from ad3d_jax.train.fit import check_fields
-from ad3d_jax.train.step import begin, fixed_part, train_step
+from ad3d_jax.devices import compilation
+from ad3d_jax.fit import positions
+from ad3d_jax.fit.fit import check_fields
+from ad3d_jax.fit.step import begin, fixed_part, train_step
+from ad3d_jax.workdir.checkpoint import Checkpointer
 
 every_system = pytest.mark.parametrize(
     "row",
@@ -91,7 +92,7 @@ def test_03_padding_changes_nothing(trial):
         assert reports[0].bad == 0
 
         plain = with_plain_descent(phase)
-        compiled = parallel.compile_step(engine(), train_step(plain))
+        compiled = compilation.compile_step(engine(), train_step(plain))
 
         def pair(key, plain=plain, compiled=compiled, state=state):
             run = functools.partial(stepped, engine(), compiled, plain, state, key=key)
@@ -114,15 +115,15 @@ def test_03_a_device_that_holds_only_padding_changes_nothing(trial):
     padded = pad(trial.batch, ROWS)
     for _, phase, state in trial.phases(Train):
         plain = with_plain_descent(phase)
-        both = parallel.compile_step(two, train_step(plain))
-        alone = parallel.compile_step(engine(), train_step(plain))
+        both = compilation.compile_step(two, train_step(plain))
+        alone = compilation.compile_step(engine(), train_step(plain))
 
         def pair(key, plain=plain, both=both, alone=alone, state=state):
             found = stepped(two, both, plain, state, [padded], key=key)
             return found, stepped(engine(), alone, plain, state, [trial.batch], key=key)
 
         same_steps(pair, state)
-    compiled = parallel.compile_map(two, trial.system.score)
+    compiled = compilation.compile_map(two, trial.system.score)
     scores = scored(two, compiled, padded, trial.ready)
     expected = trial.scores(trial.batch)
     near_scores(take(scores, range(ROWS)), expected, trial.row.rounding)
@@ -142,7 +143,7 @@ def test_04_score_is_per_sample(trial):
     assert differ(take(trial.scores(mixed), [1]), take(whole, [1]))
     half = scored(
         engine(),
-        parallel.compile_map(engine(), trial.system.score),
+        compilation.compile_map(engine(), trial.system.score),
         take(trial.batch, [2, 3]),
         trial.ready,
     )
@@ -204,13 +205,13 @@ def test_07_same_key_and_data_same_bits(trial):
 @every_system
 def test_08_neither_a_second_call_nor_a_hyperparameter_traces_again(trial):
     for _, phase, state in trial.phases(Train):
-        step = parallel.compile_step(engine(), train_step(phase))
+        step = compilation.compile_step(engine(), train_step(phase))
         stepped(engine(), step, phase, state, [trial.batch] * 2)
         hyper = {name: value * 0.5 for name, value in state.hyper.items()}
         changed = state._replace(hyper=hyper)
         stepped(engine(), step, phase, changed, [trial.batch])
         assert step.traces == 1, phase.name
-    score = parallel.compile_map(engine(), trial.system.score)
+    score = compilation.compile_map(engine(), trial.system.score)
     hyper = {name: value * 0.5 for name, value in trial.ready.hyper.items()}
     for state in (trial.ready, trial.ready, trial.ready._replace(hyper=hyper)):
         scored(engine(), score, trial.batch, state)
@@ -237,17 +238,19 @@ def test_09_absorb_depends_on_neither_chunks_nor_devices(trial):
 def test_10_a_saved_and_loaded_state_scores_the_same(trial, tmp_path):
     count = len(trial.system.phases)
     with Checkpointer(tmp_path) as checkpointer:
-        resume.save(trial.system, resume.Position(trial.fitted, count), checkpointer)
-    found = resume.restore(trial.system, trial.initial, Checkpointer(tmp_path))
+        positions.save(
+            trial.system, positions.Position(trial.fitted, count), checkpointer
+        )
+    found = positions.restore(trial.system, trial.initial, Checkpointer(tmp_path))
     assert found.phase == count
     same(found.state, trial.fitted)
     expected = trial.scores(trial.batch, trial.fitted)
     same(trial.scores(trial.batch, found.state), expected)
     for _, phase, state in trial.phases(Train):
         carry = begin(phase, state)
-        position = resume.Position(state, trial.system.phases.index(phase), carry)
-        packed = resume.pack(position)
-        again = resume.unpack(trial.system, trial.initial, packed)
+        position = positions.Position(state, trial.system.phases.index(phase), carry)
+        packed = positions.pack(position)
+        again = positions.unpack(trial.system, trial.initial, packed)
         same(again.carry, carry)
 
 
@@ -305,7 +308,7 @@ def five_steps_agree(phase, state, batches):
     found = []
     for kind, devices in [("jit", 1), ("pmap", 2), ("pmap", 4)]:
         where = engine(kind, devices)
-        compiled = parallel.compile_step(where, train_step(phase))
+        compiled = compilation.compile_step(where, train_step(phase))
         _, reports = stepped(where, compiled, phase, state, batches)
         # Adam turns the rounding of a tiny gradient into a step of full size, so
         # that single terms drift; the contract speaks of the loss.
@@ -322,7 +325,7 @@ def five_steps_agree(phase, state, batches):
 def single_steps_agree(phase, state, batches):
     plain = with_plain_descent(phase)
     places = [engine(kind, n) for kind, n in [("jit", 1), ("pmap", 2), ("pmap", 4)]]
-    programs = [parallel.compile_step(at, train_step(plain)) for at in places]
+    programs = [compilation.compile_step(at, train_step(plain)) for at in places]
 
     def pair(place, batch, key):
         return [
@@ -348,13 +351,13 @@ def test_12_one_two_and_four_devices_agree(trial):
             five_steps_agree(phase, state, batches)
     expected = scored(
         engine(),
-        parallel.compile_map(engine(), trial.system.score),
+        compilation.compile_map(engine(), trial.system.score),
         batches[0],
         trial.ready,
     )
     for devices in (2, 4):
         where = engine("pmap", devices)
-        compiled = parallel.compile_map(where, trial.system.score)
+        compiled = compilation.compile_map(where, trial.system.score)
         found = scored(where, compiled, batches[0], trial.ready)
         near_scores(found, expected, trial.row.rounding)
         if trial.system.sharded:

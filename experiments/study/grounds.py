@@ -6,7 +6,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ad3d_jax.base import System
-from ad3d_jax.eval import Sample
+from ad3d_jax.evaluate import Sample
 from data_pipelines import planted
 from data_pipelines.resident import Resident, load_resident
 from experiments import session

@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 from absl import logging
 from ml_collections import ConfigDict
 
-from ad3d_jax import eval as evaluation
+from ad3d_jax import evaluate as evaluation
 from ad3d_jax.base import State
-from ad3d_jax.train import parallel, placement, plan
-from ad3d_jax.train.checkpoint import save_tree
-from ad3d_jax.train.fit import count_steps
-from ad3d_jax.train.log import Log
-from ad3d_jax.train.workdir import WorkdirError, open_workdir, write_json
+from ad3d_jax.devices import compilation, engines, memory
+from ad3d_jax.fit.fit import count_steps
+from ad3d_jax.workdir.checkpoint import save_tree
+from ad3d_jax.workdir.folder import WorkdirError, open_workdir, write_json
+from ad3d_jax.workdir.log import Log
 from data_pipelines import planted
 from experiments import main, session, weight_files
 from experiments.study import stages
@@ -102,7 +102,7 @@ def begin(task: Task, goal: Goal, grounds: Grounds, log: Log) -> tuple[Trial, Gr
     config = task.config
     system = session.build_system(config)
     weight_files.check(config)
-    engine = placement.make_engine(config.fit.engine)
+    engine = engines.make_engine(config.fit.engine)
     ground = grounds.open(config, system, goal.planting)
     dataset = main.open_dataset(config, system, ground.samples)
     first = next(dataset.ordered("train", config.data.batch_size, 0))
@@ -119,7 +119,7 @@ def conclude(
     ground: Ground,
     state: State,
     seconds: float,
-    program: parallel.Compiled | None = None,
+    program: compilation.Compiled | None = None,
 ) -> float:
     """Judges a fitted state, saves it and what it gives, and returns its value.
 
@@ -148,14 +148,14 @@ def metrics_of(
     trial: Trial,
     ground: Ground,
     state: State,
-    program: parallel.Compiled | None = None,
+    program: compilation.Compiled | None = None,
 ) -> dict[str, Any]:
     """Returns the metrics of a state on the planted split; undefined ones are None.
 
     `program` as in `conclude`.
     """
     config, engine = trial.config, trial.engine
-    limits = plan.measure(
+    limits = memory.measure(
         engine.mesh.devices.flat,
         config.fit.device_memory_bytes or None,
         config.fit.host_memory_bytes or None,
@@ -175,7 +175,7 @@ def value_in(metrics: Mapping[str, Any], metric: str) -> float:
     return math.fsum(parts) / len(parts)
 
 
-def describe_devices(engine: placement.Engine) -> str:
+def describe_devices(engine: engines.Engine) -> str:
     """Returns the devices of an engine, such as "2 x NVIDIA H100 (cuda:0, cuda:1)"."""
     devices = list(engine.mesh.devices.flat)
     names = ", ".join(f"{d.platform}:{d.id}" for d in devices)

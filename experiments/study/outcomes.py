@@ -8,7 +8,7 @@ from pathlib import Path
 
 from absl import logging
 
-from ad3d_jax.train.fit import Preempted
+from ad3d_jax.fit.fit import Preempted
 from data_pipelines.errors import DiskFullError
 from experiments import population
 from experiments.study import objective, together

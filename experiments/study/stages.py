@@ -10,12 +10,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ad3d_jax.base import Batch, State, System, Train, Tree
-from ad3d_jax.train import placement
-from ad3d_jax.train.checkpoint import Checkpointer
-from ad3d_jax.train.fit import fit
-from ad3d_jax.train.log import Log
-from ad3d_jax.train.resume import unpack
-from ad3d_jax.train.workdir import write_json
+from ad3d_jax.devices import engines
+from ad3d_jax.fit.fit import fit
+from ad3d_jax.fit.positions import unpack
+from ad3d_jax.workdir.checkpoint import Checkpointer
+from ad3d_jax.workdir.folder import write_json
+from ad3d_jax.workdir.log import Log
 from experiments import main, session
 
 FILE = "stages.json"
@@ -32,7 +32,7 @@ class Trial(NamedTuple):
     system: System  # with its steps counted
     dataset: Any  # base.Dataset; of a memory bank a Resident
     first: Batch
-    engine: placement.Engine
+    engine: engines.Engine
 
 
 class Watch:

@@ -7,9 +7,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from ad3d_jax import eval as evaluation
-from ad3d_jax.train.fit import NonFiniteError
-from ad3d_jax.train.log import Log
+from ad3d_jax import evaluate as evaluation
+from ad3d_jax.fit.fit import NonFiniteError
+from ad3d_jax.workdir.log import Log
 from experiments import population, session
 from experiments.study import objective
 from experiments.study.grounds import Grounds

@@ -3,13 +3,14 @@
 import pytest
 from reference_systems import neighbours, restorer
 
-from experiments import benchmark, benchmark_population, session
+from experiments import session
+from experiments.benchmarks import population, speed
 from experiments.configs.dbrn import get_config
 
 
 @pytest.fixture
 def config(monkeypatch):
-    monkeypatch.setitem(benchmark.MATMUL_SIDE, "cpu", 64)
+    monkeypatch.setitem(speed.MATMUL_SIDE, "cpu", 64)
     config = get_config("cpu")
     config.data.image_size = 16
     config.data.batch_size = 2
@@ -20,9 +21,9 @@ def config(monkeypatch):
 
 def test_each_size_is_one_program(monkeypatch, config):
     monkeypatch.setattr(session, "build_system", lambda _: restorer())
-    report = benchmark_population.run(config, sizes=(3,), steps=2, peak_tflops=1.0)
+    report = population.run(config, sizes=(3,), steps=2, peak_tflops=1.0)
     found = [(x["different"], x["members"]) for x in report["timings"]]
-    different = benchmark_population.DIFFERENT
+    different = population.DIFFERENT
     assert found == [(name, count) for name in different for count in (1, 3)]
     for timing in report["timings"]:
         assert timing["traces"] == 1 and timing["seconds_median"] > 0
@@ -39,4 +40,4 @@ def test_each_size_is_one_program(monkeypatch, config):
 def test_a_bank_without_training_is_refused(monkeypatch, config):
     monkeypatch.setattr(session, "build_system", lambda _: neighbours())
     with pytest.raises(ValueError, match="no phase that is trained"):
-        benchmark_population.run(config)
+        population.run(config)

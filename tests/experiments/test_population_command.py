@@ -2,9 +2,9 @@
 
 import pytest
 
-from ad3d_jax.train import parallel
-from ad3d_jax.train.fit import NonFiniteError
-from ad3d_jax.train.log import read_log
+from ad3d_jax.devices import compilation
+from ad3d_jax.fit.fit import NonFiniteError
+from ad3d_jax.workdir.log import read_log
 from experiments import collect, main, population, predict, session
 from experiments.configs.simplenet import get_config
 
@@ -49,13 +49,13 @@ def losses(folder):
 def test_classes_and_seeds_are_a_grid_of_runs(config, tmp_path, monkeypatch):
     traces = []
     for name in ("compile_members", "compile_map"):
-        make = getattr(parallel, name)
+        make = getattr(compilation, name)
 
         def noted(*arguments, make=make, **options):
             traces.append(make(*arguments, **options))
             return traces[-1]
 
-        monkeypatch.setattr(parallel, name, noted)
+        monkeypatch.setattr(compilation, name, noted)
     vary = {"data.category": ["bun", "rope"], "seed": [0, 1]}
     found = population.run(config, tmp_path / "all", vary)
     # The features of each seed's own random backbone and class, then all the rest.

@@ -7,10 +7,10 @@ from ml_collections import ConfigDict
 from reference_systems import MemoryDataset, bank, make_batch, neighbours
 
 from ad3d_jax.base import without_truth
+from ad3d_jax.devices import engines
+from ad3d_jax.fit.fit import Options, fit
 from ad3d_jax.ops.knn import Bank
-from ad3d_jax.train import placement
-from ad3d_jax.train.checkpoint import save_tree
-from ad3d_jax.train.fit import Options, fit
+from ad3d_jax.workdir.checkpoint import save_tree
 from experiments import session
 
 CONFIG = ConfigDict(
@@ -34,7 +34,7 @@ def trained(system):
         jax.random.key(3),
         MemoryDataset({"train": make_batch(7, size=12)}),
         Options(batch_size=4, progress=False),
-        placement.make_engine("jit"),
+        engines.make_engine("jit"),
     )
 
 

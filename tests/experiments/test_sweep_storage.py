@@ -9,7 +9,7 @@ import study_worker
 from optuna.exceptions import StorageInternalError
 from optuna.storages import GrpcStorageProxy
 
-from ad3d_jax.train import placement
+from ad3d_jax.devices import engines
 from experiments import sweep
 from experiments.configs import simplenet
 from experiments.study import objective, space, storage, trials, worker
@@ -145,7 +145,7 @@ def test_a_grid_needs_choices_or_steps_and_has_each_point_once(tmp_path):
 
 def test_devices_are_named_and_can_be_chosen(monkeypatch):  # fault 74
     devices = jax.devices()[:2]
-    told = objective.describe_devices(placement.make_engine("pmap", devices))
+    told = objective.describe_devices(engines.make_engine("pmap", devices))
     assert told == "2 x cpu (cpu:0, cpu:1)"
     set_to = {}
     monkeypatch.setattr(jax.config, "update", set_to.__setitem__)

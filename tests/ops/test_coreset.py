@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from ad3d_jax.base import ALONE, State
+from ad3d_jax.devices import engines
 from ad3d_jax.ops import coreset
-from ad3d_jax.train import placement
 
 KEY = jax.random.key(0)
 
@@ -45,15 +45,15 @@ def picks(rows, select, devices=None, key=KEY, transform=jax.vmap):
     if devices is None:
         advance = jax.jit(lambda data, carry: select.advance(data, carry, ALONE))
     else:
-        engine = placement.make_engine("pmap", jax.devices()[:devices])
+        engine = engines.make_engine("pmap", jax.devices()[:devices])
         data = shared(data, devices)
-        across = placement.across(engine)
+        across = engines.across(engine)
 
         def advance(data, carry):
             def local(data):
                 return select.advance(data, carry, across)
 
-            carries = jax.jit(transform(local, axis_name=placement.AXIS))(data)
+            carries = jax.jit(transform(local, axis_name=engines.AXIS))(data)
             for leaf in carries:
                 for device in leaf[1:]:
                     np.testing.assert_array_equal(device, leaf[0])

@@ -10,10 +10,10 @@ import pytest
 from padded_banks import pad
 from sklearn.neighbors import NearestNeighbors
 
+from ad3d_jax.devices import engines
 from ad3d_jax.ops import knn
-from ad3d_jax.train import placement
 
-DEVICES = placement.across(placement.make_engine("pmap"))
+DEVICES = engines.across(engines.make_engine("pmap"))
 
 
 def data(rows=700, queries=40, dimensions=19, seed=0):
@@ -49,7 +49,7 @@ def on_devices(devices, function, bank, per_query, transform=jax.vmap):
         return function(own, per_query)
 
     leaves = split((bank.rows, bank.half_norms, bank.number, per_query))
-    found = jax.jit(transform(local, axis_name=placement.AXIS))(*leaves)
+    found = jax.jit(transform(local, axis_name=engines.AXIS))(*leaves)
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)
 
 

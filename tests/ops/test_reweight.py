@@ -10,8 +10,8 @@ from padded_banks import pad
 from scipy.special import softmax
 from sklearn.neighbors import NearestNeighbors
 
+from ad3d_jax.devices import engines
 from ad3d_jax.ops import knn, reweight
-from ad3d_jax.train import placement
 
 # Worked by hand: the worst query (3,4) matches (5,5) at sqrt 5, whose support is
 # (5,5), (0,2), (1,0), at sqrt 5, sqrt 13 and sqrt 20 of the query.
@@ -94,7 +94,7 @@ def test_a_split_bank_gives_the_same(kind, rows):
     devices, support = 4, 9
     bank, queries = random_case(rows=rows, samples=8)
     padded = pad(knn.build(bank), devices)
-    across = placement.across(placement.make_engine("pmap"))
+    across = engines.across(engines.make_engine("pmap"))
 
     def local(rows, half_norms, number, queries):
         own = dataclasses.replace(
@@ -106,7 +106,7 @@ def test_a_split_bank_gives_the_same(kind, rows):
 
     leaves = (padded.rows, padded.half_norms, padded.number, queries)
     leaves = [x.reshape(devices, -1, *x.shape[1:]) for x in leaves]
-    found = jax.jit(jax.vmap(local, axis_name=placement.AXIS))(*leaves).reshape(-1)
+    found = jax.jit(jax.vmap(local, axis_name=engines.AXIS))(*leaves).reshape(-1)
     np.testing.assert_allclose(found, scored(bank, queries, kind, support), rtol=1e-5)
 
 

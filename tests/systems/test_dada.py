@@ -10,9 +10,9 @@ import pytest
 
 from ad3d_jax.base import ALONE, Batch, State, sample_keys
 from ad3d_jax.features import weights
+from ad3d_jax.fit.step import begin, fixed_part, train_step
 from ad3d_jax.ops.codebook import health
 from ad3d_jax.systems import SYSTEMS, dada
-from ad3d_jax.train.step import begin, fixed_part, train_step
 
 CONFIG = dada.Config(
     dada_hidden=16,

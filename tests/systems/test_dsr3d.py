@@ -10,9 +10,9 @@ import pytest
 from reference_systems import make_batch
 
 from ad3d_jax.base import ALONE, Batch, sample_keys, without_truth
+from ad3d_jax.fit.step import begin, fixed_part, train_step
 from ad3d_jax.nn.scope import Scope
 from ad3d_jax.systems import dada, dsr3d, dsr_detector, dsr_networks
-from ad3d_jax.train.step import begin, fixed_part, train_step
 
 CONFIG = dsr3d.Config(
     dada_hidden=16,

@@ -8,9 +8,9 @@ import pytest
 from reference_systems import make_batch
 
 from ad3d_jax.base import ALONE, Batch
+from ad3d_jax.fit.step import begin, fixed_part, train_step
 from ad3d_jax.systems import simplenet
 from ad3d_jax.systems.simplenet import Config, hinge
-from ad3d_jax.train.step import begin, fixed_part, train_step
 
 SMALL = Config(
     backbone="resnet18",

@@ -1,0 +1,1 @@
+"""Where arrays lie: engines, compilation, processes and memory."""

@@ -1,0 +1,1 @@
+"""What optimises: one step, the phases of a system, populations."""

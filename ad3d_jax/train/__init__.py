@@ -1,1 +1,0 @@
-"""Drivers: data parallelism, training steps, phases, checkpoints and the log."""

@@ -1,0 +1,1 @@
+"""Speed of ours, alone and beside other libraries; not needed to use the library."""

@@ -1,0 +1,172 @@
+"""Scores of a split bank, memory that runs out, and what a bank matched, on files."""
+
+import csv
+
+import jax
+import numpy as np
+import pytest
+from absl import logging as absl_logging
+from reference_systems import MemoryDataset, bank, make_batch, neighbours, pad, take
+
+from ad3d_jax import evaluate as evaluation
+from ad3d_jax.base import MATCH
+from ad3d_jax.devices import compilation, engines, memory
+from ad3d_jax.fit.fit import Options, fit
+
+KEY = jax.random.key(3)
+OPTIONS = Options(batch_size=4, progress=False)
+# 7 samples of 9 patches, half of them kept: 31 rows, which nothing divides.
+TRAIN = make_batch(7, size=12)
+TEST = jax.tree.map(
+    lambda *x: np.concatenate(x),
+    make_batch(3, size=12, seed=9),
+    make_batch(2, size=12, seed=8, defect=True),
+)
+DATA = MemoryDataset({"train": TRAIN, "test": TEST})
+AMPLE = memory.Limits(2**40, 2**40, 1)
+SAMPLES = [
+    evaluation.Sample("board", "good" if i < 3 else "hole", f"{i:03}", i, int(i > 2))
+    for i in range(5)
+]
+
+
+def engine_of(kind="jit", devices=1):
+    return engines.make_engine(kind, jax.devices()[:devices])
+
+
+def fitted(system):
+    state = system.init(jax.random.key(1), TRAIN)
+    return fit(system, state, KEY, DATA, OPTIONS, engine_of())
+
+
+@pytest.fixture(scope="module")
+def state():
+    return fitted(neighbours())
+
+
+def compiled(state, limits=AMPLE, kind="jit", devices=1):
+    engine = engine_of(kind, devices)
+    return evaluation.compile_score(neighbours(), engine, KEY, state, limits)
+
+
+@pytest.mark.parametrize(
+    ("kind", "devices"), [("pmap", 2), ("pmap", 4), ("shard_map", 2), ("shard_map", 4)]
+)
+def test_a_bank_too_large_for_a_device_is_split_and_scores_the_same(
+    state, kind, devices, monkeypatch, capsys
+):
+    batch = pad(TEST, 3)
+    expected = compiled(state)(batch)
+    planned = memory.of_banks(("bank",), state)
+    room = planned.whole_bytes + -(-planned.split_bytes // devices)
+    seen = []
+    place = engines.place
+
+    def watched(engine, state, split):
+        seen.append(split)
+        return place(engine, state, split)
+
+    monkeypatch.setattr(engines, "place", watched)
+    limits = memory.Limits(room, 0, devices)
+    found = compiled(state, limits, kind, devices)(batch)
+    assert seen == [("bank",)]
+    assert f"split over {devices} devices" in capsys.readouterr().err
+    np.testing.assert_allclose(found.map, expected.map, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(found.image, expected.image, rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(found.match[:5], expected.match[:5])
+    with pytest.raises(
+        memory.MemoryLimitError, match="score of neighbours: 31 rows of"
+    ):
+        compiled(state, limits._replace(device_bytes=room - 1), kind, devices)
+
+
+def test_a_small_bank_stays_whole(state):
+    score = compiled(state, memory.Limits(2**40, 2**40, 4), "pmap", 4)
+    np.testing.assert_allclose(
+        score(pad(TEST, 3)).map, compiled(state)(pad(TEST, 3)).map, atol=1e-6
+    )
+
+
+def test_the_bank_is_searched_with_smaller_chunks_when_memory_runs_out(
+    state, monkeypatch
+):
+    said, seen = [], []
+    monkeypatch.setattr(absl_logging, "warning", lambda *a: said.append(a[0] % a[1:]))
+    expected = compiled(state)(TEST)
+    call = compilation.Compiled.__call__
+
+    def scarce(self, key, state, batch):
+        seen.append(state.memory["bank"].chunk_bytes)
+        if seen[-1] > 2**10:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+        return call(self, key, state, batch)
+
+    monkeypatch.setattr(compilation.Compiled, "__call__", scarce)
+    score = compiled(state)
+    found = score(TEST)
+    np.testing.assert_allclose(found.map, expected.map, rtol=0, atol=1e-6)
+    assert seen == [2**12, 2**11, 2**10] and "score of neighbours" in said[0]
+    score(TEST)
+    assert seen[3:] == [2**10], "the chunk that fits is kept"
+
+    def never(self, key, state, batch):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+    monkeypatch.setattr(compilation.Compiled, "__call__", never)
+    with pytest.raises(memory.MemoryLimitError, match="ran out.*31 rows of 8 numbers"):
+        score(TEST)
+
+
+def test_what_was_matched_is_the_nearest_patch_of_the_training_set(state):
+    scored = evaluation.score_split(compiled(state), DATA, 4)
+    assert scored.match.shape == (5, 5) and scored.match.dtype == np.int32
+    features = np.asarray(state.frozen["features"], np.float64)
+
+    def patch(batch, sample, row, column):
+        """Returns the feature of the patch of 4 x 4 pixels about a pixel."""
+        where = (sample, slice(row - 2, row + 2), slice(column - 2, column + 2))
+        x = np.concatenate([batch.rgb[where], 20 * (batch.depth[where] - 0.5)], -1)
+        return x.reshape(-1).astype(np.float64) @ features
+
+    memory = state.memory
+    kept = np.asarray(memory["bank"].rows, np.float64) + memory["bank"].mean
+    for i, (row, column, sample, sample_row, sample_column) in enumerate(scored.match):
+        query = patch(TEST, i, row, column)
+        assert scored.maps[i, row, column] == scored.maps[i].max()
+        matched = patch(TRAIN, sample, sample_row, sample_column)
+        apart = np.linalg.norm(query - matched)
+        nearest = np.linalg.norm(kept - query.reshape(1, -1), axis=1).min()
+        np.testing.assert_allclose(apart, nearest, rtol=1e-4)
+        np.testing.assert_allclose(apart, scored.image[i], rtol=1e-4)
+
+
+def test_the_files_say_what_was_matched(state, tmp_path):
+    score = compiled(state)
+    scored = evaluation.score_split(score, DATA, 4)
+    evaluation.write_scores(tmp_path / "scores.csv", scored, SAMPLES)
+    with open(tmp_path / "scores.csv", newline="", encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    for line, match in zip(lines, scored.match, strict=True):
+        assert [int(line[name]) for name in MATCH] == match.tolist()
+    evaluation.write_pictures(tmp_path, score, DATA, SAMPLES, [1, 4], 4)
+    assert len(list(tmp_path.glob("*.npz"))) == 2
+    for row in (1, 4):
+        with np.load(tmp_path / evaluation.file_name(SAMPLES[row])) as arrays:
+            np.testing.assert_array_equal(arrays["match"], scored.match[row])
+            sample = take(TRAIN, [scored.match[row][2]])
+            np.testing.assert_array_equal(arrays["match/rgb"], sample.rgb[0])
+            np.testing.assert_array_equal(arrays["match/depth"], sample.depth[0])
+            np.testing.assert_array_equal(arrays["rgb"], TEST.rgb[row])
+
+
+def test_a_system_that_matches_nothing_says_nothing(tmp_path):
+    system = bank(steps=1)
+    score = evaluation.compile_score(system, engine_of(), KEY, fitted(system))
+    scored = evaluation.score_split(score, DATA, 4)
+    assert scored.match is None
+    evaluation.write_scores(tmp_path / "scores.csv", scored, SAMPLES)
+    head = (tmp_path / "scores.csv").read_text().splitlines()[0]
+    assert head == "category,defect,stem,id,label,score,seconds"
+    evaluation.write_pictures(tmp_path, score, DATA, SAMPLES, [0], 4)
+    with np.load(tmp_path / evaluation.file_name(SAMPLES[0])) as arrays:
+        assert not [name for name in arrays if name.startswith("match")]
