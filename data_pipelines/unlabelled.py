@@ -21,7 +21,12 @@ from data_pipelines.decode import read_depth_png, read_rgb, read_xyz
 from data_pipelines.errors import DatasetError
 from data_pipelines.layout import SUFFIXES
 from data_pipelines.recipes import RECIPES, Record, Sample
-from data_pipelines.samples import check_xyz_size, sample_id, sha256
+from data_pipelines.samples import (
+    check_xyz_size,
+    record_fields,
+    sample_id,
+    sha256,
+)
 
 CAMERA = "camera.json"
 EXPECTED = __doc__
@@ -62,9 +67,7 @@ def read_folder(
         raise DatasetError(f"input: no pictures in {folder}; expected\n{EXPECTED}")
     points: dict[str, Path] = {}
     intrinsics = None
-    reasons = sorted(set(needs) - {"rgb"})
-    if RECIPES[recipe].needs_xyz:
-        reasons.append(f"recipe {recipe}")
+    reasons = needs_points(recipe, needs)
     if reasons:
         points = _by_stem(folder, "xyz", SUFFIXES["xyz"])
         if not points and (folder / "depth").is_dir():
@@ -77,8 +80,47 @@ def read_folder(
                 f"for {pictures[missing[0]]} and {len(missing) - 1} others; "
                 f"expected\n{EXPECTED}"
             )
-    params = {**RECIPES[recipe].defaults, **params}  # a parameter may be newer
     return _records(pictures, points, intrinsics, recipe, params)
+
+
+def needs_points(recipe: str, needs: Iterable[str]) -> list[str]:
+    """Returns what needs points: batch fields other than rgb, the recipe itself."""
+    reasons = sorted(set(needs) - {"rgb"})
+    return [*reasons, f"recipe {recipe}"] if RECIPES[recipe].needs_xyz else reasons
+
+
+def to_record(
+    recipe: str,
+    params: Mapping[str, Any],
+    id: int,
+    rgb: np.ndarray,
+    xyz: np.ndarray | None = None,
+) -> Record:
+    """Returns a measured sample as `collate` takes it.
+
+    Args:
+        recipe: a name of `recipes.RECIPES`.
+        params: what the recipe learned.
+        id: of the sample, 0 to 2**31 - 1.
+        rgb: [h,w,3] uint8.
+        xyz: [h,w,3] float32 metres, (0,0,0) where unmeasured; None = no points.
+    """
+    params = {**RECIPES[recipe].defaults, **params}  # a parameter may be newer
+    record = RECIPES[recipe].apply(params, Sample(rgb, xyz)).record
+    del record["mask"]
+    return {**record, "id": np.int32(id)}
+
+
+def empty_record(
+    recipe: str, params: Mapping[str, Any], needs: Iterable[str]
+) -> Record:
+    """Returns a record of zeros, for its shapes and dtypes alone."""
+    params = {**RECIPES[recipe].defaults, **params}
+    with_xyz = bool(needs_points(recipe, needs))
+    fields = record_fields(RECIPES[recipe], params, with_xyz)
+    del fields["mask"]
+    record = {name: np.zeros(*field) for name, field in fields.items()}
+    return {**record, "id": np.int32(0)}
 
 
 def _by_stem(folder: Path, name: str, suffixes: tuple[str, ...]) -> dict[str, Path]:
@@ -106,10 +148,7 @@ def _records(
             else:
                 _, xyz = read_depth_png(points[name], intrinsics)
             check_xyz_size(points[name], xyz.shape[:2], rgb.shape[:2])
-        record = RECIPES[recipe].apply(params, Sample(rgb, xyz)).record
-        del record["mask"]
-        record["id"] = np.int32(sample_id(sha256(path)))
-        yield name, record
+        yield name, to_record(recipe, params, sample_id(sha256(path)), rgb, xyz)
 
 
 def collate(records: Iterable[Record], batch_size: int) -> Batch:

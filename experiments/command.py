@@ -1,70 +1,80 @@
-"""Flags whose mistakes end the program with one sentence and the nearest valid name."""
+"""What all commands share: a configuration by flags, one way to begin and to end."""
 
-import runpy
 import sys
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from typing import Any
 
-from absl import flags
-from ml_collections import ConfigDict, config_flags
+from absl import app, flags, logging
+from ml_collections import ConfigDict
 
-from ad3d_jax.systems import nearest
+from ad3d_jax.experiment.config import changed, load, read_texts
+from ad3d_jax.experiment.status import USAGE, refuse, status_of
 
 PREFIX = "--config."
 
 
-def define_config(default: str) -> flags.FlagHolder:
-    """Defines `--config=FILE.py[:variant]` and its overrides `--config.FIELD=VALUE`.
+def run(main: Callable[..., Any], positional: bool = False) -> None:
+    """Parses the flags and runs `main(flags)`; ends with the status of `status_of`.
 
-    Exits with status 2 and a sentence where the file, the variant or a field is
-    unknown, since the definition itself reads the command line.
+    A flag that is wrong ends it with status 2 and one sentence. With `positional`,
+    `main` gets the arguments that are no flags, too; else there may be none.
     """
-    try:
-        check_overrides(sys.argv[1:], default)
-    except ValueError as mistake:
-        sys.exit(refuse(str(mistake)))
-    return config_flags.DEFINE_config_file(
-        "config", default, "Configuration file, with a variant after a colon."
-    )
+
+    def command(arguments: list[str]) -> None:
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)  # checkpoints are told of at length
+        given = arguments[1:]
+        if given and not positional:
+            sys.exit(refuse(f"no flag: {given[0]}", USAGE))
+        more = (given,) if positional else ()
+        sys.exit(status_of(lambda: main(flags.FLAGS, *more)))
+
+    app.run(command, flags_parser=parse)
+
+
+def define_config(default: str) -> None:
+    """Defines `--config=NAME[:variant]` and its overrides `--config.FIELD=VALUE`."""
+    text = "Name or file of a configuration, with a variant after a colon."
+    flags.DEFINE_string("config", default, text)
+    text = "FIELD=VALUE of the configuration; the same as --config.FIELD=VALUE."
+    flags.DEFINE_multi_string("set", [], text)
+
+
+def config_of(values: flags.FlagValues) -> ConfigDict:
+    """Returns the configuration that the flags name.
+
+    Raises:
+        ValueError: it, or a field of it, is unknown, or a value is of another type.
+    """
+    config = load(values.config)
+    return changed(config, read_texts(config, values.set))
 
 
 def parse(arguments: list[str]) -> list[str]:
-    """Parses flags; exits with status 2 and a sentence where one is wrong."""
+    """Parses the flags, and checks the configuration that they name."""
     try:
-        return flags.FLAGS(arguments)
+        rest = flags.FLAGS(list(with_fields(arguments)))
+        if "config" in flags.FLAGS:
+            config_of(flags.FLAGS)
+        return rest
     except (flags.Error, ValueError, TypeError) as error:
         text = [line.strip() for line in str(error).splitlines() if line.strip()]
-        sys.exit(refuse(text[-1] if text else repr(error)))
+        sys.exit(refuse(text[-1] if text else repr(error), USAGE))
 
 
-def refuse(sentence: str) -> int:
-    """Writes the sentence to the error stream and returns the exit status."""
-    sys.stderr.write(f"error: {sentence}\n")
-    return 2
+def with_fields(arguments: list[str]) -> Iterator[str]:
+    """Yields the arguments with `--config.FIELD=VALUE` as `--set=FIELD=VALUE`.
 
-
-def check_overrides(arguments: list[str], default: str) -> None:
-    """Raises ValueError where the configuration has no such file, variant or field."""
-    source, overrides = default, []
-    for argument in arguments:
-        if argument.startswith("--config="):
-            source = argument.removeprefix("--config=")
-        elif argument.startswith(PREFIX):
-            overrides.append(argument.removeprefix(PREFIX).partition("=")[0])
-    file, colon, variant = source.partition(":")
-    if not Path(file).is_file():
-        raise ValueError(f"--config: there is no file {file}")
-    get_config = runpy.run_path(file)["get_config"]
-    known = set(field_names(get_config(variant) if colon else get_config()))
-    for name in overrides:
-        if name not in known:
-            raise ValueError(f"config.{name}: no such field{nearest(name, known)}")
-
-
-def field_names(config: ConfigDict, prefix: str = "") -> list[str]:
-    """Returns the dotted names of all fields, groups and leaves."""
-    names = []
-    for name, value in config.items():
-        names.append(prefix + name)
-        if isinstance(value, ConfigDict):
-            names += field_names(value, f"{prefix}{name}.")
-    return names
+    A value may follow after a blank; a field without any is true.
+    """
+    waiting = list(arguments)
+    while waiting:
+        argument = waiting.pop(0)
+        if not argument.startswith(PREFIX):
+            yield argument
+            continue
+        field, equals, value = argument.removeprefix(PREFIX).partition("=")
+        if not equals:
+            follows = waiting and not waiting[0].startswith("--")
+            value = waiting.pop(0) if follows else "true"
+        yield f"--set={field}={value}"

@@ -1,56 +1,48 @@
-"""Inspects a folder of unlabelled samples with a trained workdir.
-
-python -m experiments.predict --workdir=DIR --input=FOLDER --output=FOLDER
-
-The input holds RGB pictures, RGB with xyz, or RGB with 16-bit depth and intrinsics. The
-output gets heat maps, overlays, `scores.csv` and the time that each image took.
-"""
+"""Scores a folder of unlabelled samples: pictures, scores and times as files."""
 
 import csv
-import sys
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
-from absl import app, flags
 from PIL import Image
 from tqdm import tqdm
 
 from ad3d_jax import evaluate as evaluation
-from ad3d_jax.devices import engines
+from ad3d_jax.base import Batch, Scores
+from ad3d_jax.experiment.detector import load
 from ad3d_jax.report import heat_map, overlay
 from data_pipelines.unlabelled import collate, read_folder
-from experiments import flag_errors, session
 
 
-def run(workdir: Path, source: Path, output: Path) -> Path:
-    """Scores every sample of `source` and returns the path of `scores.csv`."""
-    config = session.read_config(workdir)
-    recipe = session.read_json(workdir / "recipe.json")
-    system = session.build_system(config)
-    records = read_folder(
-        source, recipe["recipe"], recipe["params"], system.needs_score
-    )
+def inspect(workdir: Path, source: Path, output: Path) -> Path:
+    """Scores every sample of `source` and returns the path of `scores.csv`.
+
+    Args:
+        workdir: a finished run.
+        source: folder of samples, see `data_pipelines.unlabelled`.
+        output: folder that gets heat maps, overlays and scores.csv.
+
+    Raises:
+        ValueError: the run is not finished, or a sample is missing or damaged.
+    """
+    detector = load(workdir)
+    needs = detector.system.needs_score
+    records = read_folder(source, **detector.recipe, needs=needs)
     first = next(records, None)
     if first is None:
         raise ValueError(f"{source}: holds no sample")
-    batch = collate([first[1]], 1)
-    evaluation.check_needs(system, batch)
-    score = evaluation.compile_score(
-        system,
-        engines.make_engine("jit"),
-        session.key_of(config, "score"),
-        session.trained_state(config, system, batch, workdir),
-    )
     names, rows = [], []
 
-    def batches():
+    def batches() -> Iterator[Batch]:
         for name, record in tqdm(chain([first], records), "predict", unit="image"):
             names.append(name)
             yield collate([record], 1)
 
     low, high = map_range(workdir)
-    for batch, scores, seconds in evaluation.score_batches(score, batches()):
+    scored = evaluation.score_batches(detector.score_batch, batches())
+    for batch, scores, seconds in scored:
         name = names[len(rows)]
         write_pictures(output, name, batch, scores, low, high)
         rows.append((name, f"{scores.image[0]:.9g}", f"{seconds:.6g}"))
@@ -73,7 +65,9 @@ def map_range(workdir: Path) -> tuple[float, float]:
     return float(low), float(max(high, low + 1e-6))
 
 
-def write_pictures(output, name, batch, scores, low, high) -> None:
+def write_pictures(
+    output: Path, name: str, batch: Batch, scores: Scores, low: float, high: float
+) -> None:
     """Writes the heat map and, where there is a picture, its overlay as PNG."""
     anomaly = scores.map[0, ..., 0]
     pictures = {"heat_maps": heat_map(anomaly, low, high)}
@@ -83,25 +77,3 @@ def write_pictures(output, name, batch, scores, low, high) -> None:
         path = (output / folder / name).with_suffix(".png")
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture).save(path)
-
-
-def main(_) -> None:
-    """Runs the command; a user's mistake ends it with one sentence and no trace."""
-    values = flags.FLAGS
-    try:
-        path = run(Path(values.workdir), Path(values.input), Path(values.output))
-    except ValueError as mistake:
-        sys.exit(f"error: {mistake}")
-    print(f"scores: {path}")
-
-
-def define_flags() -> None:
-    """Defines the flags of the command."""
-    flags.DEFINE_string("workdir", None, "A finished workdir.", required=True)
-    flags.DEFINE_string("input", None, "Folder of samples.", required=True)
-    flags.DEFINE_string("output", None, "Folder to write to.", required=True)
-
-
-if __name__ == "__main__":
-    define_flags()
-    app.run(main, flags_parser=flag_errors.parse)

@@ -10,7 +10,7 @@ from ad3d_jax.features import image, weights
 from ad3d_jax.systems import nearest
 
 SHIPPED = "shipped:"  # prefix of the files that come with the project
-FOLDER = Path(__file__).parent / "pretrained"
+FOLDER = Path(__file__).parent / "shipped"
 
 
 def artifacts(config: ConfigDict, field: str = "artifacts") -> dict[str, str]:

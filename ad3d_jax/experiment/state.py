@@ -1,9 +1,5 @@
-"""What every command does with a configuration: data, system, state, facts."""
+"""The state of a run: its keys, its system, what a fit begins with and ends with."""
 
-import hashlib
-import json
-import subprocess
-from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -12,49 +8,14 @@ from ml_collections import ConfigDict
 
 from ad3d_jax.base import Array, Batch, State, System
 from ad3d_jax.devices import processes
-from ad3d_jax.evaluate import Sample
 from ad3d_jax.features import image
 from ad3d_jax.fit.positions import unpack_state
 from ad3d_jax.synthesis.textures import load_textures
 from ad3d_jax.systems import SYSTEMS, build, nearest
 from ad3d_jax.workdir.checkpoint import load_tree
-from data_pipelines import layout
-from data_pipelines.prepared import MANIFEST, Prepared, open_prepared
-from data_pipelines.preprocess import prepare
-from experiments import weight_files
 
-FINAL = "final"  # folder of the trained state below checkpoints/
+FINAL = "checkpoints/final"  # folder of the fitted state in a workdir
 KEYS = {"init": 0, "fit": 1, "score": 2, "pictures": 3, "synthesis": 4}
-
-
-def plain(config: ConfigDict) -> dict:
-    """Returns the configuration as JSON types."""
-    return json.loads(json.dumps(config.to_dict()))
-
-
-def read_config(workdir: Path) -> ConfigDict:
-    """Returns the configuration that a workdir was made with."""
-    return ConfigDict(read_json(workdir / "config.json"))
-
-
-def read_json(path: Path) -> dict:
-    """Returns the content of a workdir's file.
-
-    Raises:
-        ValueError: the file is missing or damaged.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{path}: not there; name a finished run") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: damaged: {error}") from None
-
-
-def config_hash(config: Mapping) -> str:
-    """Returns 12 hex digits that stand for all fields of a plain configuration."""
-    text = json.dumps(config, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def key_of(config: ConfigDict, use: str) -> Array:
@@ -77,88 +38,6 @@ def build_system(config: ConfigDict) -> System:
     return system
 
 
-def data_folder(config: ConfigDict) -> tuple[Path, str]:
-    """Returns (root, category); makes the sample set where `data.root` is empty.
-
-    Of several processes the first makes it and the others wait.
-
-    Raises:
-        ValueError: a root is given without a category, or the category is unknown.
-    """
-    data = config.data
-    if data.root:
-        if not data.category:
-            raise ValueError("data.category: name one of the folders of data.root")
-        return Path(data.root).expanduser(), data.category
-    if data.name != layout.MVTEC_3D:
-        raise ValueError(
-            f"data.name={data.name} needs data.root: the sample set that is made where "
-            f"it is empty has the layout {layout.MVTEC_3D}"
-        )
-    from data_pipelines import synthetic
-
-    category = data.category or synthetic.CATEGORIES[0]
-    if category not in synthetic.CATEGORIES:
-        raise ValueError(
-            f"data.category: the sample set has no {category!r}"
-            f"{nearest(category, synthetic.CATEGORIES)}"
-        )
-    numbers = data.sample_set.to_dict()
-    tag = config_hash({**numbers, "size": data.image_size})
-    root = Path(data.cache).expanduser() / f"sample-set-{tag}"
-    if processes.is_first():
-        size = data.image_size
-        synthetic.generate(root, categories=(category,), size=size, **numbers)
-    processes.wait()
-    return root, category
-
-
-def recipe_parameters(config: ConfigDict) -> dict:
-    """Returns the parameters that the recipe is applied with."""
-    data = config.data
-    return {
-        "image_size": data.image_size,
-        "mask_size": data.mask_size or data.image_size,
-        **data.recipe_parameters.to_dict(),
-    }
-
-
-def prepare_class(config: ConfigDict) -> Prepared:
-    """Returns the class that the configuration names, preprocessed if need be.
-
-    Of several processes the first preprocesses it and the others wait.
-
-    Raises:
-        ValueError: see `data_folder` and `preprocess.prepare`.
-    """
-    root, category = data_folder(config)
-    if not processes.is_first():
-        folder = Path(processes.word_of_first(""))
-        processes.wait_for(folder / MANIFEST)
-        return open_prepared(folder)
-    prepared = prepare(
-        root,
-        category,
-        config.data.recipe,
-        recipe_parameters(config),
-        cache_dir=Path(config.data.cache).expanduser(),
-        on_missing=config.data.on_missing,
-        name=config.data.name,
-    )
-    processes.word_of_first(str(prepared.folder))
-    processes.wait_for(prepared.folder)
-    return prepared
-
-
-def samples_of(manifest: Mapping, split: str) -> list[Sample]:
-    """Returns the samples of a split in the manifest's order."""
-    return [
-        Sample(manifest["category"], s["defect"], s["stem"], s["id"], s["label"])
-        for s in manifest["samples"]
-        if s["split"] == split
-    ]
-
-
 def initial_state(config: ConfigDict, system: System, batch: Batch) -> State:
     """Returns the untrained state with its numbers, textures and weights in place."""
     state = system.init(key_of(config, "init"), batch)
@@ -178,7 +57,7 @@ def initial_state(config: ConfigDict, system: System, batch: Batch) -> State:
     return state
 
 
-def trained_state(
+def fitted_state(
     config: ConfigDict, system: System, batch: Batch, workdir: Path
 ) -> State:
     """Returns the state that a finished fit saved; `batch` gives shapes alone.
@@ -188,54 +67,11 @@ def trained_state(
     Raises:
         ValueError: the workdir holds none, or that of another configuration.
     """
-    path = workdir / "checkpoints" / FINAL
+    path = workdir / FINAL
     processes.wait_for(path)
     if not path.exists():
-        raise ValueError(f"{path}: no trained state; run with --mode=fit first")
+        raise ValueError(f"{path}: no fitted state; fit first")
     like = jax.eval_shape(system.init, key_of(config, "init"), batch)
     hyper = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in config.hyper}
     like = like._replace(hyper={**like.hyper, **hyper})
     return unpack_state(like, load_tree(path))
-
-
-def commit() -> str | None:
-    """Returns the commit of the checkout that runs, marked where it was changed."""
-    here = Path(__file__).parent
-
-    def git(*arguments: str) -> str:
-        run = subprocess.run(
-            ("git", *arguments), cwd=here, capture_output=True, text=True, check=True
-        )
-        return run.stdout.strip()
-
-    try:
-        changed = "-changed" if git("status", "--porcelain", "-uno") else ""
-        return git("rev-parse", "--short=12", "HEAD") + changed
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def facts(config: ConfigDict, category: str, steps: int | None) -> dict:
-    """Returns what metrics.json says of a run besides its metrics.
-
-    Args:
-        config: of the run.
-        category: the class.
-        steps: training steps of all phases, None where nothing is trained.
-    """
-    device = jax.local_devices()[0]
-    return {
-        "system": config.system,
-        "variant": config.variant,
-        "recipe": config.data.recipe,
-        "resolution": config.data.image_size,
-        "mask_size": config.data.mask_size or config.data.image_size,
-        "weights": weight_files.describe(config),
-        "category": category,
-        "seed": config.seed,
-        "steps": steps,
-        "config_hash": config_hash(plain(config)),
-        "commit": commit(),
-        "jax": jax.__version__,
-        "device": f"{jax.device_count()} x {device.device_kind}",
-    }

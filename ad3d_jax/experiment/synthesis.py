@@ -1,38 +1,45 @@
 """Draws the artificial anomalies that a system trains on, as a page of pictures.
 
-    python -m experiments.synthesis --config=experiments/configs/dbrn.py[:variant] \
-        --output=FOLDER [--count=8] [--draws=3] [--workdir=DIR] [--config.FIELD=VALUE …]
-
-Writes FOLDER/index.html and FOLDER/sheet.png, a row for each draw: the clean pictures,
-the altered ones and the mask, from the function that the losses call. The state is the
-one that training begins with; a maker that rests on what was trained (the codes of DSR)
-takes a file by `--config.artifacts.NAME`, or the state of a finished run by --workdir.
+A row for each draw: the clean pictures, the altered ones and the mask, from the
+function that the losses call. The state is the one that training begins with; a maker
+that rests on what was trained (the codes of DSR) takes a file of weights, or the state
+of a finished run.
 """
 
-import sys
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 import numpy as np
-from absl import app, flags
 from ml_collections import ConfigDict
 
 from ad3d_jax.base import Batch, State, System, sample_keys, without_truth
 from ad3d_jax.evaluate import check_needs
+from ad3d_jax.experiment import pretrained
+from ad3d_jax.experiment.config import Source, load
+from ad3d_jax.experiment.data import open_data
+from ad3d_jax.experiment.state import (
+    build_system,
+    fitted_state,
+    initial_state,
+    key_of,
+)
 from ad3d_jax.features import weights
 from ad3d_jax.report.gallery import Draw, write_gallery
-from experiments import flag_errors, session, weight_files
-from experiments.main import open_samples
 
 
-def run(
-    config: ConfigDict, output: str, count: int = 8, draws: int = 3, workdir: str = ""
+def draw_anomalies(
+    config: Source,
+    output: str | os.PathLike,
+    count: int = 8,
+    draws: int = 3,
+    workdir: str = "",
 ) -> Path:
     """Writes the gallery and returns the path of its page.
 
     Args:
-        config: as `get_config` of a configuration file returns it.
+        config: as `Experiment` takes it.
         output: folder to write to.
         count: training samples, the first of the class.
         draws: of each sample.
@@ -41,18 +48,18 @@ def run(
     Raises:
         ValueError: a field is wrong, or the system has no anomaly maker.
     """
-    system = session.build_system(config)
+    config = load(config)
+    system = build_system(config)
     if system.synthesise is None:
         raise ValueError(f"{config.system} trains without artificial anomalies")
-    weight_files.check(config)
-    prepared = session.prepare_class(config)
-    samples = open_samples(config, prepared)
-    batch = next(iter(samples.ordered("train", count, 0)))
+    pretrained.check(config)
+    data = open_data(config)
+    batch = next(iter(data.samples.ordered("train", count, 0)))
     check_needs(system, batch)
     state = ready_state(config, system, batch, workdir)
-    rows = session.samples_of(prepared.manifest, "train")[: int(batch.weight.sum())]
+    rows = data.rows("train")[: int(batch.weight.sum())]
     names = [f"{row.defect} / {row.stem}" for row in rows]
-    title = f"Anomalies of {config.system} on {prepared.manifest['category']}"
+    title = f"Anomalies of {config.system} on {data.manifest['category']}"
     made = list(draw_all(config, system, state, batch, names, draws))
     return write_gallery(Path(output).expanduser(), title, made, facts(config, state))
 
@@ -62,9 +69,9 @@ def ready_state(
 ) -> State:
     """Returns the state that anomalies are drawn with, artifacts in place."""
     if workdir:
-        return session.trained_state(config, system, batch, Path(workdir))
-    state = session.initial_state(config, system, batch)
-    files = weight_files.artifacts(config)
+        return fitted_state(config, system, batch, Path(workdir))
+    state = initial_state(config, system, batch)
+    files = pretrained.artifacts(config)
     for artifact in (phase.artifact for phase in system.phases):
         if artifact is not None and artifact.name in files:
             tree = weights.load(files[artifact.name], artifact.get(state))
@@ -83,7 +90,7 @@ def draw_all(
     """Yields the draws of each named row of the batch, sample after sample."""
     synthesise = jax.jit(system.synthesise)
     batch = without_truth(batch)
-    key = session.key_of(config, "synthesis")
+    key = key_of(config, "synthesis")
     made = []
     for number in range(draws):
         keys = sample_keys(jax.random.fold_in(key, number), batch)
@@ -105,29 +112,3 @@ def facts(config: ConfigDict, state: State) -> dict[str, str]:
         "seed": str(config.seed),
         **{f"hyper.{name}": f"{float(x):g}" for name, x in sorted(state.hyper.items())},
     }
-
-
-def main(_) -> None:
-    """Runs the command; a user's mistake ends it with one sentence and no trace."""
-    values = flags.FLAGS
-    try:
-        page = run(
-            values.config, values.output, values.count, values.draws, values.workdir
-        )
-    except ValueError as mistake:
-        sys.exit(f"error: {mistake}")
-    print(f"anomalies: {page}")
-
-
-def define_flags() -> None:
-    """Defines the flags of the command."""
-    flag_errors.define_config("experiments/configs/quickstart.py")
-    flags.DEFINE_string("output", None, "Folder to write to.", required=True)
-    flags.DEFINE_integer("count", 8, "Training samples.", 1)
-    flags.DEFINE_integer("draws", 3, "Draws of each sample.", 1)
-    flags.DEFINE_string("workdir", "", "A finished run whose state is taken.")
-
-
-if __name__ == "__main__":
-    define_flags()
-    app.run(main, flags_parser=flag_errors.parse)

@@ -1,32 +1,24 @@
 """Makes the tables of a grid from its files alone: Markdown, CSV and an HTML page.
 
-    python -m experiments.collect DIR [--readme=README.md]
-
-DIR holds grid.json and a metrics.json a cell (`experiments.benchmark_table`). Classes
-are columns; ours is the mean over seeds, with the sample standard deviation where there
-are several; the published figure stands in a column of its own. What is missing is a
-dash, with its reason below the table. `--readme` replaces what stands between the lines
-`<!-- results of NAME -->` and `<!-- end of results -->`, NAME the name of DIR.
+A grid's folder holds grid.json and a metrics.json a cell. Classes are columns; ours is
+the mean over seeds, with the sample standard deviation where there are several; the
+published figure stands in a column of its own. What is missing is a dash, with its
+reason below the table.
 """
 
 import csv
 import html
 import io
-import json
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from absl import app, flags
 
+from ad3d_jax.experiment.cells import cell_folder, read_cell, read_grid
 from ad3d_jax.report.markup import DASH, STYLE
-from experiments.session import read_json
 
-GRID = "grid.json"
-SAMPLE_SET = "sample_set"
 MEAN = "mean"
 PUBLISHED = Path(__file__).with_name("published.csv")
 LIGHT = "cpu"  # a light setting stands beside what the full one published
@@ -55,32 +47,6 @@ class Row(NamedTuple):
     system: str
     ours: Mapping[str, Entry]  # category, and the mean over all of them
     published: Mapping[str, tuple[float, str]]  # category -> value, source
-
-
-def cell_folder(system: str, category: str, seed: int) -> Path:
-    """Returns a cell's place below the grid's folder."""
-    return Path(system.replace(":", "-")) / category / f"seed-{seed}"
-
-
-def read_grid(folder: Path) -> dict:
-    """Returns grid.json; raises ValueError where there is none."""
-    path = folder / GRID
-    if not path.is_file():
-        raise ValueError(f"{path}: not there; name the folder of a grid")
-    return read_json(path)
-
-
-def read_cell(folder: Path, mask_size: int) -> tuple[dict | None, str]:
-    """Returns (metrics, "") of a cell, or (None, why there are none)."""
-    if (folder / "metrics.json").is_file():
-        metrics = read_json(folder / "metrics.json")
-        if metrics["mask_size"] != mask_size:
-            return None, f"maps of {metrics['mask_size']} pixels, not {mask_size}"
-        return metrics, ""
-    failed = folder / "failed.json"
-    if failed.is_file():
-        return None, f"failed: {read_json(failed)['reason']}"
-    return None, "not run"
 
 
 def table(folder: Path, metric: str) -> list[Row]:
@@ -299,23 +265,3 @@ def put_into(readme: Path, name: str, content: str) -> None:
         raise ValueError(f"{readme}: expected the lines {begin!r} and {end!r}")
     block = f"{begin}\n{content.strip()}\n\n{end}"
     readme.write_text(pattern.sub(lambda _: block, text, count=1), encoding="utf-8")
-
-
-def main(arguments: list[str]) -> None:
-    """Runs the command; a user's mistake ends it with one sentence and no trace."""
-    if len(arguments) != 2:
-        sys.exit("error: name one folder of a grid")
-    folder = Path(arguments[1]).expanduser()
-    try:
-        paths = write_tables(folder)
-        if flags.FLAGS.readme:
-            content = paths[0].read_text(encoding="utf-8")
-            put_into(Path(flags.FLAGS.readme), folder.resolve().name, content)
-    except (ValueError, OSError, json.JSONDecodeError) as mistake:
-        sys.exit(f"error: {mistake}")
-    print("\n".join(map(str, paths)))
-
-
-if __name__ == "__main__":
-    flags.DEFINE_string("readme", "", "Text whose results are replaced.")
-    app.run(main)

@@ -32,7 +32,7 @@ def base_config(system: str, recipe: str) -> ConfigDict:
                 "category": "",  # "" = the first category of the sample set
                 "recipe": recipe,
                 "image_size": 256,  # pixels, both sides
-                "mask_size": 0,  # side of maps and masks in metrics; 0 = image_size
+                "mask_size": None,  # of maps and masks in metrics; None = image_size
                 "recipe_parameters": {},  # other parameters of the recipe
                 "batch_size": 8,
                 "reader": "stream",  # stream (tf.data) | resident (in memory)
@@ -55,8 +55,8 @@ def base_config(system: str, recipe: str) -> ConfigDict:
                 "log_every": 20,  # steps
                 "patience": 20,  # steps without a finite loss before the run stops
                 "tensorboard": False,
-                "device_memory_bytes": 0,  # of one device; 0 = as measured
-                "host_memory_bytes": 0,  # 0 = as measured
+                "device_memory_bytes": None,  # of one device; None = as measured
+                "host_memory_bytes": None,  # None = as measured
             },
             "eval": {
                 "batch_size": 8,

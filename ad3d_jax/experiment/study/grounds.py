@@ -7,9 +7,9 @@ from ml_collections import ConfigDict
 
 from ad3d_jax.base import System
 from ad3d_jax.evaluate import Sample
+from ad3d_jax.experiment.data import data_folder, prepare_class
 from data_pipelines import planted
 from data_pipelines.resident import Resident, load_resident
-from experiments import session
 
 
 class Ground(NamedTuple):
@@ -42,16 +42,15 @@ class Grounds:
         return self._known[1]
 
     def _opened(self, config: ConfigDict, planting: planted.Settings) -> Ground:
-        prepared = session.prepare_class(config)
+        prepared = prepare_class(config)
         category = prepared.manifest["category"]
         samples = load_resident(prepared)
         split, numbers = planted.hosts(prepared, planting.hold_out)
         if split == "train":
             left = np.setdiff1d(np.arange(samples.size("train")), numbers)
             samples = samples.only("train", left)
-        judged = planted.open_planted(
-            session.data_folder(config)[0], prepared, planting
-        )
+        root, _ = data_folder(config)
+        judged = planted.open_planted(root, prepared, planting)
         rows = [
             Sample(category, row["defect"], row["stem"], row["id"], row["label"])
             for row in judged.samples

@@ -16,16 +16,20 @@ from ml_collections import ConfigDict
 
 from ad3d_jax import evaluate as evaluation
 from ad3d_jax.base import State
-from ad3d_jax.devices import compilation, engines, memory
+from ad3d_jax.devices import compilation, engines
+from ad3d_jax.experiment import pretrained
+from ad3d_jax.experiment.config import plain, read_json
+from ad3d_jax.experiment.data import with_sources
+from ad3d_jax.experiment.run import limits, phases_due
+from ad3d_jax.experiment.state import FINAL, build_system, key_of
+from ad3d_jax.experiment.study import stages
+from ad3d_jax.experiment.study.grounds import Ground, Grounds
+from ad3d_jax.experiment.study.stages import Trial, Watch
 from ad3d_jax.fit.fit import count_steps
 from ad3d_jax.workdir.checkpoint import save_tree
 from ad3d_jax.workdir.folder import WorkdirError, open_workdir, write_json
 from ad3d_jax.workdir.log import Log
 from data_pipelines import planted
-from experiments import main, session, weight_files
-from experiments.study import stages
-from experiments.study.grounds import Ground, Grounds
-from experiments.study.stages import Trial, Watch
 
 MEAN = ("i_auroc", "aupro_30")  # what the metric "mean" is the mean of
 # Fields in which the attempts of a trial may differ: none changes what it gives.
@@ -90,7 +94,7 @@ def is_done(task: Task) -> bool:
 
 def value_at(task: Task, goal: Goal) -> float:
     """Returns the value of a trial that is done."""
-    return value_in(session.read_json(task.folder / RESULT), goal.metric)
+    return value_in(read_json(task.folder / RESULT), goal.metric)
 
 
 def begin(task: Task, goal: Goal, grounds: Grounds, log: Log) -> tuple[Trial, Ground]:
@@ -100,11 +104,11 @@ def begin(task: Task, goal: Goal, grounds: Grounds, log: Log) -> tuple[Trial, Gr
         ValueError: the configuration cannot be fitted.
     """
     config = task.config
-    system = session.build_system(config)
-    weight_files.check(config)
+    system = build_system(config)
+    pretrained.check(config)
     engine = engines.make_engine(config.fit.engine)
     ground = grounds.open(config, system, goal.planting)
-    dataset = main.open_dataset(config, system, ground.samples)
+    dataset = with_sources(config, phases_due(config, system), ground.samples)
     first = next(dataset.ordered("train", config.data.batch_size, 0))
     evaluation.check_needs(system, first)
     log.write(kind="start", mode="trial", devices=describe_devices(engine))
@@ -130,9 +134,9 @@ def conclude(
         ground: what it is judged on.
         state: fitted.
         seconds: that the fit took.
-        program: of `eval.score_program`, for many states of one system.
+        program: of `evaluate.score_program`, for many states of one system.
     """
-    save_tree(task.folder / "checkpoints" / session.FINAL, state)
+    save_tree(task.folder / FINAL, state)
     metrics = metrics_of(trial, ground, state, program)
     facts = {
         "judged_on": planted.SPLIT,
@@ -155,13 +159,14 @@ def metrics_of(
     `program` as in `conclude`.
     """
     config, engine = trial.config, trial.engine
-    limits = memory.measure(
-        engine.mesh.devices.flat,
-        config.fit.device_memory_bytes or None,
-        config.fit.host_memory_bytes or None,
+    score = evaluation.compile_score(
+        trial.system,
+        engine,
+        key_of(config, "score"),
+        state,
+        limits(config, engine),
+        program,
     )
-    key = session.key_of(config, "score")
-    score = evaluation.compile_score(trial.system, engine, key, state, limits, program)
     size = config.eval.batch_size
     scored = evaluation.score_split(score, ground.planted, size, planted.SPLIT)
     return evaluation.measure(scored, ground.rows)
@@ -189,7 +194,7 @@ def _when_free(folder: Path, config: ConfigDict) -> Iterator[None]:
     Another one may hold it that was slow to say that it lives, or that runs the same
     parameters under another number; when it ends, its result is there.
     """
-    table = session.plain(config)
+    table = plain(config)
     with contextlib.ExitStack() as stack:
         while True:
             try:

@@ -1,6 +1,5 @@
 """Runs trials and says what became of each: a value, pruned, or why it failed."""
 
-import errno
 import math
 import traceback
 from collections.abc import Sequence
@@ -8,14 +7,15 @@ from pathlib import Path
 
 from absl import logging
 
+from ad3d_jax.experiment import population
+from ad3d_jax.experiment.status import disk_is_full
+from ad3d_jax.experiment.study import objective, together
+from ad3d_jax.experiment.study.grounds import Grounds
+from ad3d_jax.experiment.study.objective import Goal, Task
+from ad3d_jax.experiment.study.stages import Pruned
+from ad3d_jax.experiment.study.trials import BROKEN, REFUSED, STOPPED, Outcome
 from ad3d_jax.fit.fit import Preempted
 from data_pipelines.errors import DiskFullError
-from experiments import population
-from experiments.study import objective, together
-from experiments.study.grounds import Grounds
-from experiments.study.objective import Goal, Task
-from experiments.study.stages import Pruned
-from experiments.study.trials import BROKEN, REFUSED, STOPPED, Outcome
 
 
 def run_trials(tasks: Sequence[Task], goal: Goal, grounds: Grounds) -> list[Outcome]:
@@ -73,7 +73,7 @@ def _failure(error: Exception, task: Task) -> Outcome:
         return Outcome(pruned=True)
     if isinstance(error, Preempted):
         return Outcome(cause=STOPPED, reason=str(error))
-    if _disk_is_full(error):
+    if disk_is_full(error):
         raise DiskFullError(f"{task.folder}: no space is left") from error
     if isinstance(error, ValueError):
         return Outcome(cause=REFUSED, reason=str(error))
@@ -88,13 +88,3 @@ def _ended(value: float | ValueError, goal: Goal) -> Outcome:
     if not math.isfinite(value):
         return Outcome(cause=REFUSED, reason=f"{goal.metric} is not a number")
     return Outcome(value)
-
-
-def _disk_is_full(error: BaseException | None) -> bool:
-    """Returns whether an error, or what caused it, is that no space is left."""
-    while error is not None:
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-        if full or isinstance(error, DiskFullError) or "ENOSPC" in str(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False

@@ -1,6 +1,7 @@
 """The page of a study: what was tried, what it gave, what mattered."""
 
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,18 @@ import optuna
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from ad3d_jax.experiment.config import written
+from ad3d_jax.experiment.study.storage import quiet
+from ad3d_jax.experiment.study.trials import (
+    CAUSE,
+    FACTS,
+    FIELDS,
+    REASON,
+    attempts_by_slot,
+)
 from ad3d_jax.report import markup
 from ad3d_jax.report.charts import DEFECTIVE, FAINT, GOOD, drawn, short
 from ad3d_jax.report.markup import figure, gap, number, paragraph, png, section, table
-from experiments.study.storage import quiet
-from experiments.study.trials import CAUSE, FACTS, FIELDS, REASON, attempts_by_slot
 
 SHOWN = 20  # trials in the table
 FEWEST = 4  # trials of which importances are told
@@ -65,13 +73,9 @@ def best_trial(study: optuna.Study) -> FrozenTrial | None:
 def command(trial: FrozenTrial, flags: Sequence[str]) -> str:
     """Returns the command that fits a trial's parameters and scores the test set."""
 
-    def written(value: Any) -> str:
-        plain = tuple(value) if isinstance(value, list) else value
-        text = str(plain).replace(" ", "")
-        return f"'{text}'" if isinstance(plain, tuple) else text
-
-    own = [f"--config.{n}={written(v)}" for n, v in trial.user_attrs[FIELDS].items()]
-    return " ".join(("python -m experiments.main", *flags, *own))
+    fields = trial.user_attrs[FIELDS].items()
+    own = [f"--config.{name}={written(value)}" for name, value in fields]
+    return shlex.join(("python", "-m", "experiments.main", *flags, *own))
 
 
 def compose(study: optuna.Study, flags: Sequence[str]) -> str:

@@ -1,6 +1,6 @@
-"""What a study may change: the space file, its checks, its samplers and pruners.
+"""What a study may change: the space, its checks, its samplers and pruners.
 
-A space file is Python and holds one of
+A space is a table like SPACE, or a Python file that holds one of
 
     SPACE = {
         "hyper.noise_std": {"low": 0.005, "high": 0.05, "log": True},
@@ -15,9 +15,9 @@ A space file is Python and holds one of
 import hashlib
 import itertools
 import json
+import os
 import runpy
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,50 +30,69 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from ad3d_jax.systems import nearest
-from experiments import session
-from experiments.flag_errors import field_names
-from experiments.study.storage import StudyError, quiet
+from ad3d_jax.experiment import config as configs
+from ad3d_jax.experiment.state import build_system
+from ad3d_jax.experiment.study.storage import StudyError, quiet
 
 FIXED = ("system", "variant", "data.root", "data.name", "data.category", "data.cache")
 RANGE = ("low", "high", "step", "log")
+HOME = "experiments.spaces"  # whose files are found by name
 STARTUP = 10  # trials before the sampler and the pruner trust what they have seen
 
 
 class Space(NamedTuple):
-    """What a space file says."""
+    """What a study may change."""
 
     suggest: Callable[[optuna.Trial], Mapping[str, Any]]  # field -> value
     grid: Mapping[str, BaseDistribution] | None  # None = a function, which has none
-    digest: str  # of the file
+    digest: str  # of the file or the table
 
 
-def read_space(file: str | Path) -> Space:
-    """Reads a space file.
+def read_space(source: str | os.PathLike | Mapping[str, Any]) -> Space:
+    """Reads a space.
+
+    Args:
+        source: a table as SPACE, the path of a space file, or the name of one of
+            experiments/spaces.
 
     Raises:
         StudyError: it is not there, fails, or holds neither SPACE nor space, or an
             entry of SPACE is no choice and no range.
     """
-    path = Path(file)
+    if isinstance(source, Mapping):
+        return _of_table(source, json.dumps(source, default=list).encode())
+    try:
+        path = configs.find(os.fspath(source), HOME)
+    except ValueError as error:
+        raise StudyError(str(error)) from None
     try:
         text = path.read_bytes()
         names = runpy.run_path(str(path))
     except OSError as error:
-        raise StudyError(f"--space: {path}: {error.strerror}") from None
+        raise StudyError(f"space: {path}: {error.strerror}") from None
     except Exception as error:  # noqa: BLE001 (the user's own code)
-        raise StudyError(f"--space: {path}: {type(error).__name__}: {error}") from error
-    digest = hashlib.sha256(text).hexdigest()[:12]
+        raise StudyError(f"space: {path}: {type(error).__name__}: {error}") from error
     if callable(names.get("space")):
-        return Space(names["space"], None, digest)
-    if not isinstance(names.get("SPACE"), Mapping) or not names["SPACE"]:
-        raise StudyError(f"--space: {path} defines neither SPACE nor space(trial)")
-    known = {name: _distribution(name, each) for name, each in names["SPACE"].items()}
+        return Space(names["space"], None, _digest(text))
+    if not isinstance(names.get("SPACE"), Mapping):
+        raise StudyError(f"space: {path} defines neither SPACE nor space(trial)")
+    return _of_table(names["SPACE"], text)
+
+
+def _of_table(table: Mapping[str, Any], text: bytes) -> Space:
+    """Returns the space of a table of choices and ranges."""
+    if not table:
+        raise StudyError("space: expected fields that may change, found none")
+    known = {name: _distribution(name, each) for name, each in table.items()}
 
     def suggest(trial: optuna.Trial) -> dict[str, Any]:
         return {name: _decoded(_suggested(trial, name, known[name])) for name in known}
 
-    return Space(suggest, known, digest)
+    return Space(suggest, known, _digest(text))
+
+
+def _digest(text: bytes) -> str:
+    return hashlib.sha256(text).hexdigest()[:12]
 
 
 def check(space: Space, config: ConfigDict, sampler: str) -> None:
@@ -86,7 +105,7 @@ def check(space: Space, config: ConfigDict, sampler: str) -> None:
     with quiet():
         trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(0)).ask()
         values = suggested(space, trial)
-    session.build_system(changed(config, values))
+    build_system(changed(config, values))
     if sampler == "grid":
         grid_points(space, 0)
 
@@ -99,7 +118,7 @@ def suggested(space: Space, trial: optuna.Trial) -> dict[str, Any]:
     """
     values = space.suggest(trial)
     if not isinstance(values, Mapping):
-        raise StudyError("--space: space(trial) must return {field: value}")
+        raise StudyError("space: space(trial) must return {field: value}")
     return dict(values)
 
 
@@ -109,19 +128,13 @@ def changed(config: ConfigDict, values: Mapping[str, Any]) -> ConfigDict:
     Raises:
         StudyError: a field is unknown, fixed within a study or of another type.
     """
-    config = config.copy_and_resolve_references()
-    known = field_names(config)
-    for name, value in values.items():
-        if name not in known:
-            raise StudyError(f"--space: {name}: no such field{nearest(name, known)}")
+    for name in values:
         if any(name == field or name.startswith(f"{field}.") for field in FIXED):
-            raise StudyError(f"--space: {name} is the same for all trials of a study")
-        try:
-            config.update_from_flattened_dict({name: value})
-        except (TypeError, ValueError) as error:
-            line = str(error).splitlines()[0]
-            raise StudyError(f"--space: {name}: {value!r}: {line}") from None
-    return config
+            raise StudyError(f"space: {name} is the same for all trials of a study")
+    try:
+        return configs.changed(config, values)
+    except ValueError as error:
+        raise StudyError(f"space: {error}") from None
 
 
 def grid_points(space: Space, seed: int) -> list[dict[str, Any]]:
@@ -131,7 +144,7 @@ def grid_points(space: Space, seed: int) -> list[dict[str, Any]]:
         StudyError: there is no grid.
     """
     if space.grid is None:
-        raise StudyError("--sampler=grid needs the table SPACE, found space(trial)")
+        raise StudyError("the sampler grid needs the table SPACE, found space(trial)")
     axes = {name: _axis(name, each) for name, each in space.grid.items()}
     points = [
         dict(zip(axes, point, strict=True))
@@ -175,9 +188,9 @@ def _distribution(name: str, entry: Any) -> BaseDistribution:
         if isinstance(entry, Sequence) and not isinstance(entry, str) and entry:
             return CategoricalDistribution([_encoded(value) for value in entry])
     except (TypeError, ValueError) as error:
-        raise StudyError(f"--space: {name}: {error}") from None
+        raise StudyError(f"space: {name}: {error}") from None
     raise StudyError(
-        f"--space: {name}: expected a list of choices or a table of "
+        f"space: {name}: expected a list of choices or a table of "
         f"{', '.join(RANGE)}; found {entry!r}"
     )
 
@@ -197,9 +210,7 @@ def _axis(name: str, distribution: BaseDistribution) -> list[Any]:
         return list(distribution.choices)
     low, high, step = distribution.low, distribution.high, distribution.step
     if step is None or distribution.log:
-        raise StudyError(
-            f"--space: {name}: a grid needs a list or a step, found neither"
-        )
+        raise StudyError(f"space: {name}: a grid needs a list or a step, found neither")
     count = round((high - low) / step) + 1
     cast = int if isinstance(distribution, IntDistribution) else float
     return [cast(low + number * step) for number in range(count)]

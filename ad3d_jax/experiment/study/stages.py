@@ -11,12 +11,14 @@ from ml_collections import ConfigDict
 
 from ad3d_jax.base import Batch, State, System, Train, Tree
 from ad3d_jax.devices import engines
+from ad3d_jax.experiment.config import read_json
+from ad3d_jax.experiment.run import fit_options
+from ad3d_jax.experiment.state import initial_state, key_of
 from ad3d_jax.fit.fit import fit
 from ad3d_jax.fit.positions import unpack
 from ad3d_jax.workdir.checkpoint import Checkpointer
 from ad3d_jax.workdir.folder import write_json
 from ad3d_jax.workdir.log import Log
-from experiments import main, session
 
 FILE = "stages.json"
 
@@ -48,7 +50,7 @@ class Watch:
         self, file: Path, stages: tuple[int, ...], report: Callable[[int, float], bool]
     ):
         self._file, self._stages, self._report = file, stages, report
-        self._known = session.read_json(file) if file.exists() else {}
+        self._known = read_json(file) if file.exists() else {}
 
     def begin(self) -> None:
         """Reports what earlier attempts saw; raises Pruned as `note` does."""
@@ -105,8 +107,8 @@ def fitted(
     """
     config, system, dataset, first, engine = trial
     watch.begin()
-    state = session.initial_state(config, system, first)
-    key, options = session.key_of(config, "fit"), main.fit_options(config)
+    state = initial_state(config, system, first)
+    key, options = key_of(config, "fit"), fit_options(config)
     trained = [n for n, p in enumerate(system.phases) if isinstance(p, Train)]
     if trained:
         last = trained[-1]
@@ -145,7 +147,7 @@ def _look(
     now = position.state._replace(params=carry.params, extra=carry.extra)
     rest = system._replace(phases=system.phases[last + 1 :])
     if rest.phases:
-        key, options = session.key_of(config, "fit"), main.fit_options(config)
+        key, options = key_of(config, "fit"), fit_options(config)
         now = fit(rest, now, key, dataset, options, engine)
     watch.note(stage, judge(now))
 
@@ -164,5 +166,5 @@ def _look_at_part(
     size = dataset.size("train")
     count = max(1, size * stage // 100)
     part = dataset.only("train", np.arange(count) * size // count)
-    key, options = session.key_of(config, "fit"), main.fit_options(config)
+    key, options = key_of(config, "fit"), fit_options(config)
     watch.note(stage, judge(fit(system, state, key, part, options, engine)))

@@ -76,15 +76,15 @@ def open_database(
     try:
         url = sqlalchemy.make_url(address)
     except sqlalchemy.exc.ArgumentError as error:
-        raise StudyError(f"--study: {address!r} is no address: {error}") from None
+        raise StudyError(f"study: {address!r} is no address: {error}") from None
     name = url.render_as_string(hide_password=True)
     if url.drivername == "grpc":
         raise StudyError(
-            "--study: Optuna's gRPC proxy passes no heartbeats on, so that a dead "
+            "study: Optuna's gRPC proxy passes no heartbeats on, so that a dead "
             "worker would never be noticed; name the database behind it"
         )
     if url.drivername not in SCHEMES:
-        raise StudyError(f"--study: expected sqlite or postgresql, found {name}")
+        raise StudyError(f"study: expected sqlite or postgresql, found {name}")
     url, lock = url.set(drivername=SCHEMES[url.drivername]), None
     if url.drivername == "sqlite":
         file = Path(url.database or "study.db").expanduser().absolute()

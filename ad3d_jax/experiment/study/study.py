@@ -1,177 +1,217 @@
-"""Studies hyperparameters: many trials, many workers, one database.
+"""A study from beginning to end: many trials, many workers, one database.
 
-    python -m experiments.sweep --config=experiments/configs/simplenet.py:cpu \
-        --space=experiments/spaces/simplenet.py --trials=40 [--workers=4] \
-        [--study=postgresql://USER:PASSWORD@HOST/NAME] [--config.FIELD=VALUE …]
-
-The same command goes on with a study that was stopped, and joins one that is running,
-on the same machine or, with PostgreSQL, on another. Trials are judged on good samples
-with planted defects, never on the test set. See docs/studies.md.
+A study that was stopped goes on with the same call, and one that is running is joined
+by it, on the same machine or, with PostgreSQL, on another. Trials are judged on good
+samples with planted defects, never on the test set.
 """
 
-import importlib.util
+import contextlib
 import os
 import signal
-import subprocess
-import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
-from absl import app, flags, logging
+import optuna
+from absl import logging
 from ml_collections import ConfigDict
 
+from ad3d_jax.experiment import workers
+from ad3d_jax.experiment.config import (
+    Source,
+    fields_of,
+    flags_of,
+    from_plain,
+    load,
+    plain,
+)
+from ad3d_jax.experiment.status import PREEMPTED, Stopped
+from ad3d_jax.experiment.study import objective, report, space, storage, trials, worker
+from ad3d_jax.experiment.study.settings import Settings, settings_of
+from ad3d_jax.experiment.study.storage import StudyError
 from data_pipelines import planted
-from data_pipelines.errors import DiskFullError
-from experiments import flag_errors, session
-from experiments.main import EXIT_DISK_FULL, EXIT_PREEMPTED
-
-MODES = ("run", "report")
 
 
-def main(_) -> None:
-    """Runs the command; a user's mistake ends it with one sentence and no trace."""
-    values = flags.FLAGS
-    if not values["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)  # checkpoints are told of at length
-    if importlib.util.find_spec("optuna") is None:
-        sys.exit("error: studies need Optuna: pip install 'ad3d_jax[study]'")
-    from experiments.study.worker import Stopped
+class StudyResult(NamedTuple):
+    """What came of a study."""
 
-    try:
-        run(values)
-    except (Stopped, KeyboardInterrupt) as stop:
-        logging.warning("%s", str(stop) or "stopped")
-        sys.exit(EXIT_PREEMPTED)
-    except DiskFullError as full:
-        sys.stderr.write(f"error: {full}\n")
-        sys.exit(EXIT_DISK_FULL)
-    except ValueError as mistake:
-        sys.exit(f"error: {mistake}")
+    study: optuna.Study
+    folder: Path
+    report: Path  # the page
+    value: float | None  # of the best trial; None where none is complete
+    best: dict[str, Any] | None  # its fields of the configuration, by dotted names
+    summary: list[str]  # in a few lines, the last a command for the test set
 
 
-def run(values: flags.FlagValues) -> None:
-    """Does what the flags say."""
-    import optuna
+def study(
+    config: Source,
+    space: str | os.PathLike | Mapping[str, Any],
+    *,
+    workdir: str | os.PathLike | None = None,
+    workers: int = 1,
+    devices: Sequence[str] = (),
+    **settings: Any,
+) -> StudyResult:
+    """Runs trials until the study has all of them, and writes its page.
 
-    from experiments.study import report, worker
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    choose_devices(values.devices)
-    folder = study_folder(values)
-    if values.mode == "report":
-        study = open_job(values, folder).study
-    elif values.workers > 1:
-        job = open_job(values, folder)
-        study = job.study
-        job.database.storage.engine.dispose()
-        employ(values.workers, values.devices)
-    else:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        remember_compiled(folder)
-        job = open_job(values, folder)
-        study = job.study
-        worker.work(job)
-    page = report.write_report(study, folder, started_with())
-    for line in report.summary(study, started_with()):
-        print(line)
-    print(f"\nreport: {page}")
-
-
-def open_job(values: flags.FlagValues, folder: Path):
-    """Returns the study of the flags; whatever is wrong with them is found here.
+    Args:
+        config: what the trials change; as `Experiment` takes it.
+        space: what may change, a table or a file, see `space`.
+        workdir: folder of the study; None = runs/studies/<name>.
+        workers: processes on this machine; 1 = this process alone.
+        devices: numbers of GPUs that workers see, in turn; () = all.
+        **settings: fields of `Settings`, `trials` above all.
 
     Raises:
-        StudyError: a field, a flag or the database is at fault.
+        StudyError: a field, a setting or the database is at fault.
+        Stopped: the process was asked to stop; the same call goes on from there.
+        DiskFullError: no space is left.
     """
-    from experiments.study import objective, space, storage, trials, worker
+    config, settings = load(config), settings_of(settings)
+    folder = folder_of(config, space, settings, workdir)
+    if workers > 1:
+        begun = open_job(config, space, settings, folder)
+        begun.database.storage.engine.dispose()
+        employ(config, space, settings, folder, workers, devices)
+        return result_of(begun.study, config, folder)
+    choose_devices(devices)
+    remember_compiled(folder)
+    with stoppable():
+        begun = open_job(config, space, settings, folder)
+        worker.work(begun)
+    return result_of(begun.study, config, folder)
 
-    config = values.config
-    pruner = values.pruner or ("median" if values.together == 1 else "none")
-    if pruner != "none" and values.together > 1:
-        raise storage.StudyError(
-            f"--pruner={pruner} with --together={values.together}: trials that are "
-            "trained in one program end together; leave one of the two out"
-        )
-    goal = objective.Goal(
-        values.metric,
-        tuple(sorted(map(int, values.stages))) if pruner != "none" else (),
-        planted.Settings(
-            values.planted_seed,
-            values.planted_twins,
-            tuple(values.planted_kinds),
-            values.hold_out,
-        ),
+
+def look(
+    config: Source,
+    space: str | os.PathLike | Mapping[str, Any],
+    *,
+    workdir: str | os.PathLike | None = None,
+    **settings: Any,
+) -> StudyResult:
+    """Returns what has come of a study so far, and writes its page; as `study`."""
+    config, settings = load(config), settings_of(settings)
+    folder = folder_of(config, space, settings, workdir)
+    begun = open_job(config, space, settings, folder)
+    return result_of(begun.study, config, folder)
+
+
+def open_job(
+    config: ConfigDict,
+    source: str | os.PathLike | Mapping[str, Any],
+    settings: Settings,
+    folder: Path,
+) -> worker.Job:
+    """Returns the study as a worker sees it; whatever is wrong is found here.
+
+    Raises:
+        StudyError: a field, a setting or the database is at fault.
+    """
+    planting = planted.Settings(
+        settings.planted_seed,
+        settings.planted_twins,
+        tuple(settings.planted_kinds),
+        settings.hold_out,
     )
-    rules = trials.Rules(values.trials, values.sampler, values.seed, values.retries)
-    if not values.space:
-        raise storage.StudyError("--space: name a file that says what may change")
-    read = space.read_space(values.space)
+    stages = tuple(sorted(map(int, settings.stages)))
+    pruned = settings.pruner != "none"
+    goal = objective.Goal(settings.metric, stages if pruned else (), planting)
+    rules = trials.Rules(
+        settings.trials, settings.sampler, settings.seed, settings.retries
+    )
+    read = space.read_space(source)
     space.check(read, config, rules.sampler)
     if rules.sampler == "grid":
         points = len(space.grid_points(read, rules.seed))
         rules = rules._replace(trials=min(rules.trials or points, points))
     if rules.trials < 1:
-        raise storage.StudyError("--trials: say how many")
-    pulse = storage.Pulse(values.heartbeat, values.grace)
-    if pulse.grace < 2 * pulse.interval:
-        raise storage.StudyError("--grace must be at least twice --heartbeat")
-    database = storage.open_database(values.study or str(folder / "study.db"), pulse)
+        raise StudyError("trials: say how many")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    pulse = storage.Pulse(settings.heartbeat, settings.grace)
+    address = settings.database or str(folder / "study.db")
+    database = storage.open_database(address, pulse)
     facts = {
-        **{f"config.{name}": value for name, value in leaves(config).items()},
+        **{f"config.{name}": value for name, value in fields_of(config).items()},
         "metric": goal.metric,
         "stages": goal.stages,
         "planted": goal.planting._asdict(),
         "sampler": rules.sampler,
         "seed": rules.seed,
         "space": read.digest,
-        "pruner": pruner,
+        "pruner": settings.pruner,
     }
     for name in objective.PLACES:
         facts.pop(f"config.{name}", None)
-    pruning = space.make_pruner(pruner)
-    study = trials.open_study(database, study_name(values), facts, pruning)
+    name = name_of(config, source, settings)
+    pruning = space.make_pruner(settings.pruner)
     return worker.Job(
-        *(database, study, config, read, rules, goal, folder),
-        keep_best=values.keep_best,
-        together=values.together,
+        database,
+        trials.open_study(database, name, facts, pruning),
+        config,
+        read,
+        rules,
+        goal,
+        folder,
+        keep_best=settings.keep_best,
+        together=settings.together,
     )
 
 
-def leaves(config: ConfigDict) -> dict[str, object]:
-    """Returns the values of a configuration by dotted names."""
-    found = {}
+def result_of(study: optuna.Study, config: ConfigDict, folder: Path) -> StudyResult:
+    """Returns what came of a study, and writes its page."""
+    flags = flags_of(config)
+    page = report.write_report(study, folder, flags)
+    best = report.best_trial(study)
+    return StudyResult(
+        study,
+        folder,
+        page,
+        None if best is None else best.value,
+        None if best is None else dict(best.user_attrs[trials.FIELDS]),
+        report.summary(study, flags),
+    )
 
-    def visit(table: dict, prefix: str) -> None:
-        for name, value in table.items():
-            if isinstance(value, dict) and value:
-                visit(value, f"{prefix}{name}.")
-            else:
-                found[prefix + name] = value
 
-    visit(session.plain(config), "")
-    return found
-
-
-def study_name(values: flags.FlagValues) -> str:
+def name_of(config: ConfigDict, source: Any, settings: Settings) -> str:
     """Returns the study's name, by default of system, variant, class and space."""
-    if values.name:
-        return values.name
-    config = values.config
-    parts = (config.system, config.variant, config.data.category)
-    return "-".join((*filter(None, parts), Path(values.space).stem))
+    if settings.name:
+        return settings.name
+    last = "" if isinstance(source, Mapping) else Path(source).stem
+    parts = (config.system, config.variant, config.data.category, last)
+    return "-".join(filter(None, parts))
 
 
-def study_folder(values: flags.FlagValues) -> Path:
+def folder_of(
+    config: ConfigDict, source: Any, settings: Settings, workdir: Any
+) -> Path:
     """Returns the study's folder, which is made if need be."""
-    folder = Path(values.workdir or f"runs/studies/{study_name(values)}").expanduser()
+    name = name_of(config, source, settings)
+    folder = Path(workdir or f"runs/studies/{name}").expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
-def choose_devices(numbers: list[str]) -> None:
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """While it holds, SIGTERM and SIGINT raise Stopped, between steps of a fit too."""
+    main = threading.current_thread() is threading.main_thread()
+    if main:
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        raise Stopped(str(stop) or "stopped") from None
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, before)
+
+
+def choose_devices(numbers: Sequence[str]) -> None:
     """Lets this process see some GPUs alone; must come before jax looks for devices."""
     if numbers:
-        jax.config.update("jax_cuda_visible_devices", ",".join(numbers))
+        jax.config.update("jax_cuda_visible_devices", ",".join(map(str, numbers)))
 
 
 def remember_compiled(folder: Path) -> None:
@@ -183,8 +223,15 @@ def remember_compiled(folder: Path) -> None:
         jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
 
 
-def employ(workers: int, devices: list[str]) -> None:
-    """Starts this command as several processes and waits for all of them.
+def employ(
+    config: ConfigDict,
+    source: Any,
+    settings: Settings,
+    folder: Path,
+    count: int,
+    devices: Sequence[str],
+) -> None:
+    """Starts several processes that work on a study, and waits for all of them.
 
     Worker n gets the n-th of the devices, in turn. One that dies is not replaced: the
     others take its trial up again. A signal to stop goes to all of them.
@@ -193,76 +240,38 @@ def employ(workers: int, devices: list[str]) -> None:
         Stopped: they were asked to stop.
         StudyError: all of them failed.
     """
-    from experiments.study.storage import StudyError
-    from experiments.study.worker import Stopped
-
     environment = dict(os.environ)
-    if workers > len(devices):  # some share a GPU, of which jax would take most at once
+    if count > len(devices):  # some share a GPU, of which jax would take most at once
         environment.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    processes = []
-    for number in range(workers):
-        own = ["--workers=1"]
-        if devices:
-            own.append(f"--devices={devices[number % len(devices)]}")
-        command = [sys.executable, "-m", "experiments.sweep", *sys.argv[1:], *own]
-        processes.append(subprocess.Popen(command, env=environment))
-
-    def stop(*_) -> None:
-        for process in processes:
-            process.terminate()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
-    codes = [process.wait() for process in processes]
+    arguments = {
+        "config": plain(config),
+        "space": source if isinstance(source, Mapping) else os.fspath(source),
+        "workdir": str(folder),
+        "settings": settings._asdict(),
+    }
+    processes: list[workers.Process] = []
+    with workers.stopping(processes):
+        for number in range(count):
+            own = [str(devices[number % len(devices)])] if devices else []
+            given = {**arguments, "devices": own}
+            target = f"{__name__}:work_alone"
+            processes.append(workers.start(target, given, environment=environment))
+        codes = [process.wait() for process in processes]
     for process, code in zip(processes, codes, strict=True):
         if code:
             logging.warning("worker %d ended with status %d", process.pid, code)
-    if EXIT_PREEMPTED in codes:
-        raise Stopped("stopped; start the same command again to go on")
+    if PREEMPTED in codes:
+        raise Stopped("the study's workers were stopped")
     if all(codes):
         raise StudyError(f"all workers failed, with status {codes}")
 
 
-def started_with() -> list[str]:
-    """Returns the flags of the configuration that this command was given."""
-    return [each for each in sys.argv[1:] if each.startswith("--config")]
-
-
-def define_flags() -> None:
-    """Defines the flags of the command."""
-    flag_errors.define_config("experiments/configs/quickstart.py")
-    text, whole = flags.DEFINE_string, flags.DEFINE_integer
-    text("space", "", "File that says what may change.")
-    text("study", "", "Database: a file or postgresql://…; default: in --workdir.")
-    text("name", "", "Of the study; default: system, variant, class and space.")
-    text("workdir", "", "Of the study; default: runs/studies/<name>.")
-    flags.DEFINE_enum("mode", "run", MODES, "What to do.")
-    whole("trials", 0, "How many, of all workers together; 0 = the whole grid.")
-    whole("workers", 1, "Processes on this machine.", lower_bound=1)
-    flags.DEFINE_list("devices", [], "GPUs that workers see, in turn; default: all.")
-    whole("seed", 0, "Of what is suggested; a trial's own is config.seed.")
-    flags.DEFINE_enum("sampler", "tpe", ("tpe", "random", "grid"), "What suggests.")
-    text_of_together = "Trials of a worker in one program, not pruned."
-    whole("together", 1, text_of_together, lower_bound=1)
-    pruners = ("median", "halving", "none")
-    text_of_pruner = "What ends hopeless trials; default: median, none with --together."
-    flags.DEFINE_enum("pruner", None, pruners, text_of_pruner)
-    flags.DEFINE_list("stages", ["25", "50"], "Percent at which trials are pruned.")
-    names = ("mean", "i_auroc", "p_auroc", "aupro_30", "aupro_10", "aupro_05")
-    names += ("aupro_01", "i_ap", "p_ap", "i_f1max", "p_f1max")
-    text_of_mean = "What is maximised; mean = that of i_auroc and aupro_30."
-    flags.DEFINE_enum("metric", "mean", names, text_of_mean)
-    whole("retries", 2, "Of a trial whose worker dies or breaks.", lower_bound=0)
-    whole("keep_best", 3, "Trials whose trained state is kept.", lower_bound=0)
-    whole("heartbeat", 30, "Seconds between signs of life.", lower_bound=1)
-    whole("grace", 120, "Seconds without one before a trial is lost.", lower_bound=2)
-    whole("planted_seed", 0, "Of the planted defects.", lower_bound=0)
-    whole("planted_twins", 2, "Altered samples for each good one.", lower_bound=1)
-    flags.DEFINE_list("planted_kinds", list(planted.KINDS), "What is planted.")
-    share = "Share of train to plant into, where a class has no validation split."
-    flags.DEFINE_float("hold_out", planted.Settings().hold_out, share)
-
-
-if __name__ == "__main__":
-    define_flags()
-    app.run(main, flags_parser=flag_errors.parse)
+def work_alone(
+    config: Mapping[str, Any],
+    space: str | Mapping[str, Any],
+    workdir: str,
+    settings: Mapping[str, Any],
+    devices: Sequence[str],
+) -> None:
+    """Works on a study in this process until it has all of its trials."""
+    study(from_plain(config), space, workdir=workdir, devices=devices, **settings)

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ad3d_jax import evaluate as evaluation
+from ad3d_jax.experiment import population
+from ad3d_jax.experiment.state import build_system
+from ad3d_jax.experiment.study import objective
+from ad3d_jax.experiment.study.grounds import Grounds
+from ad3d_jax.experiment.study.objective import Goal, Task
 from ad3d_jax.fit.fit import NonFiniteError
 from ad3d_jax.workdir.log import Log
-from experiments import population, session
-from experiments.study import objective
-from experiments.study.grounds import Grounds
-from experiments.study.objective import Goal, Task
 
 
 def values_of(
@@ -58,7 +59,7 @@ def _fitted(due: Sequence[tuple], goal: Goal, grounds: Grounds) -> list:
         population.Part(trial.config, trial.dataset, trial.first, due[n][1])
         for n, trial in zip(members, trials, strict=True)
     ]
-    system, engine = session.build_system(trials[0].config), trials[0].engine
+    system, engine = build_system(trials[0].config), trials[0].engine
     checkpoints = _checkpoints([due[n][0] for n in members])
     start = time.perf_counter()
     states = population.fitted(system, engine, parts, checkpoints)

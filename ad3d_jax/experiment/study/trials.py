@@ -18,9 +18,9 @@ from absl import logging
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from experiments.study import storage
-from experiments.study.space import Space, grid_points, make_sampler, suggested
-from experiments.study.storage import Database, StudyError
+from ad3d_jax.experiment.study import storage
+from ad3d_jax.experiment.study.space import Space, grid_points, make_sampler, suggested
+from ad3d_jax.experiment.study.storage import Database, StudyError
 
 SLOT, FIELDS, WORKER, CAUSE, REASON = "slot", "fields", "worker", "cause", "reason"
 FACTS = "facts"
@@ -107,7 +107,7 @@ def open_study(
         raise StudyError(
             f"study {name!r} in {database.name} was begun otherwise:\n"
             + "\n".join(lines)
-            + "\nchoose another --name, or repeat what it was begun with"
+            + "\nchoose another name, or repeat what it was begun with"
         )
     return study
 
@@ -268,7 +268,7 @@ def finish(
             if not now.state.is_finished():
                 raise
             logging.warning(
-                "trial %d was given up before it ended here; is --grace too short?",
+                "trial %d was given up before it ended here; is the grace too short?",
                 taken.trial.number,
             )
             return False

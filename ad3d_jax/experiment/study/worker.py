@@ -10,14 +10,23 @@ import optuna
 from absl import logging
 from ml_collections import ConfigDict
 from optuna.trial import TrialState
+from tqdm import tqdm
 
-from experiments.study import storage, trials
-from experiments.study.grounds import Grounds
-from experiments.study.objective import Goal, Task
-from experiments.study.outcomes import run_trials
-from experiments.study.space import Space, changed
-from experiments.study.storage import Database, Heartbeat, StudyError
-from experiments.study.trials import BROKEN, REFUSED, STOPPED, Outcome, Rules, Taken
+from ad3d_jax.experiment.status import Stopped
+from ad3d_jax.experiment.study import storage, trials
+from ad3d_jax.experiment.study.grounds import Grounds
+from ad3d_jax.experiment.study.objective import Goal, Task
+from ad3d_jax.experiment.study.outcomes import run_trials
+from ad3d_jax.experiment.study.space import Space, changed
+from ad3d_jax.experiment.study.storage import Database, Heartbeat, StudyError
+from ad3d_jax.experiment.study.trials import (
+    BROKEN,
+    REFUSED,
+    STOPPED,
+    Outcome,
+    Rules,
+    Taken,
+)
 
 FULL = 0.9  # of the disk, above which there is a warning
 HOPELESS = 3  # trials that fail before any succeeds, after which a worker gives up
@@ -36,10 +45,6 @@ class Job(NamedTuple):
     folder: Path
     keep_best: int = 3  # trials whose trained state is kept
     together: int = 1  # trials that are taken at a time
-
-
-class Stopped(Exception):  # noqa: N818 (an interruption is no error)
-    """The process was asked to stop; the same command goes on from there."""
 
 
 Run = Callable[[Sequence[Task], Goal, Grounds], list[Outcome]]
@@ -75,7 +80,7 @@ def work(job: Job, run: Run = run_trials) -> int:
         tidy(job)
         warn_of_full_disk(job.folder)
         if any(outcome.cause == STOPPED for outcome in outcomes):
-            raise Stopped("stopped; start the same command again to go on")
+            raise Stopped("stopped between trials")
         _check_hope(job, outcomes)
 
 
@@ -90,7 +95,7 @@ def _run(job: Job, taken: list[Taken], run: Run, grounds: Grounds) -> list[Outco
 
         folder = job.folder / "trials" / each.name
         tasks.append(Task(changed(job.config, each.fields), folder, report))
-        print(f"trial {each.trial.number} begins: {each.fields}", flush=True)
+        tqdm.write(f"trial {each.trial.number} begins: {each.fields}")
     done = iter([])
     if tasks:
         try:
@@ -131,7 +136,7 @@ def warn_of_full_disk(folder: Path) -> bool:
     if full < FULL:
         return False
     logging.warning(
-        "the disk of %s is %.0f %% full, %.1f GB are left: --keep_best=N keeps fewer "
+        "the disk of %s is %.0f %% full, %.1f GB are left: keep_best=N keeps fewer "
         "trained states",
         *(folder, 100 * full, free / 1e9),
     )
@@ -139,14 +144,14 @@ def warn_of_full_disk(folder: Path) -> bool:
 
 
 def _say(taken: Taken, outcome: Outcome) -> None:
-    """Prints what became of a trial."""
+    """Says what became of a trial."""
     if outcome.value is not None:
         words = f"gives {outcome.value:.4f}"
     elif outcome.pruned:
         words = "was pruned"
     else:
         words = f"failed ({outcome.cause}): {outcome.reason}"
-    print(f"trial {taken.trial.number} {words}", flush=True)
+    tqdm.write(f"trial {taken.trial.number} {words}")
 
 
 def _check_hope(job: Job, outcomes: Sequence[Outcome]) -> None:

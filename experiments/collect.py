@@ -1,0 +1,33 @@
+"""Makes the tables of a grid from its files alone: Markdown, CSV and an HTML page.
+
+    python -m experiments.collect DIR [--readme=README.md]
+
+`--readme` replaces what stands between the lines `<!-- results of NAME -->` and
+`<!-- end of results -->`, NAME the name of DIR.
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from ad3d_jax.experiment.status import USAGE, refuse
+from ad3d_jax.experiment.tables import put_into, write_tables
+from experiments import command
+
+
+def main(values: flags.FlagValues, folders: list[str]) -> int | None:
+    """Runs the command."""
+    if len(folders) != 1:
+        return refuse("name one folder of a grid", USAGE)
+    folder = Path(folders[0]).expanduser()
+    paths = write_tables(folder)
+    if values.readme:
+        content = paths[0].read_text(encoding="utf-8")
+        put_into(Path(values.readme), folder.resolve().name, content)
+    print(*paths, sep="\n")
+    return None
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("readme", "", "Text whose results are replaced.")
+    command.run(main, positional=True)
