@@ -32,9 +32,11 @@ def status_of(command: Callable[[], object]) -> int:
         logging.warning("%s; start the same command again to go on", stopped)
         return PREEMPTED
     except OSError as error:
-        if not disk_is_full(error):
+        if disk_is_full(error):
+            return refuse(f"no space is left: {error.filename or error}", DISK_FULL)
+        if error.filename is None:
             raise
-        return refuse(f"no space is left: {error.filename or error}", DISK_FULL)
+        return refuse(f"{error.filename}: {error.strerror}", MISTAKE)
     except DiskFullError as full:
         return refuse(str(full), DISK_FULL)
     except ValueError as mistake:

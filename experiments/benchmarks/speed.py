@@ -1,7 +1,7 @@
 """Times a system on random samples of the declared shapes; needs no data.
 
     python -m experiments.benchmarks.speed \
-        --config=experiments/configs/dbrn.py[:variant] --output=FILE.json \
+        --config=dbrn[:variant] --output=FILE.json \
         [--batch_sizes=1,8] [--scope=score,end_to_end,step] \
         [--train_samples=200]
 
@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import flags
 from ml_collections import ConfigDict
 
 from ad3d_jax.base import (
@@ -44,10 +44,14 @@ from ad3d_jax.base import (
 )
 from ad3d_jax.devices import compilation
 from ad3d_jax.evaluate import check_needs
+from ad3d_jax.experiment.config import config_hash, plain
+from ad3d_jax.experiment.data import recipe_parameters
+from ad3d_jax.experiment.facts import commit
+from ad3d_jax.experiment.state import build_system, initial_state
 from ad3d_jax.fit.step import begin, fixed_part, train_step
 from ad3d_jax.workdir.folder import write_json
 from data_pipelines.recipes import RECIPES
-from experiments import flag_errors, session
+from experiments import command
 
 SCOPES = ("score", "end_to_end", "step")
 WARM_UPS = 3
@@ -93,7 +97,7 @@ def run(
             f"expected at least {FEWEST_RUNS} runs, 1 row and 1 training sample, found "
             f"{runs} runs, batch_sizes {list(batch_sizes)} and {train_samples} samples"
         )
-    system = session.build_system(config)
+    system = build_system(config)
     matmul = calibrate(config.model.get("dtype", "float32"), runs)
     timings = []
     for size in batch_sizes:
@@ -112,8 +116,8 @@ def run(
         "system": config.system,
         "variant": config.variant,
         "resolution": config.data.image_size,
-        "config_hash": session.config_hash(session.plain(config)),
-        "commit": session.commit(),
+        "config_hash": config_hash(plain(config)),
+        "commit": commit(),
         "train_samples": train_samples,
         "precision": config.model.get("dtype", "float32"),
         "matmul_precision": jax.config.jax_default_matmul_precision or "default",
@@ -158,7 +162,7 @@ def random_batch(config: ConfigDict, size: int) -> Batch:
     z = (z + 1e-3 * rng.standard_normal((size, side, side))).astype(np.float32)
     xyz = np.stack([x * z / 2, y * z / 2, z], axis=-1)
     recipe = RECIPES[config.data.recipe]
-    parameters = {**recipe.defaults, **session.recipe_parameters(config)}
+    parameters = {**recipe.defaults, **recipe_parameters(config)}
     extras = {
         name: rng.uniform(0.2, 0.8, (size, *shape)).astype(dtype)
         for name, (shape, dtype) in recipe.extras(parameters).items()
@@ -181,7 +185,7 @@ def ready_state(
     config: ConfigDict, system: System, batch: Batch, train_samples: int
 ) -> State:
     """Returns an untrained state; its memory is made of what the batch emits."""
-    state = session.initial_state(config, system, batch)
+    state = initial_state(config, system, batch)
     for phase in system.phases:
         if isinstance(phase, Gather):
             visited = with_cache(phase, state, batch)
@@ -354,26 +358,22 @@ def host_peak_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def main(_) -> None:
-    """Runs the command; a user's mistake ends it with one sentence and no trace."""
-    values = flags.FLAGS
-    try:
-        report = run(
-            values.config,
-            [int(size) for size in values.batch_sizes],
-            values.scope,
-            values.runs,
-            values.peak_tflops,
-            values.train_samples,
-        )
-        write_json(Path(values.output), report)
-    except (ValueError, OSError) as mistake:
-        sys.exit(f"error: {mistake}")
+def main(values: flags.FlagValues) -> None:
+    """Runs the command."""
+    report = run(
+        command.config_of(values),
+        [int(size) for size in values.batch_sizes],
+        values.scope,
+        values.runs,
+        values.peak_tflops,
+        values.train_samples,
+    )
+    write_json(Path(values.output), report)
 
 
 def define_flags() -> None:
     """Defines the flags of the command."""
-    flag_errors.define_config("experiments/configs/quickstart.py")
+    command.define_config("quickstart")
     flags.DEFINE_list("batch_sizes", ["1", "8"], "Rows of a batch, each timed.")
     flags.DEFINE_list("scope", list(SCOPES), f"Some of {', '.join(SCOPES)}.")
     flags.DEFINE_integer("runs", FEWEST_RUNS, "Timed calls.", FEWEST_RUNS)
@@ -384,4 +384,4 @@ def define_flags() -> None:
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main, flags_parser=flag_errors.parse)
+    command.run(main)

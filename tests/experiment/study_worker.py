@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments.study import storage, trials, worker
-from experiments.study.objective import Goal
-from experiments.study.space import Space, read_space
-from experiments.study.trials import Outcome, Rules
+from ad3d_jax.experiment.study import storage, trials, worker
+from ad3d_jax.experiment.study.objective import Goal
+from ad3d_jax.experiment.study.space import Space, read_space
+from ad3d_jax.experiment.study.trials import Outcome, Rules
 
 STEPS = 8
 CONFIG = ConfigDict({"seed": 7, "rate": 0.1, "decay": 0.0})

@@ -10,8 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from experiments import benchmark_table, collect
-from experiments.benchmark_table import Cell, Grid, arguments, keep, run, run_cell
+import ad3d_jax as ad
+from ad3d_jax.experiment import grid as grids
+from ad3d_jax.experiment import tables
+from ad3d_jax.experiment.cells import FAILED, SAMPLE_SET, Grid, cell_folder, keep
+from ad3d_jax.experiment.config import plain
+from ad3d_jax.experiment.grid import Cell, config_of, run_cell, run_cells
+from ad3d_jax.experiment.status import PREEMPTED
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = (
@@ -25,12 +30,12 @@ TINY = (
 )
 
 
-def grid(tmp_path, **changes):
+def asked(tmp_path, **changes):
     values = {
         "systems": ("btf:raw",),
         "categories": ("biscuit", "bun"),
         "seeds": (0, 1),
-        "dataset": collect.SAMPLE_SET,
+        "dataset": SAMPLE_SET,
         "mask_size": 56,
         "data_root": "",
         "overrides": (f"data.cache={tmp_path / 'cache'}", *TINY),
@@ -43,13 +48,13 @@ class Runner:
 
     def __init__(self, monkeypatch, states):
         self.ran, self._states = [], states
-        monkeypatch.setattr(benchmark_table, "run_cell", self)
+        monkeypatch.setattr(grids, "run_cell", self)
 
-    def __call__(self, grid, cell, folder, running):
+    def __call__(self, config, place, running):
+        cell = Cell("btf:raw", config.data.category, config.seed)
         self.ran.append(cell)
         state = self._states.get((cell.category, cell.seed), "done")
         if state == "done":
-            place = folder / cell.folder
             place.mkdir(parents=True)
             (place / "metrics.json").write_text("{}")
         return state
@@ -57,43 +62,55 @@ class Runner:
 
 def test_every_cell_runs_once_and_a_failure_stops_nothing(tmp_path, monkeypatch):
     runner = Runner(monkeypatch, {("biscuit", 1): "failed"})
-    counts = run(grid(tmp_path), tmp_path / "table")
+    counts = run_cells(asked(tmp_path), tmp_path / "table")
     assert counts == {"done": 3, "failed": 1, "stopped": 0} and len(runner.ran) == 4
     again = Runner(monkeypatch, {})
-    assert run(grid(tmp_path), tmp_path / "table")["done"] == 4
+    assert run_cells(asked(tmp_path), tmp_path / "table")["done"] == 4
     assert again.ran == [Cell("btf:raw", "biscuit", 1)]
 
 
 def test_a_grid_may_grow_but_not_change(tmp_path):
-    keep(grid(tmp_path), tmp_path)
-    keep(grid(tmp_path, systems=("padim",), seeds=(2,)), tmp_path)
+    keep(asked(tmp_path), tmp_path)
+    keep(asked(tmp_path, systems=("padim",), seeds=(2,)), tmp_path)
     kept = json.loads((tmp_path / "grid.json").read_text())
     assert kept["systems"] == ["btf:raw", "padim"] and kept["seeds"] == [0, 1, 2]
     with pytest.raises(ValueError, match="begun with mask_size 56, found 64"):
-        keep(grid(tmp_path, mask_size=64), tmp_path)
+        keep(asked(tmp_path, mask_size=64), tmp_path)
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"systems": ("drem",)}, "there is no file .*drem.py"),
+        ({"systems": ("drem",)}, "config: no 'drem'; did you mean 'draem'"),
         ({"systems": ("btf:fhpf",)}, "variant 'fhpf' of btf is unknown"),
-        ({"overrides": ("hyper.nise=1",)}, "config.hyper.nise: no such field"),
+        ({"overrides": ("hyper.nise=1",)}, "hyper.nise: no such field"),
     ],
 )
 def test_mistakes_end_it_before_any_work(tmp_path, changes, words):
     with pytest.raises(ValueError, match=words):
-        run(grid(tmp_path, **changes), tmp_path / "table")
+        run_cells(asked(tmp_path, **changes), tmp_path / "table")
     assert not (tmp_path / "table").exists()
 
 
-def test_a_cell_names_its_configuration(tmp_path):
-    given = arguments(
-        grid(tmp_path), Cell("dbrn:cpu+rgb", "bun", 3), tmp_path / "table"
-    )
-    assert given[0].endswith("configs/dbrn.py:cpu+rgb")
-    assert f"--workdir={tmp_path / 'table/dbrn-cpu+rgb/bun/seed-3'}" in given
-    assert {"--config.seed=3", "--config.data.category=bun"} <= set(given)
+def test_a_cell_is_a_configuration_with_its_fields_in_their_types(tmp_path):
+    more = ("model.steps=7", "hyper.beta_max=1", "model.modalities=('rgb',)")
+    given = asked(tmp_path, overrides=more, mask_size=64)
+    config = config_of(given, Cell("dbrn:cpu+rgb", "bun", 3))
+    expected = ad.Experiment(
+        "dbrn:cpu+rgb",
+        category="bun",
+        set={
+            "seed": 3,
+            "data.mask_size": 64,
+            "model.steps": 7,
+            "hyper.beta_max": 1.0,
+            "model.modalities": ("rgb",),
+        },
+    ).config
+    assert plain(config) == plain(expected)
+    assert isinstance(config.hyper.beta_max, float)
+    folder = Cell("dbrn:cpu+rgb", "bun", 3).folder
+    assert str(folder) == "dbrn-cpu+rgb/bun/seed-3"
 
 
 @pytest.mark.parametrize(
@@ -112,18 +129,18 @@ def test_only_what_was_asked_to_stop_counts_as_stopped(
     script.write_text(f"#!/bin/sh\n{end}\n")
     script.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(script))
-    cell = Cell("btf:raw", "bun", 0)
-    assert run_cell(grid(tmp_path), cell, tmp_path, set()) == state
-    told = (tmp_path / cell.folder / benchmark_table.FAILED).exists()
+    config = config_of(asked(tmp_path), Cell("btf:raw", "bun", 0))
+    assert run_cell(config, tmp_path / "cell", []) == state
+    told = (tmp_path / "cell" / FAILED).exists()
     assert told == (state == "failed")
 
 
 @pytest.mark.slow
 def test_a_killed_grid_goes_on_and_gives_the_same_table(tmp_path):
     def command(name):
-        given = grid(tmp_path)
+        given = asked(tmp_path)
         return [
-            *(sys.executable, "-m", "experiments.benchmark_table"),
+            *(sys.executable, "-m", "experiments.grid"),
             *("--systems=btf:raw,padim:cpu", "--categories=biscuit,bun"),
             *("--seeds=0", "--mask_size=56"),
             f"--workdir={tmp_path / name}",
@@ -139,13 +156,13 @@ def test_a_killed_grid_goes_on_and_gives_the_same_table(tmp_path):
     whole = subprocess.run(command("whole"), timeout=600, **plain)
     assert whole.returncode == 0, whole.stdout + whole.stderr
     process = subprocess.Popen(command("killed"), cwd=ROOT, env=environment)
-    first = tmp_path / "killed" / collect.cell_folder("btf:raw", "biscuit", 0)
+    first = tmp_path / "killed" / cell_folder("btf:raw", "biscuit", 0)
     deadline = time.monotonic() + 300
     while not (first / "metrics.json").exists() and time.monotonic() < deadline:
         time.sleep(0.2)
     time.sleep(1.0)  # into the second cell
     process.send_signal(signal.SIGTERM)
-    assert process.wait(120) == benchmark_table.EXIT_STOPPED
+    assert process.wait(120) == PREEMPTED
     assert len(list((tmp_path / "killed").rglob("metrics.json"))) < 4
     again = subprocess.run(command("killed"), timeout=600, **plain)
     assert again.returncode == 0, again.stdout + again.stderr
@@ -154,11 +171,11 @@ def test_a_killed_grid_goes_on_and_gives_the_same_table(tmp_path):
 
 @pytest.mark.slow
 def test_a_failing_cell_is_told_of(tmp_path):
-    broken = (*grid(tmp_path).overrides, "eval.batch_size=0")
-    counts = run(
-        grid(tmp_path, categories=("bun",), seeds=(0,), overrides=broken),
+    broken = (*asked(tmp_path).overrides, "eval.batch_size=0")
+    counts = run_cells(
+        asked(tmp_path, categories=("bun",), seeds=(0,), overrides=broken),
         tmp_path / "table",
     )
     assert counts["failed"] == 1
-    text = collect.write_tables(tmp_path / "table")[0].read_text()
+    text = tables.write_tables(tmp_path / "table")[0].read_text()
     assert "btf:raw, bun: seed 0: failed:" in text

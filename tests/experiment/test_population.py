@@ -3,10 +3,13 @@
 import pytest
 
 from ad3d_jax.devices import compilation
+from ad3d_jax.experiment import population, run, tables
+from ad3d_jax.experiment.data import data_folder
+from ad3d_jax.experiment.inspect import inspect
 from ad3d_jax.fit.fit import NonFiniteError
 from ad3d_jax.workdir.log import read_log
-from experiments import collect, main, population, predict, session
 from experiments.configs.simplenet import get_config
+from experiments.population import read_vary
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +60,7 @@ def test_classes_and_seeds_are_a_grid_of_runs(config, tmp_path, monkeypatch):
 
         monkeypatch.setattr(compilation, name, noted)
     vary = {"data.category": ["bun", "rope"], "seed": [0, 1]}
-    found = population.run(config, tmp_path / "all", vary)
+    found = population.population(config, tmp_path / "all", vary)
     # The features of each seed's own random backbone and class, then all the rest.
     assert [compiled.traces for compiled in traces] == [1] * (4 + 2)
     assert [str(folder.relative_to(tmp_path / "all")) for folder in found] == [
@@ -65,11 +68,11 @@ def test_classes_and_seeds_are_a_grid_of_runs(config, tmp_path, monkeypatch):
         for category in ("bun", "rope")
         for seed in (0, 1)
     ]
-    rows = collect.table(tmp_path / "all", "i_auroc")
-    assert rows[0].ours[collect.MEAN].seeds == 2
+    rows = tables.table(tmp_path / "all", "i_auroc")
+    assert rows[0].ours[tables.MEAN].seeds == 2
     one = config.copy_and_resolve_references()
     one.update_from_flattened_dict({"data.category": "rope", "seed": 1})
-    expected = main.run(one, str(tmp_path / "one"), "fit_eval")
+    expected = run.run(one, str(tmp_path / "one"), "fit_eval")
     folder = list(found)[3]
     assert expected["config_hash"] == found[folder]["config_hash"]
     assert expected.keys() == found[folder].keys()
@@ -77,11 +80,11 @@ def test_classes_and_seeds_are_a_grid_of_runs(config, tmp_path, monkeypatch):
     assert mine == pytest.approx(alone, rel=1e-5) and len(mine) == 1
     names = {path.name for path in (tmp_path / "one").iterdir()}
     assert names == {path.name for path in folder.iterdir()}
-    root, category = session.data_folder(one)
+    root, category = data_folder(one)
     source = root / category / "test" / "good" / "rgb"
-    assert predict.run(folder, source, tmp_path / "out").exists()
+    assert inspect(folder, source, tmp_path / "out").exists()
     # Again: nothing is left to be done but the scoring.
-    again = population.run(config, tmp_path / "all", vary)
+    again = population.population(config, tmp_path / "all", vary)
     assert again[folder]["i_auroc"] == found[folder]["i_auroc"]
     lines = read_log(folder / "log.jsonl")
     assert [line.get("event") for line in lines].count("fit") == 1
@@ -91,7 +94,7 @@ def test_a_member_that_diverges_is_told_of_and_the_others_are_scored(config, tmp
     config.fit.patience = 2
     vary = {"hyper.noise": [0.015, float("inf")]}
     for _ in range(2):  # the second time from the files
-        found = population.run(config, tmp_path, vary, together=2)
+        found = population.population(config, tmp_path, vary, together=2)
         good, bad = found.values()
         assert good["i_auroc"] is not None
         assert isinstance(bad, NonFiniteError) and "2 steps in a row" in str(bad)
@@ -116,10 +119,10 @@ def test_what_may_vary_is_said(config, tmp_path):
 
 
 def test_values_are_read_in_the_type_of_their_field(config):
-    read = population.read_vary(config, ["hyper.noise=1,0.5", "seed=3,4"])
-    assert read == {"hyper.noise": [1.0, 0.5], "seed": [3, 4]}
-    assert [type(x) for x in read["seed"]] == [int, int]
-    with pytest.raises(ValueError, match="--vary=seed=a"):
-        population.read_vary(config, ["seed=a"])
-    with pytest.raises(ValueError, match="expected FIELD=VALUE"):
-        population.read_vary(config, ["seed"])
+    found = read_vary(config, ["hyper.noise=1,0.5", "seed=3,4"])
+    assert found == {"hyper.noise": [1.0, 0.5], "seed": [3, 4]}
+    assert [type(x) for x in found["seed"]] == [int, int]
+    with pytest.raises(ValueError, match="seed: expected int.*'a'"):
+        read_vary(config, ["seed=a"])
+    with pytest.raises(ValueError, match="seed: expected int"):
+        read_vary(config, ["seed"])

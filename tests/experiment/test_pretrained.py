@@ -4,10 +4,10 @@ import jax
 import numpy as np
 import pytest
 
+from ad3d_jax.experiment import pretrained, run
 from ad3d_jax.features import weights
 from ad3d_jax.features.image import init_backbone
 from ad3d_jax.features.provenance import SOURCES
-from experiments import main, weight_files
 from experiments.configs import btf, dbrn, patchcore
 
 
@@ -27,24 +27,24 @@ def save(path, name="resnet18", last_layer="layer3", **metadata):
 def refused(config, tmp_path, words):
     """Asserts that the command ends with these words and has prepared nothing."""
     with pytest.raises(ValueError, match=words):
-        main.run(config, str(tmp_path / "run"), "fit")
+        run.run(config, str(tmp_path / "run"), "fit")
     assert not (tmp_path / "cache").exists() and not (tmp_path / "run").exists()
 
 
 def test_without_a_file_the_weights_are_said_to_be_random(config, caplog):
-    weight_files.check(config)
+    pretrained.check(config)
     assert "RANDOM WEIGHTS: the resnet18" in caplog.text
-    assert weight_files.describe(config) == "random"
-    assert weight_files.describe(dbrn.get_config()) is None
+    assert pretrained.describe(config) == "random"
+    assert pretrained.describe(dbrn.get_config()) is None
 
 
 def test_a_file_is_named_with_its_digest(config, tmp_path, caplog):
     config.backbone.weights = save(tmp_path / "w.safetensors")
-    weight_files.check(config)
+    pretrained.check(config)
     assert "w.safetensors: whose weights these are is not known" in caplog.text
     digest = weights.fingerprint(tmp_path / "w.safetensors")
     expected = {"file": "w.safetensors", "sha256": digest, "source": None}
-    assert weight_files.describe(config) == expected
+    assert pretrained.describe(config) == expected
 
 
 def test_another_known_set_is_refused(config, tmp_path):
@@ -75,7 +75,7 @@ def test_a_torch_file_is_refused(config, tmp_path):
 def test_features_without_a_network_take_no_weights(tmp_path):
     config = btf.get_config("fpfh")
     config.data.cache = str(tmp_path / "cache")
-    assert weight_files.describe(config) is None
+    assert pretrained.describe(config) is None
     config.backbone.weights = save(tmp_path / "w.safetensors")
     refused(config, tmp_path, r"btf \(fpfh\) has no backbone")
 
@@ -84,17 +84,17 @@ def test_a_shipped_artifact_that_is_not_there_is_refused():
     config = dbrn.get_config()
     config.artifacts = {"dada": "shipped:dada_of_nobody"}
     with pytest.raises(ValueError, match="artifacts.dada: no 'shipped:dada_of_nobody'"):
-        weight_files.check(config)
+        pretrained.check(config)
 
 
 def test_an_artifact_is_checked_before_any_work(tmp_path):
     config = dbrn.get_config()
     config.artifacts = {"dada": str(tmp_path / "dada.safetensors")}
     with pytest.raises(ValueError, match="artifacts.dada: no such file"):
-        weight_files.check(config)
+        pretrained.check(config)
     (tmp_path / "dada.safetensors").write_bytes(b"nothing")
     with pytest.raises(ValueError, match="dada.safetensors"):
-        weight_files.check(config)
+        pretrained.check(config)
     weights.save(tmp_path / "dada.safetensors", {"a": np.zeros(3, np.float32)})
-    weight_files.check(config)
-    assert weight_files.describe(config)["file"] == "dada.safetensors"
+    pretrained.check(config)
+    assert pretrained.describe(config)["file"] == "dada.safetensors"

@@ -12,8 +12,12 @@ from PIL import Image
 from reference_systems import MemoryDataset, bank, make_batch, neighbours, restorer
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from ad3d_jax.experiment import run
+from ad3d_jax.experiment.config import read_config
+from ad3d_jax.experiment.data import data_folder
+from ad3d_jax.experiment.inspect import inspect
+from ad3d_jax.experiment.state import build_system
 from data_pipelines import synthetic
-from experiments import main, predict, session
 from experiments.configs.dbrn import VARIANTS, get_config
 from experiments.configs.dsr3d import get_config as get_dsr3d
 from experiments.configs.quickstart import get_config as get_quickstart
@@ -66,7 +70,7 @@ def cache(tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished(cache, tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished") / "run"
-    main.run(tiny(cache), str(folder), "fit_eval")
+    run.run(tiny(cache), str(folder), "fit_eval")
     return folder
 
 
@@ -118,8 +122,8 @@ def test_report_is_well_formed_and_shows_the_metrics(finished):
 def test_scoring_again_gives_the_same_bits(finished):
     before = (finished / "metrics.json").read_text()
     scores = [line.split(",")[5] for line in open(finished / "scores.csv")]
-    config = session.read_config(finished)
-    main.run(config, str(finished), "eval")
+    config = read_config(finished)
+    run.run(config, str(finished), "eval")
     again = [line.split(",")[5] for line in open(finished / "scores.csv")]
     assert scores == again
     same, then = json.loads(before), json.loads((finished / "metrics.json").read_text())
@@ -130,16 +134,16 @@ def test_scoring_again_gives_the_same_bits(finished):
 def test_a_test_split_without_defects_gives_nulls_with_reasons(  # fault 10
     finished, cache, tmp_path, left
 ):
-    root, category = session.data_folder(tiny(cache))
+    root, category = data_folder(tiny(cache))
     shutil.copytree(root / category, tmp_path / "data" / category)
     for folder in (tmp_path / "data" / category / "test").iterdir():
         if folder.name != left:
             shutil.rmtree(folder)
     shutil.copytree(finished, tmp_path / "run")
-    config = session.read_config(finished)
+    config = read_config(finished)
     config.data.root = str(tmp_path / "data")
     allow = ["data.root"]
-    metrics = main.run(config, str(tmp_path / "run"), "eval", allow)
+    metrics = run.run(config, str(tmp_path / "run"), "eval", allow)
     assert all(metrics[name] is None for name in METRICS)
     assert all(metrics["notes"][name] for name in METRICS)
     assert (tmp_path / "run" / "report" / "index.html").is_file()
@@ -149,14 +153,14 @@ def test_a_changed_configuration_is_refused_with_a_diff(finished, cache):
     config = tiny(cache)
     config.hyper.beta_max = 0.5
     with pytest.raises(ValueError, match=r"hyper\.beta_max: 1\.0 -> 0\.5"):
-        main.run(config, str(finished), "eval")
+        run.run(config, str(finished), "eval")
 
 
 def test_predict_scores_as_the_evaluation_did(finished, cache, tmp_path):
-    config = session.read_config(finished)
-    root, category = session.data_folder(config)
+    config = read_config(finished)
+    root, category = data_folder(config)
     source = root / category / "test" / "hole"
-    path = predict.run(finished, source, tmp_path / "out")
+    path = inspect(finished, source, tmp_path / "out")
     with open(path, newline="") as file:
         predicted = {r["name"]: r for r in csv.DictReader(file)}
     with open(finished / "scores.csv", newline="") as file:
@@ -176,38 +180,38 @@ def test_predict_scores_as_the_evaluation_did(finished, cache, tmp_path):
 
 def test_predict_with_pictures_alone_for_an_rgb_system(cache, tmp_path):
     config = tiny(cache, "cpu+rgb")
-    main.run(config, str(tmp_path / "run"), "fit")
-    root, category = session.data_folder(config)
+    run.run(config, str(tmp_path / "run"), "fit")
+    root, category = data_folder(config)
     source = root / category / "test" / "good" / "rgb"
-    path = predict.run(tmp_path / "run", source, tmp_path / "out")
+    path = inspect(tmp_path / "run", source, tmp_path / "out")
     assert len(path.read_text().splitlines()) == 1 + 3
 
 
 def test_predict_without_the_needed_modality_names_it(finished, tmp_path):
     Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(tmp_path / "a.png")
     with pytest.raises(ValueError, match="xyz|depth"):
-        predict.run(finished, tmp_path, tmp_path / "out")
+        inspect(finished, tmp_path, tmp_path / "out")
 
 
 def test_an_unfinished_workdir_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="finished run"):
-        predict.run(tmp_path, tmp_path, tmp_path / "out")
+        inspect(tmp_path, tmp_path, tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", sorted(VARIANTS))
 def test_every_variant_builds(name):
-    session.build_system(get_config(name))
+    build_system(get_config(name))
 
 
 def test_textures_for_a_system_without_any_are_an_error():
     config = get_dsr3d("cpu")
     config.data.textures = "dtd"
     with pytest.raises(ValueError, match=r"data\.textures: dsr3d.*'dtd'"):
-        session.build_system(config)
+        build_system(config)
 
 
 def test_quickstart_builds():
-    assert session.build_system(get_quickstart()).name == "dbrn"
+    assert build_system(get_quickstart()).name == "dbrn"
 
 
 def test_an_unknown_variant_lists_the_known_ones():
@@ -227,7 +231,7 @@ def test_wrong_values_are_named(field, value, expected):
     config = get_config("cpu")
     config.model[field] = value
     with pytest.raises(ValueError, match=expected):
-        session.build_system(config)
+        build_system(config)
 
 
 @pytest.mark.parametrize(
@@ -236,7 +240,7 @@ def test_wrong_values_are_named(field, value, expected):
         ("--config.model.stepz=3", "model.steps"),
         ("--config.model.steps=many", "many"),
         ("--confg=x", "config"),
-        ("--config=experiments/configs/dbrn.py:nope", "nope"),
+        ("--config=dbrn:nope", "nope"),
     ],
 )
 def test_a_wrong_flag_ends_with_one_sentence(argument, expected):  # fault 72
@@ -265,7 +269,7 @@ def test_training_steps_are_counted_from_passes_and_none_where_nothing_is_traine
     passes = trained.phases[0]._replace(steps=0, epochs=3)
     both = trained._replace(phases=(*trained.phases, passes))
     config = ConfigDict({"data": {"batch_size": 4}})
-    assert main.training_steps(config, both, data) == 5 + 6  # 21 rows in batches of 4
-    assert main.training_steps(config, neighbours(), data) is None
+    assert run.training_steps(config, both, data) == 5 + 6  # 21 rows in batches of 4
+    assert run.training_steps(config, neighbours(), data) is None
     config.artifacts = {"adapter": "FILE"}
-    assert main.training_steps(config, bank(steps=3), data) is None
+    assert run.training_steps(config, bank(steps=3), data) is None

@@ -8,10 +8,10 @@ from reference_systems import MemoryDataset, bank, make_batch, neighbours
 
 from ad3d_jax.base import without_truth
 from ad3d_jax.devices import engines
+from ad3d_jax.experiment.state import FINAL, fitted_state
 from ad3d_jax.fit.fit import Options, fit
 from ad3d_jax.ops.knn import Bank
 from ad3d_jax.workdir.checkpoint import save_tree
-from experiments import session
 
 CONFIG = ConfigDict(
     {
@@ -42,8 +42,8 @@ def trained(system):
 def test_a_trained_bank_is_loaded_without_any_other_file(make, tmp_path):
     system = make()
     state = trained(system)
-    save_tree(tmp_path / "checkpoints" / session.FINAL, state)
-    found = session.trained_state(CONFIG, system, BATCH, tmp_path)
+    save_tree(tmp_path / FINAL, state)
+    found = fitted_state(CONFIG, system, BATCH, tmp_path)
     assert jax.tree.structure(found) == jax.tree.structure(state)
     jax.tree.map(np.testing.assert_array_equal, found, state)
     score = jax.jit(system.score)
@@ -53,16 +53,16 @@ def test_a_trained_bank_is_loaded_without_any_other_file(make, tmp_path):
 
 
 def test_a_loaded_bank_is_a_bank_on_the_host_with_the_configured_chunk(tmp_path):
-    save_tree(tmp_path / "checkpoints" / session.FINAL, trained(neighbours()))
+    save_tree(tmp_path / FINAL, trained(neighbours()))
     other = neighbours(chunk_bytes=2**13)
-    found = session.trained_state(CONFIG, other, BATCH, tmp_path).memory["bank"]
+    found = fitted_state(CONFIG, other, BATCH, tmp_path).memory["bank"]
     assert isinstance(found, Bank) and found.chunk_bytes == 2**13
     assert isinstance(found.rows, np.ndarray) and found.rows.shape == (31, 8)
 
 
 def test_the_state_of_another_configuration_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="no trained state"):
-        session.trained_state(CONFIG, neighbours(), BATCH, tmp_path)
-    save_tree(tmp_path / "checkpoints" / session.FINAL, trained(bank(steps=1)))
+    with pytest.raises(ValueError, match="no fitted state"):
+        fitted_state(CONFIG, neighbours(), BATCH, tmp_path)
+    save_tree(tmp_path / FINAL, trained(bank(steps=1)))
     with pytest.raises(ValueError, match="in params, adapter is unknown"):
-        session.trained_state(CONFIG, neighbours(), BATCH, tmp_path)
+        fitted_state(CONFIG, neighbours(), BATCH, tmp_path)

@@ -8,10 +8,10 @@ import pytest
 import study_worker
 from optuna.trial import TrialState
 
+from ad3d_jax.experiment.study import report, storage, trials, worker
+from ad3d_jax.experiment.study.storage import StudyError
+from ad3d_jax.experiment.study.trials import FIELDS, SLOT, Outcome, Rules
 from data_pipelines.errors import DiskFullError
-from experiments.study import report, storage, trials, worker
-from experiments.study.storage import StudyError
-from experiments.study.trials import FIELDS, SLOT, Outcome, Rules
 
 
 def job(folder, count=6, sampler="tpe", seed=3, retries=2, text=None, **more):
@@ -224,7 +224,7 @@ def test_a_study_that_was_begun_otherwise_is_refused(tmp_path):
 
 
 def test_pruning_ends_a_trial_by_what_it_reported(tmp_path):
-    from experiments.study.space import make_pruner
+    from ad3d_jax.experiment.study.space import make_pruner
 
     work = job(tmp_path, 12)
     work.study.pruner = make_pruner("median")
@@ -256,7 +256,7 @@ def test_the_page_shows_the_study_and_holds_all_of_it(tmp_path):
         return Outcome(-abs(np.log(config.rate)) + random.normal(0, 0.01))
 
     worker.work(work, gives(value))
-    flags = ["--config=experiments/configs/simplenet.py:cpu"]
+    flags = ["--config=simplenet:cpu"]
     path = report.write_report(work.study, tmp_path / "<study>", flags)
     page = path.read_text()
     html.parser.HTMLParser().feed(page)

@@ -11,8 +11,8 @@ import pytest
 import study_worker
 from optuna.trial import TrialState
 
-from experiments.study import report, trials
-from experiments.study.trials import FIELDS, SLOT, WORKER, Rules
+from ad3d_jax.experiment.study import report, trials
+from ad3d_jax.experiment.study.trials import FIELDS, SLOT, WORKER, Rules
 
 SCRIPT = Path(study_worker.__file__)
 

@@ -9,12 +9,12 @@ import sys
 
 import pytest
 
+from ad3d_jax.experiment.study import objective, outcomes, trials
+from ad3d_jax.experiment.study.grounds import Grounds, kinds_for
+from ad3d_jax.experiment.study.objective import Goal, Task
 from data_pipelines.errors import DiskFullError
 from data_pipelines.resident import Resident
 from experiments.configs import btf, simplenet
-from experiments.study import objective, outcomes, trials
-from experiments.study.grounds import Grounds, kinds_for
-from experiments.study.objective import Goal, Task
 
 SMALL = {
     "data.image_size": 32,
@@ -240,7 +240,7 @@ def test_the_command_from_space_to_page(cache, tmp_path):
         return subprocess.run(
             [
                 *(sys.executable, "-m", "experiments.sweep"),
-                "--config=experiments/configs/btf.py:raw+float32",
+                "--config=btf:raw+float32",
                 *(f"--config.{name}={value}" for name, value in fields.items()),
                 f"--workdir={tmp_path / 'study'}",
                 *more,

@@ -11,7 +11,8 @@ from reference_systems import MemoryDataset, make_batch, restorer
 from test_main import tiny
 
 from ad3d_jax.base import fold_each
-from experiments import session, synthesis
+from ad3d_jax.experiment import synthesis
+from ad3d_jax.experiment.state import key_of
 from experiments.configs import padim
 
 
@@ -35,7 +36,7 @@ def test_draws_are_those_of_the_system_row_by_row(tmp_path):
     batch = make_batch(4, size=10)
     batch = next(MemoryDataset({"train": batch}).ordered("train", 4, 0))
     system = restorer()._replace(synthesise=squares)
-    state = system.init(session.key_of(config, "init"), batch)
+    state = system.init(key_of(config, "init"), batch)
     names = ["one", "two", "three"]
     made = list(synthesis.draw_all(config, system, state, batch, names, 2))
     assert [draw.title for draw in made] == [
@@ -48,7 +49,7 @@ def test_draws_are_those_of_the_system_row_by_row(tmp_path):
 
 def test_a_page_of_dbrn(tmp_path):
     config = tiny(tmp_path / "cache")
-    page = synthesis.run(config, str(tmp_path / "out"), count=3, draws=2)
+    page = synthesis.draw_anomalies(config, str(tmp_path / "out"), count=3, draws=2)
     words = page.read_text(encoding="utf-8")
     assert words.count('class="sample"') == 6 and words.count("<img") == 30
     assert "of 6 draws are anomalous" in words
@@ -59,7 +60,7 @@ def test_a_page_of_dbrn(tmp_path):
 
 def test_a_system_without_a_maker_says_so(tmp_path):
     with pytest.raises(ValueError, match="padim trains without artificial anomalies"):
-        synthesis.run(padim.get_config(), str(tmp_path / "out"))
+        synthesis.draw_anomalies(padim.get_config(), str(tmp_path / "out"))
 
 
 @pytest.mark.slow

@@ -9,7 +9,6 @@ import pytest
 import reference_systems
 
 from ad3d_jax.workdir.folder import write_json
-from experiments import session
 from experiments.benchmarks import speed
 from experiments.configs.dbrn import get_config
 
@@ -39,7 +38,7 @@ def config():
 
 
 def run(monkeypatch, config, system, **options):
-    monkeypatch.setattr(session, "build_system", lambda _: system)
+    monkeypatch.setattr(speed, "build_system", lambda _: system)
     monkeypatch.setitem(speed.MATMUL_SIDE, "cpu", 64)
     return speed.run(config, **options)
 

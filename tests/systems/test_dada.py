@@ -212,8 +212,8 @@ def test_unknown_values_are_refused(field, value):
 
 
 def test_the_shipped_weights_fit_the_light_setting_and_use_their_codes():
+    from ad3d_jax.experiment.pretrained import artifacts
     from experiments.configs.dsr3d import get_config
-    from experiments.weight_files import artifacts
 
     experiment = get_config("cpu")
     config = SYSTEMS["dsr3d"].config(**experiment.model.to_dict())
