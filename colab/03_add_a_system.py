@@ -86,7 +86,7 @@ state = fit(pixels, state, jax.random.key(1), data, Options(batch_size=8))
 # %%
 from ad3d_jax import evaluate as evaluation
 from ad3d_jax.devices import engines
-from experiments.session import samples_of
+from ad3d_jax.experiment.data import samples_of
 
 engine = engines.make_engine("jit")
 compiled = evaluation.compile_score(pixels, engine, jax.random.key(2), state)

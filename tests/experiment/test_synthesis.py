@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from reference_systems import MemoryDataset, make_batch, restorer
-from test_main import tiny
+from test_run import tiny
 
 from ad3d_jax.base import fold_each
 from ad3d_jax.experiment import synthesis
