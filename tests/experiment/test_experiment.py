@@ -1,4 +1,4 @@
-"""A run as an object is the run of the command, and its names are the documented ones."""
+"""A run as an object is the run of the command; the public names are as documented."""
 
 import json
 import os
