@@ -30,7 +30,14 @@ def test_a_command_is_a_page(name):
     assert len(lines) <= PAGE
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "command"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name != "main"))
+        for name in COMMANDS
+        if name != "command"
+    ],
+)
 def test_a_wrong_flag_ends_with_one_sentence_from_any_folder(name, tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", f"experiments.{name}", "--wrokdir=x"],
