@@ -67,9 +67,8 @@ def test_tensors_are_known_whatever_carries_them(tmp_path, monkeypatch):
     tensors = {"a.w": np.arange(6, dtype=np.float32).reshape(2, 3), "a.n": np.int64(3)}
     monkeypatch.setitem(KNOWN, "a/b", Known("am_in1k", tensors=(digest(tensors),)))
     np.savez(tmp_path / "w.npz", **tensors)
-    weights.save(
-        tmp_path / "w.safetensors", {"a": {"n": np.int64(3), "w": tensors["a.w"]}}
-    )
+    nested = {"a": {"n": tensors["a.n"], "w": tensors["a.w"]}}
+    weights.save(tmp_path / "w.safetensors", nested)
     assert provenance(tmp_path / "w.npz") == "am_in1k"
     assert provenance(tmp_path / "w.safetensors") == "am_in1k"
 
