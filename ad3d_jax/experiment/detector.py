@@ -186,15 +186,16 @@ def _check(measured: dict[str, np.ndarray]) -> None:
     """
     for name, array in measured.items():
         if array.dtype.kind == "f":
-            array = array.astype(np.float32)
-            if name == "xyz":
-                there = np.isfinite(array).all(-1, keepdims=True)
-                array = np.where(there, array, np.float32(0))
-            measured[name] = array
+            measured[name] = array.astype(np.float32, copy=False)
+    if "xyz" in measured and measured["xyz"].dtype == np.float32:
+        finite = np.isfinite(measured["xyz"])
+        if not finite.all():
+            there = finite.all(-1, keepdims=True)
+            measured["xyz"] = np.where(there, measured["xyz"], np.float32(0))
     checked = dict(measured)
     eight_bits = "rgb" in measured and measured["rgb"].dtype == np.uint8
-    if eight_bits:
-        checked["rgb"] = checked["rgb"].astype(np.float32) / np.float32(LEVELS)
+    if eight_bits:  # in range whatever they are
+        checked["rgb"] = np.broadcast_to(np.float32(0), measured["rgb"].shape)
     check_batch(Batch(**checked))
     if "rgb" in measured and not eight_bits:
         measured["rgb"] = np.round(measured["rgb"] * LEVELS).astype(np.uint8)
