@@ -60,7 +60,7 @@ def test_classes_and_seeds_are_a_grid_of_runs(config, tmp_path, monkeypatch):
 
         monkeypatch.setattr(compilation, name, noted)
     vary = {"data.category": ["bun", "rope"], "seed": [0, 1]}
-    found = population.population(config, tmp_path / "all", vary)
+    found = population.population(config, vary, tmp_path / "all")
     # The features of each seed's own random backbone and class, then all the rest.
     assert [compiled.traces for compiled in traces] == [1] * (4 + 2)
     assert [str(folder.relative_to(tmp_path / "all")) for folder in found] == [
@@ -84,7 +84,7 @@ def test_classes_and_seeds_are_a_grid_of_runs(config, tmp_path, monkeypatch):
     source = root / category / "test" / "good" / "rgb"
     assert inspect(folder, source, tmp_path / "out").exists()
     # Again: nothing is left to be done but the scoring.
-    again = population.population(config, tmp_path / "all", vary)
+    again = population.population(config, vary, tmp_path / "all")
     assert again[folder]["i_auroc"] == found[folder]["i_auroc"]
     lines = read_log(folder / "log.jsonl")
     assert [line.get("event") for line in lines].count("fit") == 1
@@ -94,7 +94,7 @@ def test_a_member_that_diverges_is_told_of_and_the_others_are_scored(config, tmp
     config.fit.patience = 2
     vary = {"hyper.noise": [0.015, float("inf")]}
     for _ in range(2):  # the second time from the files
-        found = population.population(config, tmp_path, vary, together=2)
+        found = population.population(config, vary, tmp_path, together=2)
         good, bad = found.values()
         assert good["i_auroc"] is not None
         assert isinstance(bad, NonFiniteError) and "2 steps in a row" in str(bad)

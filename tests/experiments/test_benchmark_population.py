@@ -20,7 +20,7 @@ def config(monkeypatch):
 
 def test_each_size_is_one_program(monkeypatch, config):
     monkeypatch.setattr(population, "build_system", lambda _: restorer())
-    report = population.population(config, sizes=(3,), steps=2, peak_tflops=1.0)
+    report = population.run(config, sizes=(3,), steps=2, peak_tflops=1.0)
     found = [(x["different"], x["members"]) for x in report["timings"]]
     different = population.DIFFERENT
     assert found == [(name, count) for name in different for count in (1, 3)]
@@ -39,4 +39,4 @@ def test_each_size_is_one_program(monkeypatch, config):
 def test_a_bank_without_training_is_refused(monkeypatch, config):
     monkeypatch.setattr(population, "build_system", lambda _: neighbours())
     with pytest.raises(ValueError, match="no phase that is trained"):
-        population.population(config)
+        population.run(config)
