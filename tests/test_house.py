@@ -162,10 +162,10 @@ def eager_imports(root: Path) -> list[str]:
 
 
 def pmap_elsewhere(root: Path) -> list[str]:
-    """Returns places that name pmap outside devices/compilation.py."""
+    """Returns places that name pmap outside devices/engines.py."""
     found = []
     for file, tree in sources(root):
-        if file == "ad3d_jax/devices/compilation.py":
+        if file == "ad3d_jax/devices/engines.py":
             continue
         for node in ast.walk(tree):
             names = {getattr(node, "id", ""), getattr(node, "attr", "")}
@@ -320,7 +320,7 @@ BROKEN = [
 SOUND = [
     ("ad3d_jax/nn/a.py", "from flax import linen as nn\nfrom ad3d_jax.ops import blur"),
     ("ad3d_jax/nn/b.py", "from ad3d_jax.nn import a\nfrom . import a\nimport jax"),
-    ("ad3d_jax/devices/compilation.py", "import jax\nrun = jax.pmap"),
+    ("ad3d_jax/devices/engines.py", "import jax\nrun = jax.pmap"),
     ("ad3d_jax/report/a.py", "def _f():\n    import matplotlib"),
     ("experiments/benchmarks/baselines/knn.py", "def _f():\n    import torch, faiss"),
     ("experiments/benchmarks/baselines/torch_networks.py", "import torch"),
