@@ -24,14 +24,13 @@ from typing import NamedTuple
 from absl import app, flags
 from tqdm import tqdm
 
-from ad3d_jax.workdir.folder import write_json
+from ad3d_jax.workdir import names
+from ad3d_jax.workdir.json_files import write_json
 from data_pipelines import layout
 from experiments import collect, flag_errors
 
 CONFIGS = Path(__file__).parent / "configs"
 EXIT_STOPPED = 75  # as of a run that was asked to stop while it trained
-OUTPUT = "output.txt"  # of a cell: what its process said
-FAILED = "failed.json"
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ def run(grid: Grid, workdir: str | Path, jobs: int = 1) -> dict[str, int]:
         flag_errors.check_overrides(arguments(grid, Cell(system, "", 0), folder), "")
     keep(grid, folder)
     cells = [Cell(*c) for c in itertools.product(*of(grid))]
-    due = [c for c in cells if not (folder / c.folder / "metrics.json").exists()]
+    due = [c for c in cells if not (folder / c.folder / names.METRICS).exists()]
     tqdm.write(f"{len(cells)} cells, {len(cells) - len(due)} of them done")
     counts = {"done": len(cells) - len(due), "failed": 0, "stopped": 0}
     running: set[subprocess.Popen] = set()
@@ -102,7 +101,7 @@ def of(grid: Grid) -> tuple[Sequence, ...]:
 
 def keep(grid: Grid, folder: Path) -> None:
     """Writes grid.json; a grid that is there already may only grow."""
-    path = folder / collect.GRID
+    path = folder / names.GRID
     if path.exists():
         before = collect.read_grid(folder)
         for name in ("dataset", "mask_size", "data_root", "overrides"):
@@ -142,9 +141,9 @@ def run_cell(grid: Grid, cell: Cell, folder: Path, running: set) -> str:
     """Runs one cell to its end and returns done, failed or stopped."""
     place = folder / cell.folder
     place.mkdir(parents=True, exist_ok=True)
-    (place / FAILED).unlink(missing_ok=True)
+    (place / names.FAILED).unlink(missing_ok=True)
     command = [sys.executable, "-m", "experiments.main"]
-    with (place / OUTPUT).open("a", encoding="utf-8") as output:
+    with (place / names.OUTPUT).open("a", encoding="utf-8") as output:
         process = subprocess.Popen(
             [*command, *arguments(grid, cell, folder)],
             stdout=output,
@@ -156,9 +155,11 @@ def run_cell(grid: Grid, cell: Cell, folder: Path, running: set) -> str:
         running.discard(process)
     if code in (EXIT_STOPPED, -signal.SIGTERM):  # the latter out of training
         return "stopped"
-    if code == 0 and (place / "metrics.json").exists():
+    if code == 0 and (place / names.METRICS).exists():
         return "done"
-    write_json(place / FAILED, {"code": code, "reason": last_line(place / OUTPUT)})
+    write_json(
+        place / names.FAILED, {"code": code, "reason": last_line(place / names.OUTPUT)}
+    )
     return "failed"
 
 

@@ -23,9 +23,10 @@ import numpy as np
 from absl import app, flags
 
 from ad3d_jax.report.markup import DASH, STYLE
-from experiments.session import read_json
+from ad3d_jax.workdir import names
+from ad3d_jax.workdir.atomic import write_text
+from ad3d_jax.workdir.json_files import read_json
 
-GRID = "grid.json"
 SAMPLE_SET = "sample_set"
 MEAN = "mean"
 PUBLISHED = Path(__file__).with_name("published.csv")
@@ -64,20 +65,17 @@ def cell_folder(system: str, category: str, seed: int) -> Path:
 
 def read_grid(folder: Path) -> dict:
     """Returns grid.json; raises ValueError where there is none."""
-    path = folder / GRID
-    if not path.is_file():
-        raise ValueError(f"{path}: not there; name the folder of a grid")
-    return read_json(path)
+    return read_json(folder / names.GRID, hint="name the folder of a grid")
 
 
 def read_cell(folder: Path, mask_size: int) -> tuple[dict | None, str]:
     """Returns (metrics, "") of a cell, or (None, why there are none)."""
-    if (folder / "metrics.json").is_file():
-        metrics = read_json(folder / "metrics.json")
+    if (folder / names.METRICS).is_file():
+        metrics = read_json(folder / names.METRICS)
         if metrics["mask_size"] != mask_size:
             return None, f"maps of {metrics['mask_size']} pixels, not {mask_size}"
         return metrics, ""
-    failed = folder / "failed.json"
+    failed = folder / names.FAILED
     if failed.is_file():
         return None, f"failed: {read_json(failed)['reason']}"
     return None, "not run"
@@ -153,14 +151,14 @@ def write_tables(folder: Path) -> list[Path]:
     """
     tables = {metric: table(folder, metric) for metric in METRICS}
     written = {
-        "table.md": markdown(folder, tables),
-        "table.csv": comma_separated(tables),
-        "table.html": page(folder, tables),
+        names.TABLE_MARKDOWN: markdown(folder, tables),
+        names.TABLE_CSV: comma_separated(tables),
+        names.TABLE_PAGE: page(folder, tables),
     }
     paths = []
     for name, content in written.items():
         paths.append(folder / name)
-        paths[-1].write_text(content, encoding="utf-8")
+        write_text(paths[-1], content)
     return paths
 
 
@@ -298,7 +296,7 @@ def put_into(readme: Path, name: str, content: str) -> None:
     if not pattern.search(text):
         raise ValueError(f"{readme}: expected the lines {begin!r} and {end!r}")
     block = f"{begin}\n{content.strip()}\n\n{end}"
-    readme.write_text(pattern.sub(lambda _: block, text, count=1), encoding="utf-8")
+    write_text(readme, pattern.sub(lambda _: block, text, count=1))
 
 
 def main(arguments: list[str]) -> None:

@@ -5,9 +5,10 @@ import sys
 from pathlib import Path
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
 from ad3d_jax.systems import nearest
+from ad3d_jax.workdir import fields
 
 PREFIX = "--config."
 
@@ -54,17 +55,7 @@ def check_overrides(arguments: list[str], default: str) -> None:
     if not Path(file).is_file():
         raise ValueError(f"--config: there is no file {file}")
     get_config = runpy.run_path(file)["get_config"]
-    known = set(field_names(get_config(variant) if colon else get_config()))
+    known = set(fields.names(get_config(variant) if colon else get_config()))
     for name in overrides:
         if name not in known:
             raise ValueError(f"config.{name}: no such field{nearest(name, known)}")
-
-
-def field_names(config: ConfigDict, prefix: str = "") -> list[str]:
-    """Returns the dotted names of all fields, groups and leaves."""
-    names = []
-    for name, value in config.items():
-        names.append(prefix + name)
-        if isinstance(value, ConfigDict):
-            names += field_names(value, f"{prefix}{name}.")
-    return names

@@ -25,9 +25,12 @@ from ad3d_jax.base import Batch, Dataset, System, Train
 from ad3d_jax.devices import compilation, engines, memory, processes
 from ad3d_jax.fit.fit import Options, Preempted, count_steps, fit
 from ad3d_jax.report import write_report
+from ad3d_jax.workdir import maps, names
 from ad3d_jax.workdir.checkpoint import Checkpointer, save_tree
-from ad3d_jax.workdir.folder import open_workdir, write_json
+from ad3d_jax.workdir.folder import open_workdir
+from ad3d_jax.workdir.json_files import write_json
 from ad3d_jax.workdir.log import Log, read_log
+from ad3d_jax.workdir.scores import write_scores
 from data_pipelines import pictures
 from data_pipelines.errors import DiskFullError
 from experiments import flag_errors, session, weight_files
@@ -106,12 +109,12 @@ def opened(
         data = read(config)
         recipe = {name: data.manifest[name] for name in ("recipe", "params")}
         if first_process:
-            write_json(folder / "recipe.json", recipe)
+            write_json(folder / names.RECIPE, recipe)
         dataset = open_dataset(config, system, data.samples)
         shared = processes.shared(dataset)
         first = next(shared.ordered("train", config.data.batch_size, 0))
         evaluation.check_needs(system, first)
-        file = folder / "log.jsonl" if first_process else os.devnull
+        file = folder / names.LOG if first_process else os.devnull
         with Log(file, tensorboard=tensorboard(config, folder)) as log:
             steps = training_steps(config, system, dataset)
             facts = session.facts(config, category, steps)
@@ -161,20 +164,20 @@ def open_samples(config: ConfigDict, prepared) -> Dataset:
 def tensorboard(config: ConfigDict, folder: Path) -> Path | None:
     """Returns where TensorBoard's files go, None unless asked for."""
     wanted = config.fit.tensorboard and processes.is_first()
-    return folder / "tensorboard" if wanted else None
+    return folder / names.TENSORBOARD if wanted else None
 
 
 def train(run: Opened) -> None:
     """Runs the system's phases and saves the trained state."""
-    config, checkpoints = run.config, run.folder / "checkpoints"
-    done = (checkpoints / session.FINAL).exists()
+    config, final = run.config, run.folder / names.FINAL
+    done = final.exists()
     if processes.word_of_first(str(done)) == str(True):
         logging.info("%s is trained already; remove it to start anew", run.folder)
         return
     state = session.initial_state(config, run.system, run.first)
     start = time.perf_counter()
     try:
-        with Checkpointer(checkpoints / "steps", keep=config.fit.keep) as checkpointer:
+        with Checkpointer(run.folder / names.STEPS, config.fit.keep) as checkpointer:
             state = fit(
                 run.system,
                 state,
@@ -186,7 +189,7 @@ def train(run: Opened) -> None:
                 log=run.log,
             )
         if processes.is_first():
-            save_tree(checkpoints / session.FINAL, state)
+            save_tree(final, state)
     finally:
         run.log.write(kind="event", event="fit", seconds=time.perf_counter() - start)
 
@@ -226,7 +229,6 @@ def evaluate(run: Opened, program: compilation.Compiled | None = None) -> dict:
     config, engine, folder = run.config, run.engine, run.folder
     dataset = run.dataset if processes.is_first() else processes.shared(run.dataset)
     state = session.trained_state(config, run.system, run.first, folder)
-    samples = session.samples_of(run.data.manifest, "test")
     limits = memory.measure(
         engine.mesh.devices.flat,
         config.fit.device_memory_bytes or None,
@@ -237,24 +239,27 @@ def evaluate(run: Opened, program: compilation.Compiled | None = None) -> dict:
     )
     size = config.eval.batch_size
     scored = evaluation.score_split(score, dataset, size)
+    samples = session.samples_of(run.data.manifest, "test")
+    rows = evaluation.scored_rows(scored, samples)
     if processes.is_first():
-        evaluation.write_scores(folder / "scores.csv", scored, samples)
-        evaluation.write_maps(folder / "maps", scored, samples)
+        write_scores(folder / names.SCORES, rows)
+        maps.write_maps(folder / names.MAPS, rows, scored.maps, scored.masks)
     processes.wait()
-    rows = evaluation.chosen_rows(scored, samples, config.eval.pictures_per_defect)
-    pictures = folder / "maps" / "samples"
-    evaluation.write_pictures(pictures, score, dataset, samples, rows, size)
+    chosen = evaluation.chosen_rows(rows, config.eval.pictures_per_defect)
+    found = evaluation.samples_in_full(score, dataset, chosen, size)
     if not processes.is_first():
         return {}
+    in_full = {rows[row].name: arrays for row, arrays in found.items()}
+    maps.write_samples(folder / names.SAMPLES, in_full)
     metrics = {
-        **evaluation.measure(scored, samples),
+        **evaluation.measure(scored, rows),
         "seconds_fit": seconds_fit(folder),
-        "peak_memory_bytes": evaluation.peak_memory_bytes(),
+        "peak_memory_bytes": memory.peak_bytes(),
         **run.facts,
     }
     if run.facts["steps"] is None:
         metrics["notes"]["steps"] = "nothing is trained by gradient steps"
-    write_json(folder / "metrics.json", metrics)
+    write_json(folder / names.METRICS, metrics)
     report = write_report(folder)
     show(metrics, report)
     return metrics
@@ -262,7 +267,7 @@ def evaluate(run: Opened, program: compilation.Compiled | None = None) -> dict:
 
 def seconds_fit(folder: Path) -> float | None:
     """Returns the wall time of all fits in the workdir but those that were killed."""
-    log = read_log(folder / "log.jsonl")
+    log = read_log(folder / names.LOG)
     seconds = [line["seconds"] for line in log if line.get("event") == "fit"]
     return sum(seconds) if seconds else None
 

@@ -29,14 +29,15 @@ from ad3d_jax.fit.fit import NonFiniteError, Preempted
 from ad3d_jax.fit.members import unified
 from ad3d_jax.fit.population import Member, fit_population
 from ad3d_jax.systems import nearest
+from ad3d_jax.workdir import fields, names
 from ad3d_jax.workdir.checkpoint import Checkpointer, save_tree
-from ad3d_jax.workdir.folder import dotted_fields, open_workdir, write_json
+from ad3d_jax.workdir.folder import open_workdir
+from ad3d_jax.workdir.json_files import read_json, write_json
 from ad3d_jax.workdir.log import Log
 from data_pipelines.errors import DiskFullError
 from experiments import benchmark_table, collect, flag_errors, main, session
 
 MAY_DIFFER = ("seed", "hyper", "data.category", "data.root", "data.sample_set")
-FAILED = benchmark_table.FAILED
 
 
 class Part(NamedTuple):
@@ -97,8 +98,8 @@ def run_members(
 
 def train(runs: Sequence[main.Opened], checkpoints: Path) -> None:
     """Trains all runs together and saves each one's state, or why there is none."""
-    finals = [run.folder / "checkpoints" / session.FINAL for run in runs]
-    failures = [run.folder / FAILED for run in runs]
+    finals = [run.folder / names.FINAL for run in runs]
+    failures = [run.folder / names.FAILED for run in runs]
     if all(x.exists() or y.exists() for x, y in zip(finals, failures, strict=True)):
         logging.info("all %d members are trained already", len(runs))
         return
@@ -158,8 +159,8 @@ def outcome(
     run: main.Opened, mode: str, program: compilation.Compiled
 ) -> dict | NonFiniteError:
     """Returns a run's metrics, {} where it is not scored, or why it was stopped."""
-    if (run.folder / FAILED).exists():
-        return NonFiniteError(session.read_json(run.folder / FAILED)["reason"])
+    if (run.folder / names.FAILED).exists():
+        return NonFiniteError(read_json(run.folder / names.FAILED)["reason"])
     return main.evaluate(run, program) if "eval" in mode else {}
 
 
@@ -188,14 +189,14 @@ def _fixed(config: ConfigDict) -> dict[str, Any]:
     """Returns the fields that no member has for itself, by dotted names."""
     return {
         name: value
-        for name, value in dotted_fields(session.plain(config)).items()
+        for name, value in fields.values(session.plain(config)).items()
         if not may_differ(name)
     }
 
 
 def may_differ(name: str) -> bool:
     """Returns whether members may differ in a field."""
-    return any(name == x or name.startswith(f"{x}.") for x in MAY_DIFFER)
+    return any(fields.within(name, group) for group in MAY_DIFFER)
 
 
 # --- The command ----------------------------------------------------------------------
@@ -209,7 +210,7 @@ def combinations(
     Raises:
         ValueError: a field is unknown, may not differ, or a value has another type.
     """
-    known = flag_errors.field_names(config)
+    known = fields.names(config)
     for name in vary:
         if name not in known:
             raise ValueError(f"--vary={name}: no such field{nearest(name, known)}")
@@ -228,7 +229,7 @@ def combinations(
 
 def read_vary(config: ConfigDict, texts: Iterable[str]) -> dict[str, list]:
     """Returns the values by field of `FIELD=VALUE,VALUE…`, in the field's type."""
-    now, vary = dotted_fields(session.plain(config)), {}
+    now, vary = fields.values(session.plain(config)), {}
     for text in texts:
         name, _, values = text.partition("=")
         kind = type(now.get(name, ""))
@@ -244,7 +245,7 @@ def read_vary(config: ConfigDict, texts: Iterable[str]) -> dict[str, list]:
 def folder_of(config: ConfigDict, vary: Mapping[str, Sequence[Any]]) -> Path:
     """Returns a member's place below the folder of all; that of a grid's cell."""
     _, category = session.data_folder(config)
-    own = dotted_fields(session.plain(config))
+    own = fields.values(session.plain(config))
     more = [n for n in vary if n not in ("seed", "data.category")]
     place = collect.cell_folder(_system(config), category, config.seed)
     values = ",".join(f"{n.rpartition('.')[2]}={own[n]}" for n in more)
@@ -279,7 +280,7 @@ def run(
             write_grid(configs, workdir)
         for first in range(0, len(configs), size):
             some = slice(first, first + size)
-            checkpoints = workdir / "checkpoints" / str(first)
+            checkpoints = workdir / names.CHECKPOINTS / str(first)
             results = run_members(
                 configs[some], folders[some], checkpoints, mode, allow
             )

@@ -6,7 +6,6 @@ The input holds RGB pictures, RGB with xyz, or RGB with 16-bit depth and intrins
 output gets heat maps, overlays, `scores.csv` and the time that each image took.
 """
 
-import csv
 import sys
 from itertools import chain
 from pathlib import Path
@@ -19,6 +18,10 @@ from tqdm import tqdm
 from ad3d_jax import evaluate as evaluation
 from ad3d_jax.devices import engines
 from ad3d_jax.report import heat_map, overlay
+from ad3d_jax.workdir import maps, names
+from ad3d_jax.workdir.arrays import read_arrays
+from ad3d_jax.workdir.json_files import read_json
+from ad3d_jax.workdir.scores import write_csv
 from data_pipelines.unlabelled import collate, read_folder
 from experiments import flag_errors, session
 
@@ -26,7 +29,7 @@ from experiments import flag_errors, session
 def run(workdir: Path, source: Path, output: Path) -> Path:
     """Scores every sample of `source` and returns the path of `scores.csv`."""
     config = session.read_config(workdir)
-    recipe = session.read_json(workdir / "recipe.json")
+    recipe = read_json(workdir / names.RECIPE)
     system = session.build_system(config)
     records = read_folder(
         source, recipe["recipe"], recipe["params"], system.needs_score
@@ -42,21 +45,20 @@ def run(workdir: Path, source: Path, output: Path) -> Path:
         session.key_of(config, "score"),
         session.trained_state(config, system, batch, workdir),
     )
-    names, rows = [], []
+    seen, rows = [], []
 
     def batches():
         for name, record in tqdm(chain([first], records), "predict", unit="image"):
-            names.append(name)
+            seen.append(name)
             yield collate([record], 1)
 
     low, high = map_range(workdir)
     for batch, scores, seconds in evaluation.score_batches(score, batches()):
-        name = names[len(rows)]
+        name = seen[len(rows)]
         write_pictures(output, name, batch, scores, low, high)
         rows.append((name, f"{scores.image[0]:.9g}", f"{seconds:.6g}"))
-    with open(output / "scores.csv", "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows((("name", "score", "seconds"), *rows))
-    return output / "scores.csv"
+    write_csv(output / names.SCORES, ("name", "score", "seconds"), rows)
+    return output / names.SCORES
 
 
 def map_range(workdir: Path) -> tuple[float, float]:
@@ -65,10 +67,10 @@ def map_range(workdir: Path) -> tuple[float, float]:
     They are taken from the workdir's own test maps, so that pictures of different
     samples can be compared; (0, 1) where the workdir was never evaluated.
     """
-    files = sorted((workdir / "maps").glob("*.npz"))
+    files = maps.files(workdir / names.MAPS)
     if not files:
         return 0.0, 1.0
-    values = np.concatenate([np.load(f)["map"].ravel()[::7] for f in files])
+    values = np.concatenate([read_arrays(f)["map"].ravel()[::7] for f in files])
     low, high = np.percentile(values, (50, 99.9))
     return float(low), float(max(high, low + 1e-6))
 

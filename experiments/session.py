@@ -12,18 +12,19 @@ from ml_collections import ConfigDict
 
 from ad3d_jax.base import Array, Batch, State, System
 from ad3d_jax.devices import processes
-from ad3d_jax.evaluate import Sample
 from ad3d_jax.features import image
 from ad3d_jax.fit.positions import unpack_state
 from ad3d_jax.synthesis.textures import load_textures
 from ad3d_jax.systems import SYSTEMS, build, nearest
+from ad3d_jax.workdir import names
 from ad3d_jax.workdir.checkpoint import load_tree
+from ad3d_jax.workdir.json_files import read_json
+from ad3d_jax.workdir.scores import Row
 from data_pipelines import layout
 from data_pipelines.prepared import MANIFEST, Prepared, open_prepared
 from data_pipelines.preprocess import prepare
 from experiments import weight_files
 
-FINAL = "final"  # folder of the trained state below checkpoints/
 KEYS = {"init": 0, "fit": 1, "score": 2, "pictures": 3, "synthesis": 4}
 
 
@@ -34,21 +35,7 @@ def plain(config: ConfigDict) -> dict:
 
 def read_config(workdir: Path) -> ConfigDict:
     """Returns the configuration that a workdir was made with."""
-    return ConfigDict(read_json(workdir / "config.json"))
-
-
-def read_json(path: Path) -> dict:
-    """Returns the content of a workdir's file.
-
-    Raises:
-        ValueError: the file is missing or damaged.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{path}: not there; name a finished run") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: damaged: {error}") from None
+    return ConfigDict(read_json(workdir / names.CONFIG, hint="name a finished run"))
 
 
 def config_hash(config: Mapping) -> str:
@@ -150,10 +137,10 @@ def prepare_class(config: ConfigDict) -> Prepared:
     return prepared
 
 
-def samples_of(manifest: Mapping, split: str) -> list[Sample]:
+def samples_of(manifest: Mapping, split: str) -> list[Row]:
     """Returns the samples of a split in the manifest's order."""
     return [
-        Sample(manifest["category"], s["defect"], s["stem"], s["id"], s["label"])
+        Row(manifest["category"], s["defect"], s["stem"], s["id"], s["label"])
         for s in manifest["samples"]
         if s["split"] == split
     ]
@@ -188,7 +175,7 @@ def trained_state(
     Raises:
         ValueError: the workdir holds none, or that of another configuration.
     """
-    path = workdir / "checkpoints" / FINAL
+    path = workdir / names.FINAL
     processes.wait_for(path)
     if not path.exists():
         raise ValueError(f"{path}: no trained state; run with --mode=fit first")

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import jax
 from absl import app, flags, logging
-from ml_collections import ConfigDict
 
+from ad3d_jax.workdir import fields, names
 from data_pipelines import planted
 from data_pipelines.errors import DiskFullError
 from experiments import flag_errors, session
@@ -115,9 +115,12 @@ def open_job(values: flags.FlagValues, folder: Path):
     pulse = storage.Pulse(values.heartbeat, values.grace)
     if pulse.grace < 2 * pulse.interval:
         raise storage.StudyError("--grace must be at least twice --heartbeat")
-    database = storage.open_database(values.study or str(folder / "study.db"), pulse)
+    database = storage.open_database(
+        values.study or str(folder / names.DATABASE), pulse
+    )
+    plain = fields.values(session.plain(config))
     facts = {
-        **{f"config.{name}": value for name, value in leaves(config).items()},
+        **{f"config.{name}": value for name, value in plain.items()},
         "metric": goal.metric,
         "stages": goal.stages,
         "planted": goal.planting._asdict(),
@@ -135,21 +138,6 @@ def open_job(values: flags.FlagValues, folder: Path):
         keep_best=values.keep_best,
         together=values.together,
     )
-
-
-def leaves(config: ConfigDict) -> dict[str, object]:
-    """Returns the values of a configuration by dotted names."""
-    found = {}
-
-    def visit(table: dict, prefix: str) -> None:
-        for name, value in table.items():
-            if isinstance(value, dict) and value:
-                visit(value, f"{prefix}{name}.")
-            else:
-                found[prefix + name] = value
-
-    visit(session.plain(config), "")
-    return found
 
 
 def study_name(values: flags.FlagValues) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ad3d_jax.base import System
-from ad3d_jax.evaluate import Sample
+from ad3d_jax.workdir.scores import Row
 from data_pipelines import planted
 from data_pipelines.resident import Resident, load_resident
 from experiments import session
@@ -17,7 +17,7 @@ class Ground(NamedTuple):
 
     samples: Resident
     planted: planted.Planted
-    rows: list[Sample]
+    rows: list[Row]
     category: str
 
 
@@ -53,7 +53,7 @@ class Grounds:
             session.data_folder(config)[0], prepared, planting
         )
         rows = [
-            Sample(category, row["defect"], row["stem"], row["id"], row["label"])
+            Row(category, row["defect"], row["stem"], row["id"], row["label"])
             for row in judged.samples
         ]
         return Ground(samples, judged, rows, category)

@@ -18,8 +18,10 @@ from ad3d_jax import evaluate as evaluation
 from ad3d_jax.base import State
 from ad3d_jax.devices import compilation, engines, memory
 from ad3d_jax.fit.fit import count_steps
+from ad3d_jax.workdir import names
 from ad3d_jax.workdir.checkpoint import save_tree
-from ad3d_jax.workdir.folder import WorkdirError, open_workdir, write_json
+from ad3d_jax.workdir.folder import WorkdirError, open_workdir
+from ad3d_jax.workdir.json_files import read_json, write_json
 from ad3d_jax.workdir.log import Log
 from data_pipelines import planted
 from experiments import main, session, weight_files
@@ -34,7 +36,6 @@ PLACES = (
     *("fit.engine", "fit.checkpoint_every", "fit.log_every", "fit.keep"),
     *("fit.tensorboard", "fit.device_memory_bytes", "fit.host_memory_bytes"),
 )
-RESULT = "metrics.json"
 SECONDS_BETWEEN_LOOKS = 2.0  # at a folder that another process holds
 
 
@@ -70,27 +71,27 @@ def value_of(task: Task, goal: Goal, grounds: Grounds) -> float:
         def judge(state: State) -> float:
             return value_in(metrics_of(trial, ground, state), goal.metric)
 
-        watch = Watch(task.folder / stages.FILE, goal.stages, task.report)
+        watch = Watch(task.folder / names.STAGES, goal.stages, task.report)
         start = time.perf_counter()
-        state = stages.fitted(trial, task.folder / "checkpoints", log, judge, watch)
+        state = stages.fitted(trial, task.folder / names.STEPS, log, judge, watch)
         return conclude(task, goal, trial, ground, state, time.perf_counter() - start)
 
 
 @contextlib.contextmanager
 def opened(task: Task) -> Iterator[Log]:
     """Holds a trial's folder as soon as no other process does, and gives its log."""
-    with _when_free(task.folder, task.config), Log(task.folder / "log.jsonl") as log:
+    with _when_free(task.folder, task.config), Log(task.folder / names.LOG) as log:
         yield log
 
 
 def is_done(task: Task) -> bool:
     """Returns whether the trial was judged before."""
-    return (task.folder / RESULT).exists()
+    return (task.folder / names.METRICS).exists()
 
 
 def value_at(task: Task, goal: Goal) -> float:
     """Returns the value of a trial that is done."""
-    return value_in(session.read_json(task.folder / RESULT), goal.metric)
+    return value_in(read_json(task.folder / names.METRICS), goal.metric)
 
 
 def begin(task: Task, goal: Goal, grounds: Grounds, log: Log) -> tuple[Trial, Ground]:
@@ -132,7 +133,7 @@ def conclude(
         seconds: that the fit took.
         program: of `eval.score_program`, for many states of one system.
     """
-    save_tree(task.folder / "checkpoints" / session.FINAL, state)
+    save_tree(task.folder / names.FINAL, state)
     metrics = metrics_of(trial, ground, state, program)
     facts = {
         "judged_on": planted.SPLIT,
@@ -140,7 +141,7 @@ def conclude(
         "devices": describe_devices(trial.engine),
         "seed": task.config.seed,
     }
-    write_json(task.folder / RESULT, metrics | facts)
+    write_json(task.folder / names.METRICS, metrics | facts)
     return value_in(metrics, goal.metric)
 
 

@@ -31,8 +31,8 @@ from optuna.distributions import (
 )
 
 from ad3d_jax.systems import nearest
+from ad3d_jax.workdir import fields
 from experiments import session
-from experiments.flag_errors import field_names
 from experiments.study.storage import StudyError, quiet
 
 FIXED = ("system", "variant", "data.root", "data.name", "data.category", "data.cache")
@@ -110,7 +110,7 @@ def changed(config: ConfigDict, values: Mapping[str, Any]) -> ConfigDict:
         StudyError: a field is unknown, fixed within a study or of another type.
     """
     config = config.copy_and_resolve_references()
-    known = field_names(config)
+    known = fields.names(config)
     for name, value in values.items():
         if name not in known:
             raise StudyError(f"--space: {name}: no such field{nearest(name, known)}")

@@ -14,11 +14,9 @@ from ad3d_jax.devices import engines
 from ad3d_jax.fit.fit import fit
 from ad3d_jax.fit.positions import unpack
 from ad3d_jax.workdir.checkpoint import Checkpointer
-from ad3d_jax.workdir.folder import write_json
+from ad3d_jax.workdir.json_files import read_json, write_json
 from ad3d_jax.workdir.log import Log
 from experiments import main, session
-
-FILE = "stages.json"
 
 
 class Pruned(Exception):  # noqa: N818 (no error)
@@ -48,7 +46,7 @@ class Watch:
         self, file: Path, stages: tuple[int, ...], report: Callable[[int, float], bool]
     ):
         self._file, self._stages, self._report = file, stages, report
-        self._known = session.read_json(file) if file.exists() else {}
+        self._known = read_json(file) if file.exists() else {}
 
     def begin(self) -> None:
         """Reports what earlier attempts saw; raises Pruned as `note` does."""
@@ -90,9 +88,9 @@ class Shown:
         if self._look is not None:
             self._look(tree)
 
-    def latest(self, like: Tree | None = None) -> tuple[int, Tree] | None:
+    def latest(self) -> tuple[int, Tree] | None:
         """Returns the newest whole step, see `Checkpointer.latest`."""
-        return self._checkpointer.latest(like)
+        return self._checkpointer.latest()
 
 
 def fitted(
@@ -117,7 +115,7 @@ def fitted(
     else:
         look = None
         _look_at_part(trial, state, judge, watch)
-    with Checkpointer(folder / "steps", keep=2) as checkpointer:
+    with Checkpointer(folder, keep=2) as checkpointer:
         watched = Shown(checkpointer, look)
         return fit(system, state, key, dataset, options, engine, watched, log)
 

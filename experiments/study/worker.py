@@ -11,6 +11,7 @@ from absl import logging
 from ml_collections import ConfigDict
 from optuna.trial import TrialState
 
+from ad3d_jax.workdir import names
 from experiments.study import storage, trials
 from experiments.study.grounds import Grounds
 from experiments.study.objective import Goal, Task
@@ -88,7 +89,7 @@ def _run(job: Job, taken: list[Taken], run: Run, grounds: Grounds) -> list[Outco
         def report(percent: int, value: float, each: Taken = each) -> bool:
             return trials.report(job.database, each, percent, value)
 
-        folder = job.folder / "trials" / each.name
+        folder = job.folder / names.TRIALS / each.name
         tasks.append(Task(changed(job.config, each.fields), folder, report))
         print(f"trial {each.trial.number} begins: {each.fields}", flush=True)
     done = iter([])
@@ -111,17 +112,18 @@ def tidy(job: Job) -> None:
         return job.study.get_trials(deepcopy=False)
 
     found = storage.attempt(job.database, read)
-    names = {t.number: trials.digest(t.user_attrs.get(trials.FIELDS)) for t in found}
+    digests = {t.number: trials.digest(t.user_attrs.get(trials.FIELDS)) for t in found}
     complete = [t for t in found if t.state == TrialState.COMPLETE]
     best = sorted(complete, key=lambda t: (-t.value, t.number))[: job.keep_best]
     over = (TrialState.COMPLETE, TrialState.PRUNED)
-    in_use = {names[t.number] for t in found if t.state not in over}
+    in_use = {digests[t.number] for t in found if t.state not in over}
     for trial in found:
-        name = names[trial.number]
-        checkpoints = job.folder / "trials" / name / "checkpoints"
-        if trial.state in over and name not in in_use and checkpoints.exists():
-            kept = name in {names[t.number] for t in best}
-            shutil.rmtree(checkpoints / "steps" if kept else checkpoints, True)
+        name = digests[trial.number]
+        place = job.folder / names.TRIALS / name
+        if trial.state in over and name not in in_use and place.exists():
+            kept = name in {digests[t.number] for t in best}
+            unneeded = names.STEPS if kept else names.CHECKPOINTS
+            shutil.rmtree(place / unneeded, ignore_errors=True)
 
 
 def warn_of_full_disk(folder: Path) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ad3d_jax.workdir import names
 from experiments import benchmark_table, collect
 from experiments.benchmark_table import Cell, Grid, arguments, keep, run, run_cell
 
@@ -114,7 +115,7 @@ def test_only_what_was_asked_to_stop_counts_as_stopped(
     monkeypatch.setattr(sys, "executable", str(script))
     cell = Cell("btf:raw", "bun", 0)
     assert run_cell(grid(tmp_path), cell, tmp_path, set()) == state
-    told = (tmp_path / cell.folder / benchmark_table.FAILED).exists()
+    told = (tmp_path / cell.folder / names.FAILED).exists()
     assert told == (state == "failed")
 
 
