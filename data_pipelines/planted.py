@@ -9,8 +9,6 @@ twins. All depends on (seed, id of the sample, number of the twin) alone.
 
 import hashlib
 import json
-import os
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +18,8 @@ from absl import logging
 from scipy import ndimage
 
 from ad3d_jax.base import Batch
+from ad3d_jax.workdir.arrays import read_arrays, write_arrays
+from ad3d_jax.workdir.unreadable import UnreadableError
 from data_pipelines import geometry, layout
 from data_pipelines.errors import DatasetError
 from data_pipelines.order import endless_batches, ordered_batches
@@ -153,7 +153,7 @@ def open_planted(
     arrays = _read(path, len(samples))
     if arrays is None:
         arrays = _make(root, prepared, split, sources, settings.seed)
-        _write(path, arrays)
+        write_arrays(path, arrays)
     return Planted(prepared, samples, arrays)
 
 
@@ -296,23 +296,12 @@ def _make(
 
 
 def _read(path: Path, count: int) -> dict[str, np.ndarray] | None:
-    """Returns what `_write` wrote, None where it is not there or damaged."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except FileNotFoundError:
+    """Returns what was kept before, None where it is not there or damaged."""
+    if not path.exists():
         return None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        logging.warning("%s is damaged and is made anew: %s", path, error)
+    try:
+        arrays = read_arrays(path)
+    except UnreadableError as error:
+        logging.warning("%s; it is made anew", error)
         return None
     return arrays if len(arrays.get("rgb", ())) == count else None
-
-
-def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            np.savez_compressed(file, **arrays)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -14,6 +14,7 @@ from absl import flags
 from ad3d_jax.devices import processes
 from ad3d_jax.experiment.run import MODES, run, workdir_of
 from ad3d_jax.experiment.status import DONE, PREEMPTED, status_of
+from ad3d_jax.workdir import names
 from experiments import command
 
 
@@ -36,7 +37,7 @@ def fit_and_evaluate(values: flags.FlagValues) -> None:
     for name in metrics:
         if name.startswith(("i_", "p_", "aupro_")):
             print(f"  {name:<16} {figure(metrics, name)}")
-    print(f"\nreport: {workdir_of(config, values.workdir) / 'report' / 'index.html'}")
+    print(f"\nreport: {workdir_of(config, values.workdir) / names.REPORT / names.PAGE}")
 
 
 def figure(metrics: dict, name: str) -> str:

@@ -4,11 +4,9 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ad3d_jax.experiment.config import read_json
-from ad3d_jax.workdir.folder import write_json
+from ad3d_jax.workdir import names
+from ad3d_jax.workdir.json_files import read_json, write_json
 
-GRID = "grid.json"
-FAILED = "failed.json"  # of a cell, or of a member that diverged
 SAMPLE_SET = "sample_set"
 
 
@@ -36,7 +34,7 @@ def keep(grid: Grid, folder: Path) -> None:
     Raises:
         ValueError: the folder holds a grid that was begun under other conditions.
     """
-    path, new = folder / GRID, json.loads(json.dumps(asdict(grid)))
+    path, new = folder / names.GRID, json.loads(json.dumps(asdict(grid)))
     if path.exists():
         before = read_grid(folder)
         for name in ("dataset", "mask_size", "data_root", "overrides"):
@@ -54,20 +52,17 @@ def keep(grid: Grid, folder: Path) -> None:
 
 def read_grid(folder: Path) -> dict:
     """Returns grid.json; raises ValueError where there is none."""
-    path = folder / GRID
-    if not path.is_file():
-        raise ValueError(f"{path}: not there; name the folder of a grid")
-    return read_json(path)
+    return read_json(folder / names.GRID, hint="name the folder of a grid")
 
 
 def read_cell(folder: Path, mask_size: int) -> tuple[dict | None, str]:
     """Returns (metrics, "") of a cell, or (None, why there are none)."""
-    if (folder / "metrics.json").is_file():
-        metrics = read_json(folder / "metrics.json")
+    if (folder / names.METRICS).is_file():
+        metrics = read_json(folder / names.METRICS)
         if metrics["mask_size"] != mask_size:
             return None, f"maps of {metrics['mask_size']} pixels, not {mask_size}"
         return metrics, ""
-    failed = folder / FAILED
+    failed = folder / names.FAILED
     if failed.is_file():
         return None, f"failed: {read_json(failed)['reason']}"
     return None, "not run"

@@ -13,7 +13,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ad3d_jax.systems import nearest
-from ad3d_jax.workdir.folder import dotted_fields
+from ad3d_jax.workdir import fields as dotted
+from ad3d_jax.workdir import names
+from ad3d_jax.workdir.json_files import read_json
 
 HOME = "experiments.configs"  # the package whose files are found by name
 FREE = "data.recipe_parameters"  # a table whose names are the recipe's
@@ -34,10 +36,10 @@ def load(source: Source) -> ConfigDict:
     if isinstance(source, ConfigDict):
         return source.copy_and_resolve_references()
     name, colon, variant = os.fspath(source).partition(":")
-    names = runpy.run_path(str(find(name)))
-    if "get_config" not in names:
+    found = runpy.run_path(str(find(name)))
+    if "get_config" not in found:
         raise ValueError(f"configuration {name}: the file defines no get_config")
-    get_config = names["get_config"]
+    get_config = found["get_config"]
     return get_config(variant) if colon else get_config()
 
 
@@ -76,21 +78,7 @@ def read_config(workdir: Path) -> ConfigDict:
     Raises:
         ValueError: the file is missing or damaged.
     """
-    return from_plain(read_json(workdir / "config.json"))
-
-
-def read_json(path: Path) -> dict:
-    """Returns the content of a workdir's file.
-
-    Raises:
-        ValueError: the file is missing or damaged.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{path}: not there; name a finished run") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: damaged: {error}") from None
+    return from_plain(read_json(workdir / names.CONFIG, hint="name a finished run"))
 
 
 # --- Fields ---------------------------------------------------------------------------
@@ -120,7 +108,7 @@ def config_hash(config: Mapping) -> str:
 
 def fields_of(config: ConfigDict) -> dict[str, Any]:
     """Returns the values of a configuration, as JSON types, by dotted names."""
-    return dotted_fields(plain(config))
+    return dotted.values(plain(config))
 
 
 def changed(config: ConfigDict, fields: Mapping[str, Any]) -> ConfigDict:
@@ -204,11 +192,10 @@ def flags_of(config: ConfigDict) -> list[str]:
 def _check_known(config: ConfigDict, name: str) -> None:
     if name.startswith(f"{FREE}."):
         return  # the recipe says which it has
-    known = set(fields_of(config))
-    groups = {name.rpartition(".")[0] for name in known}
-    if name in known - groups or name == FREE:
+    known = dotted.values(plain(config))
+    if name in known or name == FREE:
         return
-    if any(other.startswith(f"{name}.") for other in known):
+    if name in dotted.names(plain(config)):
         raise ValueError(f"{name}: a group of fields; name one of its fields")
     raise ValueError(f"{name}: no such field{nearest(name, known)}")
 

@@ -8,10 +8,10 @@ from ml_collections import ConfigDict
 
 from ad3d_jax.base import Dataset
 from ad3d_jax.devices import processes
-from ad3d_jax.evaluate import Sample
 from ad3d_jax.experiment.config import config_hash
 from ad3d_jax.experiment.state import key_of
 from ad3d_jax.systems import nearest
+from ad3d_jax.workdir.scores import Row
 from data_pipelines import layout, pictures
 from data_pipelines.prepared import MANIFEST, Prepared, open_prepared
 from data_pipelines.preprocess import prepare
@@ -23,7 +23,7 @@ class Data(NamedTuple):
     manifest: dict
     samples: Dataset
 
-    def rows(self, split: str) -> list[Sample]:
+    def rows(self, split: str) -> list[Row]:
         """Returns the samples of a split in the manifest's order."""
         return samples_of(self.manifest, split)
 
@@ -155,10 +155,10 @@ def with_sources(config: ConfigDict, phases: tuple, samples: Dataset) -> Dataset
     return pictures.Joined(samples, found)
 
 
-def samples_of(manifest: Mapping, split: str) -> list[Sample]:
+def samples_of(manifest: Mapping, split: str) -> list[Row]:
     """Returns the samples of a split in the manifest's order."""
     return [
-        Sample(manifest["category"], s["defect"], s["stem"], s["id"], s["label"])
+        Row(manifest["category"], s["defect"], s["stem"], s["id"], s["label"])
         for s in manifest["samples"]
         if s["split"] == split
     ]

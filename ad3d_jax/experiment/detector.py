@@ -14,10 +14,12 @@ from ml_collections import ConfigDict
 from ad3d_jax import evaluate as evaluation
 from ad3d_jax.base import Array, Batch, Scores, State, System
 from ad3d_jax.devices import engines
-from ad3d_jax.experiment.config import plain, read_config, read_json
-from ad3d_jax.experiment.state import FINAL, build_system, fitted_state, key_of
+from ad3d_jax.experiment.config import plain, read_config
+from ad3d_jax.experiment.state import build_system, fitted_state, key_of
+from ad3d_jax.workdir import names
 from ad3d_jax.workdir.checkpoint import save_tree
-from ad3d_jax.workdir.folder import open_workdir, write_json
+from ad3d_jax.workdir.folder import open_workdir
+from ad3d_jax.workdir.json_files import read_json, write_json
 from data_pipelines.batches import check_batch
 from data_pipelines.camera import Intrinsics, intrinsics_of, xyz_from_depth
 from data_pipelines.samples import sample_id
@@ -113,8 +115,8 @@ class Detector:
             ValueError: the folder is in use or holds another configuration.
         """
         with open_workdir(Path(path).expanduser(), plain(self.config)) as folder:
-            write_json(folder / "recipe.json", self.recipe)
-            save_tree(folder / FINAL, self.state)
+            write_json(folder / names.RECIPE, self.recipe)
+            save_tree(folder / names.FINAL, self.state)
         return folder
 
     @cached_property
@@ -145,7 +147,7 @@ def load(path: str | os.PathLike) -> Detector:
     """
     workdir = Path(path).expanduser()
     config = read_config(workdir)
-    recipe = read_json(workdir / "recipe.json")
+    recipe = read_json(workdir / names.RECIPE, hint="name a finished run")
     system = build_system(config)
     example = collate([empty_record(**recipe, needs=system.needs_score)], 1)
     state = fitted_state(config, system, example, workdir)

@@ -10,11 +10,13 @@ from ml_collections import ConfigDict
 
 from ad3d_jax.base import System
 from ad3d_jax.experiment import run
-from ad3d_jax.experiment.config import Source, changed, load, read_json
+from ad3d_jax.experiment.config import Source, changed, load
 from ad3d_jax.experiment.data import Data, open_data
 from ad3d_jax.experiment.detector import Detector
 from ad3d_jax.experiment.detector import load as load_detector
 from ad3d_jax.experiment.state import build_system
+from ad3d_jax.workdir import names
+from ad3d_jax.workdir.json_files import read_json
 
 
 class Experiment:
@@ -99,12 +101,12 @@ class Experiment:
     @property
     def metrics(self) -> dict[str, Any]:
         """What metrics.json says; ValueError where nothing was evaluated."""
-        return read_json(self.workdir / "metrics.json")
+        return read_json(self.workdir / names.METRICS, hint="evaluate first")
 
     @property
     def report(self) -> Path:
         """Path of the page that `evaluate` writes."""
-        return self.workdir / "report" / "index.html"
+        return self.workdir / names.REPORT / names.PAGE
 
     @cached_property
     def data(self) -> Data:

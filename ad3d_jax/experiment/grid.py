@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from ad3d_jax.experiment import workers
-from ad3d_jax.experiment.cells import FAILED, SAMPLE_SET, Grid, cell_folder, keep
+from ad3d_jax.experiment.cells import SAMPLE_SET, Grid, cell_folder, keep
 from ad3d_jax.experiment.config import (
     changed,
     from_plain,
@@ -30,10 +30,9 @@ from ad3d_jax.experiment.run import run
 from ad3d_jax.experiment.state import build_system
 from ad3d_jax.experiment.status import PREEMPTED
 from ad3d_jax.experiment.tables import write_tables
-from ad3d_jax.workdir.folder import write_json
+from ad3d_jax.workdir import names
+from ad3d_jax.workdir.json_files import write_json
 from data_pipelines import layout
-
-OUTPUT = "output.txt"  # of a cell: what its process said
 
 
 class Cell(NamedTuple):
@@ -118,7 +117,7 @@ def run_cells(asked: Grid, folder: Path, jobs: int = 1) -> dict[str, int]:
     for config in configs.values():
         build_system(config)
     keep(asked, folder)
-    due = [c for c in cells if not (folder / c.folder / "metrics.json").exists()]
+    due = [c for c in cells if not (folder / c.folder / names.METRICS).exists()]
     tqdm.write(f"{len(cells)} cells, {len(cells) - len(due)} of them done")
     counts = {"done": len(cells) - len(due), "failed": 0, "stopped": 0}
     running: list[workers.Process] = []
@@ -159,18 +158,19 @@ def config_of(asked: Grid, cell: Cell) -> ConfigDict:
 def run_cell(config: ConfigDict, place: Path, running: list[workers.Process]) -> str:
     """Runs one cell to its end and returns done, failed or stopped."""
     place.mkdir(parents=True, exist_ok=True)
-    (place / FAILED).unlink(missing_ok=True)
+    (place / names.FAILED).unlink(missing_ok=True)
     arguments = {"config": plain(config), "workdir": str(place)}
-    with (place / OUTPUT).open("a", encoding="utf-8") as output:
+    with (place / names.OUTPUT).open("a", encoding="utf-8") as output:
         process = workers.start(f"{__name__}:fit_and_evaluate", arguments, output)
         running.append(process)
         code = process.wait()
         running.remove(process)
     if code in (PREEMPTED, -signal.SIGTERM):  # the latter out of training
         return "stopped"
-    if code == 0 and (place / "metrics.json").exists():
+    if code == 0 and (place / names.METRICS).exists():
         return "done"
-    write_json(place / FAILED, {"code": code, "reason": last_line(place / OUTPUT)})
+    reason = last_line(place / names.OUTPUT)
+    write_json(place / names.FAILED, {"code": code, "reason": reason})
     return "failed"
 
 

@@ -1,6 +1,5 @@
 """Scores a folder of unlabelled samples: pictures, scores and times as files."""
 
-import csv
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -13,6 +12,9 @@ from ad3d_jax import evaluate as evaluation
 from ad3d_jax.base import Batch, Scores
 from ad3d_jax.experiment.detector import load
 from ad3d_jax.report import heat_map, overlay
+from ad3d_jax.workdir import maps, names
+from ad3d_jax.workdir.arrays import read_arrays
+from ad3d_jax.workdir.scores import write_csv
 from data_pipelines.unlabelled import collate, read_folder
 
 
@@ -33,22 +35,21 @@ def inspect(workdir: Path, source: Path, output: Path) -> Path:
     first = next(records, None)
     if first is None:
         raise ValueError(f"{source}: holds no sample")
-    names, rows = [], []
+    seen, rows = [], []
 
     def batches() -> Iterator[Batch]:
         for name, record in tqdm(chain([first], records), "predict", unit="image"):
-            names.append(name)
+            seen.append(name)
             yield collate([record], 1)
 
     low, high = map_range(workdir)
     scored = evaluation.score_batches(detector.score_batch, batches())
     for batch, scores, seconds in scored:
-        name = names[len(rows)]
+        name = seen[len(rows)]
         write_pictures(output, name, batch, scores, low, high)
         rows.append((name, f"{scores.image[0]:.9g}", f"{seconds:.6g}"))
-    with open(output / "scores.csv", "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows((("name", "score", "seconds"), *rows))
-    return output / "scores.csv"
+    write_csv(output / names.SCORES, ("name", "score", "seconds"), rows)
+    return output / names.SCORES
 
 
 def map_range(workdir: Path) -> tuple[float, float]:
@@ -57,10 +58,10 @@ def map_range(workdir: Path) -> tuple[float, float]:
     They are taken from the workdir's own test maps, so that pictures of different
     samples can be compared; (0, 1) where the workdir was never evaluated.
     """
-    files = sorted((workdir / "maps").glob("*.npz"))
+    files = maps.files(workdir / names.MAPS)
     if not files:
         return 0.0, 1.0
-    values = np.concatenate([np.load(f)["map"].ravel()[::7] for f in files])
+    values = np.concatenate([read_arrays(f)["map"].ravel()[::7] for f in files])
     low, high = np.percentile(values, (50, 99.9))
     return float(low), float(max(high, low + 1e-6))
 

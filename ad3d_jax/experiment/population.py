@@ -21,16 +21,18 @@ from ad3d_jax import evaluate as evaluation
 from ad3d_jax.base import Batch, Dataset, State, System
 from ad3d_jax.devices import compilation, engines
 from ad3d_jax.experiment import run
-from ad3d_jax.experiment.cells import FAILED, SAMPLE_SET, Grid, cell_folder, keep
-from ad3d_jax.experiment.config import Source, changed, fields_of, load, read_json
+from ad3d_jax.experiment.cells import SAMPLE_SET, Grid, cell_folder, keep
+from ad3d_jax.experiment.config import Source, changed, fields_of, load
 from ad3d_jax.experiment.data import Data, category_of, mask_size, open_data
 from ad3d_jax.experiment.run import Run
-from ad3d_jax.experiment.state import FINAL, initial_state, key_of
+from ad3d_jax.experiment.state import initial_state, key_of
 from ad3d_jax.fit.fit import NonFiniteError
 from ad3d_jax.fit.members import unified
 from ad3d_jax.fit.population import Member, fit_population
+from ad3d_jax.workdir import fields, names
 from ad3d_jax.workdir.checkpoint import Checkpointer, save_tree
-from ad3d_jax.workdir.folder import open_workdir, write_json
+from ad3d_jax.workdir.folder import open_workdir
+from ad3d_jax.workdir.json_files import read_json, write_json
 from ad3d_jax.workdir.log import Log
 
 MAY_DIFFER = ("seed", "hyper", "data.category", "data.root", "data.sample_set")
@@ -91,8 +93,8 @@ def run_members(
 
 def train(runs: Sequence[Run], checkpoints: Path) -> None:
     """Trains all runs together and saves each one's state, or why there is none."""
-    finals = [each.folder / FINAL for each in runs]
-    failures = [each.folder / FAILED for each in runs]
+    finals = [each.folder / names.FINAL for each in runs]
+    failures = [each.folder / names.FAILED for each in runs]
     if all(x.exists() or y.exists() for x, y in zip(finals, failures, strict=True)):
         logging.info("all %d members are fitted already", len(runs))
         return
@@ -154,8 +156,8 @@ def outcome(
     begun: Run, mode: str, program: compilation.Compiled
 ) -> dict | NonFiniteError:
     """Returns a run's metrics, {} where it is not scored, or why it was stopped."""
-    if (begun.folder / FAILED).exists():
-        return NonFiniteError(read_json(begun.folder / FAILED)["reason"])
+    if (begun.folder / names.FAILED).exists():
+        return NonFiniteError(read_json(begun.folder / names.FAILED)["reason"])
     return run.evaluate(begun, program) if "eval" in mode else {}
 
 
@@ -189,7 +191,7 @@ def _fixed(config: ConfigDict) -> dict[str, Any]:
 
 def may_differ(name: str) -> bool:
     """Returns whether members may differ in a field."""
-    return any(name == x or name.startswith(f"{x}.") for x in MAY_DIFFER)
+    return any(fields.within(name, group) for group in MAY_DIFFER)
 
 
 # --- All combinations -----------------------------------------------------------------
@@ -230,7 +232,7 @@ def population(
             write_grid(configs, place)
         for first in range(0, len(configs), size):
             some = slice(first, first + size)
-            checkpoints = place / "checkpoints" / str(first)
+            checkpoints = place / names.CHECKPOINTS / str(first)
             results = run_members(
                 configs[some], folders[some], checkpoints, mode, allow
             )

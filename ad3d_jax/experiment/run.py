@@ -22,7 +22,6 @@ from ad3d_jax.experiment.config import plain
 from ad3d_jax.experiment.data import Data, category_of, open_data, with_sources
 from ad3d_jax.experiment.facts import facts
 from ad3d_jax.experiment.state import (
-    FINAL,
     build_system,
     fitted_state,
     initial_state,
@@ -30,9 +29,12 @@ from ad3d_jax.experiment.state import (
 )
 from ad3d_jax.fit.fit import Options, count_steps, fit
 from ad3d_jax.report import write_report
+from ad3d_jax.workdir import maps, names
 from ad3d_jax.workdir.checkpoint import Checkpointer, save_tree
-from ad3d_jax.workdir.folder import open_workdir, write_json
+from ad3d_jax.workdir.folder import open_workdir
+from ad3d_jax.workdir.json_files import write_json
 from ad3d_jax.workdir.log import Log, read_log
+from ad3d_jax.workdir.scores import write_scores
 
 MODES = ("fit", "eval", "fit_eval")
 
@@ -113,12 +115,12 @@ def opened(
         data = read(config)
         recipe = {name: data.manifest[name] for name in ("recipe", "params")}
         if first_process:
-            write_json(folder / "recipe.json", recipe)
+            write_json(folder / names.RECIPE, recipe)
         dataset = with_sources(config, phases_due(config, system), data.samples)
         shared = processes.shared(dataset)
         first = next(shared.ordered("train", config.data.batch_size, 0))
         evaluation.check_needs(system, first)
-        file = folder / "log.jsonl" if first_process else os.devnull
+        file = folder / names.LOG if first_process else os.devnull
         with Log(file, tensorboard=tensorboard(config, folder)) as log:
             told = facts(config, training_steps(config, system, dataset))
             log.write(kind="start", mode=mode, **told)
@@ -136,19 +138,19 @@ def phases_due(config: ConfigDict, system: System) -> tuple:
 def tensorboard(config: ConfigDict, folder: Path) -> Path | None:
     """Returns where TensorBoard's files go, None unless asked for."""
     wanted = config.fit.tensorboard and processes.is_first()
-    return folder / "tensorboard" if wanted else None
+    return folder / names.TENSORBOARD if wanted else None
 
 
 def train(run: Run) -> None:
     """Runs the system's phases and saves the fitted state."""
-    config, final = run.config, run.folder / FINAL
+    config, final = run.config, run.folder / names.FINAL
     if processes.word_of_first(str(final.exists())) == str(True):
         logging.info("%s is fitted already; remove it to start anew", run.folder)
         return
     state = initial_state(config, run.system, run.first)
     start = time.perf_counter()
     try:
-        steps = final.with_name("steps")
+        steps = run.folder / names.STEPS
         with Checkpointer(steps, keep=config.fit.keep) as checkpointer:
             state = fit(
                 run.system,
@@ -211,37 +213,38 @@ def evaluate(run: Run, program: compilation.Compiled | None = None) -> dict:
     config, engine, folder = run.config, run.engine, run.folder
     dataset = run.dataset if processes.is_first() else processes.shared(run.dataset)
     state = fitted_state(config, run.system, run.first, folder)
-    samples = run.data.rows("test")
     key = key_of(config, "score")
     score = evaluation.compile_score(
         run.system, engine, key, state, limits(config, engine), program
     )
     size = config.eval.batch_size
     scored = evaluation.score_split(score, dataset, size)
+    rows = evaluation.scored_rows(scored, run.data.rows("test"))
     if processes.is_first():
-        evaluation.write_scores(folder / "scores.csv", scored, samples)
-        evaluation.write_maps(folder / "maps", scored, samples)
+        write_scores(folder / names.SCORES, rows)
+        maps.write_maps(folder / names.MAPS, rows, scored.maps, scored.masks)
     processes.wait()
-    rows = evaluation.chosen_rows(scored, samples, config.eval.pictures_per_defect)
-    pictures = folder / "maps" / "samples"
-    evaluation.write_pictures(pictures, score, dataset, samples, rows, size)
+    chosen = evaluation.chosen_rows(rows, config.eval.pictures_per_defect)
+    found = evaluation.samples_in_full(score, dataset, chosen, size)
     if not processes.is_first():
         return {}
+    in_full = {rows[row].name: arrays for row, arrays in found.items()}
+    maps.write_samples(folder / names.SAMPLES, in_full)
     metrics = {
-        **evaluation.measure(scored, samples),
+        **evaluation.measure(scored, rows),
         "seconds_fit": seconds_fit(folder),
-        "peak_memory_bytes": evaluation.peak_memory_bytes(),
+        "peak_memory_bytes": memory.peak_bytes(),
         **run.facts,
     }
     if run.facts["steps"] is None:
         metrics["notes"]["steps"] = "nothing is trained by gradient steps"
-    write_json(folder / "metrics.json", metrics)
+    write_json(folder / names.METRICS, metrics)
     write_report(folder)
     return metrics
 
 
 def seconds_fit(folder: Path) -> float | None:
     """Returns the wall time of all fits in the workdir but those that were killed."""
-    log = read_log(folder / "log.jsonl")
+    log = read_log(folder / names.LOG)
     seconds = [line["seconds"] for line in log if line.get("event") == "fit"]
     return sum(seconds) if seconds else None

@@ -12,9 +12,9 @@ from ad3d_jax.features.extractors import pretrained_backbone
 from ad3d_jax.fit.positions import unpack_state
 from ad3d_jax.synthesis.textures import load_textures
 from ad3d_jax.systems import SYSTEMS, build, nearest
+from ad3d_jax.workdir import names
 from ad3d_jax.workdir.checkpoint import load_tree
 
-FINAL = "checkpoints/final"  # folder of the fitted state in a workdir
 KEYS = {"init": 0, "fit": 1, "score": 2, "pictures": 3, "synthesis": 4}
 
 
@@ -65,7 +65,7 @@ def fitted_state(
     Raises:
         ValueError: the workdir holds none, or that of another configuration.
     """
-    path = workdir / FINAL
+    path = workdir / names.FINAL
     processes.wait_for(path)
     if not path.exists():
         raise ValueError(f"{path}: no fitted state; fit first")

@@ -18,6 +18,8 @@ import numpy as np
 
 from ad3d_jax.experiment.cells import cell_folder, read_cell, read_grid
 from ad3d_jax.report.markup import DASH, STYLE
+from ad3d_jax.workdir import names
+from ad3d_jax.workdir.atomic import write_text
 
 MEAN = "mean"
 PUBLISHED = Path(__file__).with_name("published.csv")
@@ -119,14 +121,14 @@ def write_tables(folder: Path) -> list[Path]:
     """
     tables = {metric: table(folder, metric) for metric in METRICS}
     written = {
-        "table.md": markdown(folder, tables),
-        "table.csv": comma_separated(tables),
-        "table.html": page(folder, tables),
+        names.TABLE_MARKDOWN: markdown(folder, tables),
+        names.TABLE_CSV: comma_separated(tables),
+        names.TABLE_PAGE: page(folder, tables),
     }
     paths = []
     for name, content in written.items():
         paths.append(folder / name)
-        paths[-1].write_text(content, encoding="utf-8")
+        write_text(paths[-1], content)
     return paths
 
 
@@ -264,4 +266,4 @@ def put_into(readme: Path, name: str, content: str) -> None:
     if not pattern.search(text):
         raise ValueError(f"{readme}: expected the lines {begin!r} and {end!r}")
     block = f"{begin}\n{content.strip()}\n\n{end}"
-    readme.write_text(pattern.sub(lambda _: block, text, count=1), encoding="utf-8")
+    write_text(readme, pattern.sub(lambda _: block, text, count=1))

@@ -124,7 +124,7 @@ def _begin(system, members, options, engine, checkpointer, interruption) -> _Pop
         for member in members
     ]
     positions = [Position(member.state) for member in members]
-    found = None if checkpointer is None else checkpointer.latest(None)
+    found = None if checkpointer is None else checkpointer.latest()
     if found is not None:
         states = [member.state for member in members]
         positions = unpack_all([run.system for run in runs], states, found[1])

@@ -18,6 +18,23 @@ def resize_bilinear(x: jax.Array, size: tuple[int, int]) -> jax.Array:
     return jax.image.resize(x, shape, "bilinear", antialias=False)
 
 
+def at_size(x: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Returns host images of a size, bilinear as float32 where theirs is another.
+
+    Args:
+        x: [H,W], [H,W,C] or [B,H,W,C]; what has the size already stays as it is.
+        size: (h, w) of the result.
+    """
+    before = x.shape[:1] if x.ndim == 4 else ()
+    height, width, *channels = x.shape[len(before) :]
+    if (height, width) == tuple(size):
+        return x
+    shape = (*(before or (1,)), height, width, *(channels or (1,)))
+    batch = jnp.asarray(x.astype(np.float32).reshape(shape))
+    resized = np.asarray(resize_bilinear(batch, tuple(size)))
+    return resized.reshape(*before, *size, *channels)
+
+
 def resize_nearest(x: jax.Array, size: tuple[int, int]) -> jax.Array:
     """Returns [B,h,w,C] of x's dtype; row i is row floor(i * H / h) of x [B,H,W,C]."""
     (_, height, width, _), (h, w) = x.shape, size

@@ -20,7 +20,7 @@ from ad3d_jax.experiment.data import recipe_parameters
 from ad3d_jax.experiment.detector import Detector
 from ad3d_jax.experiment.facts import commit
 from ad3d_jax.experiment.state import build_system
-from ad3d_jax.workdir.folder import write_json
+from ad3d_jax.workdir.json_files import write_json
 from data_pipelines.recipes import RECIPES, Sample
 from data_pipelines.samples import complete_parameters
 from data_pipelines.synthetic import sample

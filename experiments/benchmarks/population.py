@@ -28,7 +28,7 @@ from ad3d_jax.fit.monitor import Interruption
 from ad3d_jax.fit.positions import Position
 from ad3d_jax.fit.run import Run
 from ad3d_jax.fit.vmapped import Together
-from ad3d_jax.workdir.folder import write_json
+from ad3d_jax.workdir.json_files import write_json
 from experiments import command
 from experiments.benchmarks import speed
 

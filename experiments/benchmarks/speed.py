@@ -18,8 +18,6 @@ FLOPs are XLA's count for the program as written: transcendental functions are n
 it, and of a loop the body counts once.
 """
 
-import resource
-import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -42,14 +40,14 @@ from ad3d_jax.base import (
     Train,
     without_truth,
 )
-from ad3d_jax.devices import compilation
+from ad3d_jax.devices import compilation, memory
 from ad3d_jax.evaluate import check_needs
 from ad3d_jax.experiment.config import config_hash, plain
 from ad3d_jax.experiment.data import recipe_parameters
 from ad3d_jax.experiment.facts import commit
 from ad3d_jax.experiment.state import build_system, initial_state
 from ad3d_jax.fit.step import begin, fixed_part, train_step
-from ad3d_jax.workdir.folder import write_json
+from ad3d_jax.workdir.json_files import write_json
 from data_pipelines.recipes import RECIPES
 from experiments import command
 
@@ -128,7 +126,7 @@ def run(
         "matmul": matmul,
         "timings": timings,
         "best": best(timings),
-        "host_peak_bytes": host_peak_bytes(),
+        "host_peak_bytes": memory.host_peak_bytes(),
     }
 
 
@@ -350,12 +348,6 @@ def best(timings: list[dict]) -> dict:
         if found["images_per_second"] > before["images_per_second"]:
             chosen[timing["scope"]] = found
     return chosen
-
-
-def host_peak_bytes() -> int:
-    """Returns the largest resident size that this process has had."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def main(values: flags.FlagValues) -> None:

@@ -13,10 +13,11 @@ import pytest
 import ad3d_jax as ad
 from ad3d_jax.experiment import grid as grids
 from ad3d_jax.experiment import tables
-from ad3d_jax.experiment.cells import FAILED, SAMPLE_SET, Grid, cell_folder, keep
+from ad3d_jax.experiment.cells import SAMPLE_SET, Grid, cell_folder, keep
 from ad3d_jax.experiment.config import plain
 from ad3d_jax.experiment.grid import Cell, config_of, run_cell, run_cells
 from ad3d_jax.experiment.status import PREEMPTED
+from ad3d_jax.workdir import names
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = (
@@ -131,7 +132,7 @@ def test_only_what_was_asked_to_stop_counts_as_stopped(
     monkeypatch.setattr(sys, "executable", str(script))
     config = config_of(asked(tmp_path), Cell("btf:raw", "bun", 0))
     assert run_cell(config, tmp_path / "cell", []) == state
-    told = (tmp_path / "cell" / FAILED).exists()
+    told = (tmp_path / "cell" / names.FAILED).exists()
     assert told == (state == "failed")
 
 

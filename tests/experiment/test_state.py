@@ -8,9 +8,10 @@ from reference_systems import MemoryDataset, bank, make_batch, neighbours
 
 from ad3d_jax.base import without_truth
 from ad3d_jax.devices import engines
-from ad3d_jax.experiment.state import FINAL, fitted_state
+from ad3d_jax.experiment.state import fitted_state
 from ad3d_jax.fit.fit import Options, fit
 from ad3d_jax.ops.knn import Bank
+from ad3d_jax.workdir import names
 from ad3d_jax.workdir.checkpoint import save_tree
 
 CONFIG = ConfigDict(
@@ -42,7 +43,7 @@ def trained(system):
 def test_a_trained_bank_is_loaded_without_any_other_file(make, tmp_path):
     system = make()
     state = trained(system)
-    save_tree(tmp_path / FINAL, state)
+    save_tree(tmp_path / names.FINAL, state)
     found = fitted_state(CONFIG, system, BATCH, tmp_path)
     assert jax.tree.structure(found) == jax.tree.structure(state)
     jax.tree.map(np.testing.assert_array_equal, found, state)
@@ -53,7 +54,7 @@ def test_a_trained_bank_is_loaded_without_any_other_file(make, tmp_path):
 
 
 def test_a_loaded_bank_is_a_bank_on_the_host_with_the_configured_chunk(tmp_path):
-    save_tree(tmp_path / FINAL, trained(neighbours()))
+    save_tree(tmp_path / names.FINAL, trained(neighbours()))
     other = neighbours(chunk_bytes=2**13)
     found = fitted_state(CONFIG, other, BATCH, tmp_path).memory["bank"]
     assert isinstance(found, Bank) and found.chunk_bytes == 2**13
@@ -63,6 +64,6 @@ def test_a_loaded_bank_is_a_bank_on_the_host_with_the_configured_chunk(tmp_path)
 def test_the_state_of_another_configuration_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no fitted state"):
         fitted_state(CONFIG, neighbours(), BATCH, tmp_path)
-    save_tree(tmp_path / FINAL, trained(bank(steps=1)))
+    save_tree(tmp_path / names.FINAL, trained(bank(steps=1)))
     with pytest.raises(ValueError, match="in params, adapter is unknown"):
         fitted_state(CONFIG, neighbours(), BATCH, tmp_path)

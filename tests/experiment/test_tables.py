@@ -120,7 +120,7 @@ def test_the_readme_is_filled_between_its_marks(grid, tmp_path):
 
 
 def test_a_folder_without_a_grid_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="grid.json: not there"):
+    with pytest.raises(ValueError, match="grid.json: there is no such file; name the"):
         tables.write_tables(tmp_path)
 
 

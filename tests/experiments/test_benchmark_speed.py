@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import reference_systems
 
-from ad3d_jax.workdir.folder import write_json
+from ad3d_jax.workdir.json_files import write_json
 from experiments.benchmarks import speed
 from experiments.configs.dbrn import get_config
 

@@ -126,7 +126,7 @@ def test_a_choice_that_was_stopped_goes_on_with_the_same_bits(data, whole, sign)
         fit(system, state, KEY, data, QUIET, engine_of(), kept)
     assert len(kept.trees) == 4, "the slice after the signal is saved, too"
     assert max(kept.trees) < CHOICE_STEPS
-    before = int(kept.latest(None)[1]["choice"]["count"])
+    before = int(kept.latest()[1]["choice"]["count"])
     assert 0 < before < 31
     kept.count = None
     seen = []

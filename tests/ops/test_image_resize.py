@@ -4,7 +4,12 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from ad3d_jax.ops.resize import resize_area, resize_bilinear, resize_nearest
+from ad3d_jax.ops.resize import (
+    at_size,
+    resize_area,
+    resize_bilinear,
+    resize_nearest,
+)
 
 SIZES = [(8, 8), (12, 20), (5, 3), (16, 7)]
 
@@ -39,6 +44,26 @@ def test_nearest_takes_the_floor(size):
                 :, int(np.floor(i * 8 / size[0])), int(np.floor(j * 10 / size[1]))
             ]
             np.testing.assert_array_equal(resized[:, i, j], expected)
+
+
+@pytest.mark.parametrize("size", [(12, 20), (5, 3)])
+def test_host_images_of_any_rank_are_brought_to_a_size(size):
+    x = pictures()
+    expected = np.asarray(resize_bilinear(jnp.asarray(x), size))
+    np.testing.assert_array_equal(at_size(x, size), expected)
+    for found, part in (
+        (at_size(x[1], size), expected[1]),
+        (at_size(x[1, ..., 2], size), expected[1, ..., 2]),
+    ):
+        assert found.shape == part.shape
+        np.testing.assert_allclose(found, part, atol=2e-7)
+    assert at_size(x[:0], size).shape == (0, *size, 3)
+    assert at_size(x[0, ..., 0] > 0.5, size).dtype == np.float32
+
+
+def test_a_host_image_that_has_the_size_is_left_alone():
+    x = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    assert at_size(x, (3, 4)) is x and at_size(x, [3, 4]) is x
 
 
 def test_nearest_keeps_booleans():

@@ -6,8 +6,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ad3d_jax.base import System
-from ad3d_jax.evaluate import Sample
 from ad3d_jax.experiment.data import data_folder, prepare_class
+from ad3d_jax.workdir.scores import Row
 from data_pipelines import planted
 from data_pipelines.resident import Resident, load_resident
 
@@ -17,7 +17,7 @@ class Ground(NamedTuple):
 
     samples: Resident
     planted: planted.Planted
-    rows: list[Sample]
+    rows: list[Row]
     category: str
 
 
@@ -52,7 +52,7 @@ class Grounds:
         root, _ = data_folder(config)
         judged = planted.open_planted(root, prepared, planting)
         rows = [
-            Sample(category, row["defect"], row["stem"], row["id"], row["label"])
+            Row(category, row["defect"], row["stem"], row["id"], row["label"])
             for row in judged.samples
         ]
         return Ground(samples, judged, rows, category)

@@ -18,16 +18,18 @@ from ad3d_jax import evaluate as evaluation
 from ad3d_jax.base import State
 from ad3d_jax.devices import compilation, engines
 from ad3d_jax.experiment import pretrained
-from ad3d_jax.experiment.config import plain, read_json
+from ad3d_jax.experiment.config import plain
 from ad3d_jax.experiment.data import with_sources
 from ad3d_jax.experiment.run import limits, phases_due
-from ad3d_jax.experiment.state import FINAL, build_system, key_of
+from ad3d_jax.experiment.state import build_system, key_of
 from ad3d_jax.experiment.study import stages
 from ad3d_jax.experiment.study.grounds import Ground, Grounds
 from ad3d_jax.experiment.study.stages import Trial, Watch
 from ad3d_jax.fit.fit import count_steps
+from ad3d_jax.workdir import names
 from ad3d_jax.workdir.checkpoint import save_tree
-from ad3d_jax.workdir.folder import WorkdirError, open_workdir, write_json
+from ad3d_jax.workdir.folder import WorkdirError, open_workdir
+from ad3d_jax.workdir.json_files import read_json, write_json
 from ad3d_jax.workdir.log import Log
 from data_pipelines import planted
 
@@ -38,7 +40,6 @@ PLACES = (
     *("fit.engine", "fit.checkpoint_every", "fit.log_every", "fit.keep"),
     *("fit.tensorboard", "fit.device_memory_bytes", "fit.host_memory_bytes"),
 )
-RESULT = "metrics.json"
 SECONDS_BETWEEN_LOOKS = 2.0  # at a folder that another process holds
 
 
@@ -74,27 +75,27 @@ def value_of(task: Task, goal: Goal, grounds: Grounds) -> float:
         def judge(state: State) -> float:
             return value_in(metrics_of(trial, ground, state), goal.metric)
 
-        watch = Watch(task.folder / stages.FILE, goal.stages, task.report)
+        watch = Watch(task.folder / names.STAGES, goal.stages, task.report)
         start = time.perf_counter()
-        state = stages.fitted(trial, task.folder / "checkpoints", log, judge, watch)
+        state = stages.fitted(trial, task.folder / names.STEPS, log, judge, watch)
         return conclude(task, goal, trial, ground, state, time.perf_counter() - start)
 
 
 @contextlib.contextmanager
 def opened(task: Task) -> Iterator[Log]:
     """Holds a trial's folder as soon as no other process does, and gives its log."""
-    with _when_free(task.folder, task.config), Log(task.folder / "log.jsonl") as log:
+    with _when_free(task.folder, task.config), Log(task.folder / names.LOG) as log:
         yield log
 
 
 def is_done(task: Task) -> bool:
     """Returns whether the trial was judged before."""
-    return (task.folder / RESULT).exists()
+    return (task.folder / names.METRICS).exists()
 
 
 def value_at(task: Task, goal: Goal) -> float:
     """Returns the value of a trial that is done."""
-    return value_in(read_json(task.folder / RESULT), goal.metric)
+    return value_in(read_json(task.folder / names.METRICS), goal.metric)
 
 
 def begin(task: Task, goal: Goal, grounds: Grounds, log: Log) -> tuple[Trial, Ground]:
@@ -136,7 +137,7 @@ def conclude(
         seconds: that the fit took.
         program: of `evaluate.score_program`, for many states of one system.
     """
-    save_tree(task.folder / FINAL, state)
+    save_tree(task.folder / names.FINAL, state)
     metrics = metrics_of(trial, ground, state, program)
     facts = {
         "judged_on": planted.SPLIT,
@@ -144,7 +145,7 @@ def conclude(
         "devices": describe_devices(trial.engine),
         "seed": task.config.seed,
     }
-    write_json(task.folder / RESULT, metrics | facts)
+    write_json(task.folder / names.METRICS, metrics | facts)
     return value_in(metrics, goal.metric)
 
 

@@ -1,6 +1,5 @@
 """The page of a study: what was tried, what it gave, what mattered."""
 
-import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +22,8 @@ from ad3d_jax.experiment.study.trials import (
 from ad3d_jax.report import markup
 from ad3d_jax.report.charts import DEFECTIVE, FAINT, GOOD, drawn, short
 from ad3d_jax.report.markup import figure, gap, number, paragraph, png, section, table
+from ad3d_jax.workdir import names
+from ad3d_jax.workdir.atomic import write_text
 
 SHOWN = 20  # trials in the table
 FEWEST = 4  # trials of which importances are told
@@ -36,11 +37,9 @@ def write_report(study: optuna.Study, folder: Path, flags: Sequence[str]) -> Pat
         folder: of the study.
         flags: of the configuration, with which its trials began.
     """
-    target = folder / "report" / "index.html"
+    target = folder / names.REPORT / names.PAGE
     target.parent.mkdir(exist_ok=True)
-    partial = target.with_name(f".index.html.{os.getpid()}")
-    partial.write_text(compose(study, flags), encoding="utf-8")
-    partial.replace(target)
+    write_text(target, compose(study, flags))
     return target
 
 

@@ -33,6 +33,7 @@ from optuna.distributions import (
 from ad3d_jax.experiment import config as configs
 from ad3d_jax.experiment.state import build_system
 from ad3d_jax.experiment.study.storage import StudyError, quiet
+from ad3d_jax.workdir import fields
 
 FIXED = ("system", "variant", "data.root", "data.name", "data.category", "data.cache")
 RANGE = ("low", "high", "step", "log")
@@ -129,7 +130,7 @@ def changed(config: ConfigDict, values: Mapping[str, Any]) -> ConfigDict:
         StudyError: a field is unknown, fixed within a study or of another type.
     """
     for name in values:
-        if any(name == field or name.startswith(f"{field}.") for field in FIXED):
+        if any(fields.within(name, group) for group in FIXED):
             raise StudyError(f"space: {name} is the same for all trials of a study")
     try:
         return configs.changed(config, values)

@@ -11,16 +11,13 @@ from ml_collections import ConfigDict
 
 from ad3d_jax.base import Batch, State, System, Train, Tree
 from ad3d_jax.devices import engines
-from ad3d_jax.experiment.config import read_json
 from ad3d_jax.experiment.run import fit_options
 from ad3d_jax.experiment.state import initial_state, key_of
 from ad3d_jax.fit.fit import fit
 from ad3d_jax.fit.positions import unpack
 from ad3d_jax.workdir.checkpoint import Checkpointer
-from ad3d_jax.workdir.folder import write_json
+from ad3d_jax.workdir.json_files import read_json, write_json
 from ad3d_jax.workdir.log import Log
-
-FILE = "stages.json"
 
 
 class Pruned(Exception):  # noqa: N818 (no error)
@@ -92,9 +89,9 @@ class Shown:
         if self._look is not None:
             self._look(tree)
 
-    def latest(self, like: Tree | None = None) -> tuple[int, Tree] | None:
+    def latest(self) -> tuple[int, Tree] | None:
         """Returns the newest whole step, see `Checkpointer.latest`."""
-        return self._checkpointer.latest(like)
+        return self._checkpointer.latest()
 
 
 def fitted(
@@ -119,7 +116,7 @@ def fitted(
     else:
         look = None
         _look_at_part(trial, state, judge, watch)
-    with Checkpointer(folder / "steps", keep=2) as checkpointer:
+    with Checkpointer(folder, keep=2) as checkpointer:
         watched = Shown(checkpointer, look)
         return fit(system, state, key, dataset, options, engine, watched, log)
 

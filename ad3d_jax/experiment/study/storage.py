@@ -23,6 +23,8 @@ from absl import logging
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import RDBStorage
 
+from ad3d_jax.workdir import names
+
 Result = TypeVar("Result")
 
 TRIES = 6  # of an operation before the database is given up
@@ -87,7 +89,7 @@ def open_database(
         raise StudyError(f"study: expected sqlite or postgresql, found {name}")
     url, lock = url.set(drivername=SCHEMES[url.drivername]), None
     if url.drivername == "sqlite":
-        file = Path(url.database or "study.db").expanduser().absolute()
+        file = Path(url.database or names.DATABASE).expanduser().absolute()
         file.parent.mkdir(parents=True, exist_ok=True)
         url, lock = url.set(database=str(file)), file.with_name(file.name + ".lock")
         options = {"connect_args": {"timeout": BUSY_SECONDS}}

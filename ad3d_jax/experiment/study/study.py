@@ -31,6 +31,7 @@ from ad3d_jax.experiment.status import PREEMPTED, Stopped
 from ad3d_jax.experiment.study import objective, report, space, storage, trials, worker
 from ad3d_jax.experiment.study.settings import Settings, settings_of
 from ad3d_jax.experiment.study.storage import StudyError
+from ad3d_jax.workdir import names
 from data_pipelines import planted
 
 
@@ -130,7 +131,7 @@ def open_job(
         raise StudyError("trials: say how many")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     pulse = storage.Pulse(settings.heartbeat, settings.grace)
-    address = settings.database or str(folder / "study.db")
+    address = settings.database or str(folder / names.DATABASE)
     database = storage.open_database(address, pulse)
     facts = {
         **{f"config.{name}": value for name, value in fields_of(config).items()},

@@ -27,6 +27,7 @@ from ad3d_jax.experiment.study.trials import (
     Rules,
     Taken,
 )
+from ad3d_jax.workdir import names
 
 FULL = 0.9  # of the disk, above which there is a warning
 HOPELESS = 3  # trials that fail before any succeeds, after which a worker gives up
@@ -93,7 +94,7 @@ def _run(job: Job, taken: list[Taken], run: Run, grounds: Grounds) -> list[Outco
         def report(percent: int, value: float, each: Taken = each) -> bool:
             return trials.report(job.database, each, percent, value)
 
-        folder = job.folder / "trials" / each.name
+        folder = job.folder / names.TRIALS / each.name
         tasks.append(Task(changed(job.config, each.fields), folder, report))
         tqdm.write(f"trial {each.trial.number} begins: {each.fields}")
     done = iter([])
@@ -116,17 +117,18 @@ def tidy(job: Job) -> None:
         return job.study.get_trials(deepcopy=False)
 
     found = storage.attempt(job.database, read)
-    names = {t.number: trials.digest(t.user_attrs.get(trials.FIELDS)) for t in found}
+    digests = {t.number: trials.digest(t.user_attrs.get(trials.FIELDS)) for t in found}
     complete = [t for t in found if t.state == TrialState.COMPLETE]
     best = sorted(complete, key=lambda t: (-t.value, t.number))[: job.keep_best]
     over = (TrialState.COMPLETE, TrialState.PRUNED)
-    in_use = {names[t.number] for t in found if t.state not in over}
+    in_use = {digests[t.number] for t in found if t.state not in over}
     for trial in found:
-        name = names[trial.number]
-        checkpoints = job.folder / "trials" / name / "checkpoints"
-        if trial.state in over and name not in in_use and checkpoints.exists():
-            kept = name in {names[t.number] for t in best}
-            shutil.rmtree(checkpoints / "steps" if kept else checkpoints, True)
+        name = digests[trial.number]
+        place = job.folder / names.TRIALS / name
+        if trial.state in over and name not in in_use and place.exists():
+            kept = name in {digests[t.number] for t in best}
+            unneeded = names.STEPS if kept else names.CHECKPOINTS
+            shutil.rmtree(place / unneeded, ignore_errors=True)
 
 
 def warn_of_full_disk(folder: Path) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 from absl import flags
 
 from ad3d_jax.experiment.facts import commit
-from ad3d_jax.workdir.folder import write_json
+from ad3d_jax.workdir.json_files import write_json
 from experiments import command
 from experiments.benchmarks.baselines import (
     coreset,
