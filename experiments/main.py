@@ -21,9 +21,10 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict
 
 from ad3d_jax import evaluate as evaluation
-from ad3d_jax.base import Batch, Dataset, System, Train
+from ad3d_jax.base import Batch, Dataset, Phase, State, System, Train
 from ad3d_jax.devices import compilation, engines, memory, processes
 from ad3d_jax.fit.fit import Options, Preempted, count_steps, fit
+from ad3d_jax.fit.phases import due
 from ad3d_jax.report import write_report
 from ad3d_jax.workdir.checkpoint import Checkpointer, save_tree
 from ad3d_jax.workdir.folder import open_workdir, write_json
@@ -93,6 +94,7 @@ def opened(
     """
     system = session.build_system(config)
     weight_files.check(config)
+    weight_files.check_names(config, system)
     engine = engines.make_engine(config.fit.engine)
     first_process = processes.is_first()
     told = json.dumps([session.plain(config), mode, list(allow)], sort_keys=True)
@@ -135,12 +137,9 @@ def open_dataset(config: ConfigDict, system: System, samples: Dataset) -> Datase
     return pictures.Joined(samples, found)
 
 
-def phases_due(config: ConfigDict, system: System) -> tuple:
+def phases_due(config: ConfigDict, system: System) -> tuple[Phase, ...]:
     """Returns the phases that no file stands for."""
-    ready = weight_files.artifacts(config)
-    return tuple(
-        p for p in system.phases if not p.artifact or p.artifact.name not in ready
-    )
+    return due(system, Options(loaded=tuple(weight_files.artifacts(config)))).phases
 
 
 def open_samples(config: ConfigDict, prepared) -> Dataset:
@@ -172,6 +171,11 @@ def train(run: Opened) -> None:
         logging.info("%s is trained already; remove it to start anew", run.folder)
         return
     state = session.initial_state(config, run.system, run.first)
+
+    def after_phase(name: str, state: State) -> None:
+        if processes.is_first():
+            weight_files.save(config, run.system, name, state)
+
     start = time.perf_counter()
     try:
         with Checkpointer(checkpoints / "steps", keep=config.fit.keep) as checkpointer:
@@ -184,6 +188,7 @@ def train(run: Opened) -> None:
                 engine=run.engine,
                 checkpointer=checkpointer,
                 log=run.log,
+                after_phase=after_phase,
             )
         if processes.is_first():
             save_tree(checkpoints / session.FINAL, state)
@@ -200,8 +205,7 @@ def fit_options(config: ConfigDict) -> Options:
         checkpoint_every=config.fit.checkpoint_every,
         log_every=config.fit.log_every,
         patience=config.fit.patience,
-        artifacts=weight_files.artifacts(config),
-        save_artifacts=weight_files.artifacts(config, "save_artifacts"),
+        loaded=tuple(weight_files.artifacts(config)),
         progress=processes.is_first(),
         device_memory_bytes=config.fit.device_memory_bytes or None,
         host_memory_bytes=config.fit.host_memory_bytes or None,
@@ -210,8 +214,8 @@ def fit_options(config: ConfigDict) -> Options:
 
 def training_steps(config: ConfigDict, system: System, dataset: Dataset) -> int | None:
     """Returns the steps of all Train phases that are due, None where there is none."""
-    due = system._replace(phases=phases_due(config, system))
-    phases = count_steps(due, dataset, config.data.batch_size).phases
+    running = system._replace(phases=phases_due(config, system))
+    phases = count_steps(running, dataset, config.data.batch_size).phases
     steps = [phase.steps for phase in phases if isinstance(phase, Train)]
     return sum(steps) if steps else None
 

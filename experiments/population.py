@@ -33,7 +33,14 @@ from ad3d_jax.workdir.checkpoint import Checkpointer, save_tree
 from ad3d_jax.workdir.folder import dotted_fields, open_workdir, write_json
 from ad3d_jax.workdir.log import Log
 from data_pipelines.errors import DiskFullError
-from experiments import benchmark_table, collect, flag_errors, main, session
+from experiments import (
+    benchmark_table,
+    collect,
+    flag_errors,
+    main,
+    session,
+    weight_files,
+)
 
 MAY_DIFFER = ("seed", "hyper", "data.category", "data.root", "data.sample_set")
 FAILED = benchmark_table.FAILED
@@ -76,6 +83,11 @@ def run_members(
         Preempted: the process was asked to stop.
     """
     check_alike(configs)
+    if written := weight_files.artifacts(configs[0], "save_artifacts"):
+        raise ValueError(
+            f"save_artifacts {sorted(written)}: the members of a population would "
+            "write one file; fit one alone"
+        )
     known: dict[str, main.Data] = {}
 
     def read(config: ConfigDict) -> main.Data:

@@ -175,7 +175,7 @@ def initial_state(config: ConfigDict, system: System, batch: Batch) -> State:
             config.backbone.weights, config.backbone.name, state.frozen["backbone"]
         )
         state = state._replace(frozen={**state.frozen, "backbone": backbone})
-    return state
+    return weight_files.put(config, system, state)
 
 
 def trained_state(

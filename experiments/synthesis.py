@@ -20,7 +20,6 @@ from ml_collections import ConfigDict
 
 from ad3d_jax.base import Batch, State, System, sample_keys, without_truth
 from ad3d_jax.evaluate import check_needs
-from ad3d_jax.features import weights
 from ad3d_jax.report.gallery import Draw, write_gallery
 from experiments import flag_errors, session, weight_files
 from experiments.main import open_samples
@@ -60,16 +59,10 @@ def run(
 def ready_state(
     config: ConfigDict, system: System, batch: Batch, workdir: str
 ) -> State:
-    """Returns the state that anomalies are drawn with, artifacts in place."""
+    """Returns the state that anomalies are drawn with, what files bring in place."""
     if workdir:
         return session.trained_state(config, system, batch, Path(workdir))
-    state = session.initial_state(config, system, batch)
-    files = weight_files.artifacts(config)
-    for artifact in (phase.artifact for phase in system.phases):
-        if artifact is not None and artifact.name in files:
-            tree = weights.load(files[artifact.name], artifact.get(state))
-            state = artifact.put(state, tree)
-    return state
+    return session.initial_state(config, system, batch)
 
 
 def draw_all(

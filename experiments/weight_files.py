@@ -6,6 +6,7 @@ import jax
 from absl import logging
 from ml_collections import ConfigDict
 
+from ad3d_jax.base import State, System
 from ad3d_jax.features import image, weights
 from ad3d_jax.systems import nearest
 
@@ -34,6 +35,34 @@ def artifacts(config: ConfigDict, field: str = "artifacts") -> dict[str, str]:
         if file:
             files[name] = file
     return files
+
+
+def check_names(config: ConfigDict, system: System) -> None:
+    """Raises ValueError where a file is named for what is no part of the system."""
+    known = [row.name for row in system.pretrained]
+    for field in ("artifacts", "save_artifacts"):
+        for name in artifacts(config, field):
+            if name not in known:
+                where = f"{field}.{name}: {system.name}"
+                raise ValueError(f"{where} has no such part{nearest(name, known)}")
+
+
+def put(config: ConfigDict, system: System, state: State) -> State:
+    """Returns the state with the parts that files bring."""
+    files = artifacts(config)
+    for row in system.pretrained:
+        if row.name in files:
+            state = row.put(state, row.read(files[row.name], row.get(state)))
+    return state
+
+
+def save(config: ConfigDict, system: System, phase: str, state: State) -> None:
+    """Writes what a phase has made, where the configuration names a file for it."""
+    files = artifacts(config, "save_artifacts")
+    made = {p.pretrained for p in system.phases if p.name == phase}
+    for row in system.pretrained:
+        if row.name in made and row.name in files:
+            weights.save(files[row.name], row.get(state))
 
 
 def describe(config: ConfigDict) -> dict | str | None:
