@@ -17,6 +17,7 @@ from ad3d_jax.base import (
     State,
     System,
     missing_fields,
+    scoring,
 )
 from ad3d_jax.devices import compilation, engines, memory, processes
 from ad3d_jax.metrics import exact, tables
@@ -85,7 +86,8 @@ def compile_score(
 
 def score_program(system: System, engine: engines.Engine) -> compilation.Compiled:
     """Returns the system's score as `compilation.compile_map` gives it."""
-    return compilation.compile_map(engine, system.score, name=f"score of {system.name}")
+    name = f"score of {system.name}"
+    return compilation.compile_map(engine, scoring(system), name=name)
 
 
 def check_needs(system: System, batch: Batch) -> None:

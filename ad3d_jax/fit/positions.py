@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from ad3d_jax.base import Gather, State, System, Tree
+from ad3d_jax.base import Gather, Phase, State, System, Train, Tree
 from ad3d_jax.fit.step import Carry, begin
 from ad3d_jax.workdir.trees import as_dicts, by_path, nested, shown
 
@@ -20,7 +20,9 @@ class Position(NamedTuple):
     state: State
     phase: int = 0  # index of the phase that runs next or goes on
     carry: Carry | None = None  # of a Train phase that has begun
-    choice: Tree | None = None  # of a Gather phase that chooses: the carry of `Select`
+    # Of a Gather phase that chooses: the carries of `Select` by the names of the leaves
+    # that are done and of the one that is not.
+    choice: Mapping[str, Tree] | None = None
 
     @property
     def step(self) -> int:
@@ -36,8 +38,7 @@ def number(system: System, position: Position) -> int:
     before = system.phases[: position.phase]
     here = position.step
     if position.choice is not None:
-        done, total = system.phases[position.phase].select.done(position.choice)
-        here = 1 + (CHOICE_STEPS - 1) * done // total
+        here = 1 + _choice_steps(system.phases[position.phase], position.choice)
     return sum(_steps(phase) + 1 for phase in before) + here
 
 
@@ -229,8 +230,15 @@ def memory_in_containers(like: Tree, found: Mapping) -> Tree:
     return {name: entry(name) for name in found}
 
 
-def _steps(phase) -> int:
+def _steps(phase: Phase) -> int:
     """Returns how many numbers a phase has besides that of its end."""
-    if isinstance(phase, Gather):
-        return 0 if phase.select is None else CHOICE_STEPS
-    return phase.steps
+    if isinstance(phase, Train):
+        return phase.steps
+    return CHOICE_STEPS if isinstance(phase, Gather) and phase.select else 0
+
+
+def _choice_steps(phase: Gather, choice: Mapping[str, Tree]) -> int:
+    """Returns how many numbers the choices take that were made; each has its share."""
+    pairs = [phase.select[leaf].done(carry) for leaf, carry in choice.items()]
+    each = (CHOICE_STEPS - 1) // len(phase.select)
+    return sum(each * done // total for done, total in pairs)

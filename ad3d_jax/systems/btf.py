@@ -71,9 +71,11 @@ def btf(config: Config = Config()) -> System:  # noqa: B008 (immutable)
             "rows": as_rows(cell_features(config, state.frozen, batch))
         },
         absorb=partial(patchcore.absorb, bank),
-        select=coreset.greedy(
-            bank.fraction, bank.start, bank.projection, config.precision
-        ),
+        select={
+            "rows": coreset.greedy(
+                bank.fraction, bank.start, bank.projection, config.precision
+            )
+        },
         plan=partial(patchcore.plan, bank),
     )
     # Cells that the recipe has made do not tell the size of the map.

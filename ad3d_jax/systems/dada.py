@@ -21,14 +21,15 @@ import optax
 from ad3d_jax.base import (
     Across,
     Array,
-    Artifact,
     Batch,
+    Pretrained,
     State,
     Train,
     Tree,
     Update,
     fold_each,
 )
+from ad3d_jax.features import weights
 from ad3d_jax.nn.discrete_auto_encoder import KERNELS, DiscreteAutoEncoder
 from ad3d_jax.ops.codebook import (
     DECAY,
@@ -200,7 +201,7 @@ def pretrain_phase(config: Config) -> Train:
         needs=("rgb",),
         fold=partial(fold, config),
         health=codebook_health,
-        artifact=Artifact(NAME, get_artifact, put_artifact),
+        pretrained=NAME,
     )
 
 
@@ -287,14 +288,17 @@ def optimizer(
     return optax.adam(schedule(hyper["dada_learning_rate"], steps))
 
 
-def get_artifact(state: State) -> Tree:
+def get_pretrained(state: State) -> Tree:
     """Returns what a file holds for this phase."""
     return {"params": state.params[NAME], "codebooks": state.extra["codebooks"]}
 
 
-def put_artifact(state: State, tree: Tree) -> State:
+def put_pretrained(state: State, tree: Tree) -> State:
     """Returns the state with what a file held."""
     return state._replace(
         params={**state.params, NAME: tree["params"]},
         extra={**state.extra, "codebooks": tree["codebooks"]},
     )
+
+
+PRETRAINED = Pretrained(NAME, get_pretrained, put_pretrained, weights.load)

@@ -108,6 +108,7 @@ def dsr(config: Config = Config()) -> System:  # noqa: B008 (frozen)
             Train(UPSAMPLER, (update,), config.upsampler_steps),
         ),
         score=partial(score, config, networks),
+        pretrained=(dada.PRETRAINED,),
         synthesise=partial(dsr_detector.synthesise, config, networks),
     )
 

@@ -43,6 +43,7 @@ def dsr3d(config: Config = Config()) -> System:  # noqa: B008 (frozen)
             dsr_detector.detector_phase(config, networks),
         ),
         score=partial(score, config, networks),
+        pretrained=(dada.PRETRAINED,),
         synthesise=partial(dsr_detector.synthesise, config, networks),
     )
 

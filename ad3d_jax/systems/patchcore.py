@@ -65,7 +65,8 @@ def patchcore(config: Config = Config()) -> System:  # noqa: B008 (immutable)
     embed = partial(features, config)
     select = None
     if config.choice == "greedy" and config.fraction < 1:
-        select = coreset.greedy(config.fraction, config.start, config.projection)
+        choice = coreset.greedy(config.fraction, config.start, config.projection)
+        select = {"rows": choice}
     phase = Gather(
         name="bank",
         emit=lambda key, state, batch: {"rows": as_rows(embed(state, batch))},
@@ -144,8 +145,10 @@ def features(config: Config, state: State, batch: Batch) -> Array:
 
 def absorb(config: Config, key: Array, state: State, rows: Tree) -> State:
     """Returns the state with the bank and the number of each row among all emitted."""
-    origin, kept = rows.get("origin"), rows["rows"]
-    if origin is None:  # no greedy choice before
+    kept = rows["rows"]
+    if isinstance(kept, coreset.Chosen):
+        kept, origin = kept
+    else:
         kept = kept.reshape(-1, kept.shape[-1])
         count = coreset.coreset_size(len(kept), config.fraction)
         origin = np.arange(len(kept), dtype=np.int32)

@@ -31,7 +31,6 @@ from ad3d_jax.features.modalities import (
     embed_maps,
     modality_maps,
     needed_fields,
-    patch_features,
 )
 from ad3d_jax.features.patches import patchcore_patches
 from ad3d_jax.nn import batch_norm
@@ -82,7 +81,6 @@ def simplenet(config: Config = Config()) -> System:  # noqa: B008 (immutable)
         steps=0,
         epochs=config.epochs,
         fold=fold,
-        cache=partial(cache, config),
     )
     return System(
         name="simplenet",
@@ -91,6 +89,7 @@ def simplenet(config: Config = Config()) -> System:  # noqa: B008 (immutable)
         init=partial(init, config),
         phases=(phase,),
         score=partial(score, config),
+        cache=partial(cache, config),
     )
 
 
@@ -123,6 +122,12 @@ def cache(config: Config, state: State, batch: Batch) -> dict[str, Array]:
     )
 
 
+def embedded(config: Config, batch: Batch) -> Array:
+    """Returns the patch features of the maps that `cache` gives, [B,h,w,D]."""
+    embed = partial(patchcore_patches, dimensions=config.dimensions)
+    return embed_maps(batch.extras, config.modalities, config.layers, embed)
+
+
 def loss(
     config: Config,
     keys: Array,
@@ -132,8 +137,7 @@ def loss(
     across: Across,
 ) -> tuple[Array, Tree, Mapping[str, Array]]:
     """Returns the hinge loss of clean against noisy features, and what it saw."""
-    embed = partial(patchcore_patches, dimensions=config.dimensions)
-    patches = embed_maps(batch.extras, config.modalities, config.layers, embed)
+    patches = embedded(config, batch)
     normal = Adaptor().apply({"params": params["adaptor"]}, patches)
     noisy = normal + jax.vmap(partial(noise, config, state.hyper["noise"]))(
         keys, normal
@@ -203,14 +207,7 @@ def optimizer(hyper: Mapping[str, Array], steps: int) -> optax.GradientTransform
 def score(config: Config, key: Array, state: State, batch: Batch) -> Scores:
     """Returns the discriminator's negated output, smoothed, and its maximum."""
     del key
-    patches = patch_features(
-        state.frozen["backbone"],
-        config.backbone,
-        batch,
-        config.modalities,
-        config.layers,
-        partial(patchcore_patches, dimensions=config.dimensions),
-    )
+    patches = embedded(config, batch)
     adapted = Adaptor().apply({"params": state.params["adaptor"]}, patches)
     variables = {"params": state.params["discriminator"], **state.extra}
     grid = -FeatureDiscriminator(config.hidden).apply(variables, adapted, False)

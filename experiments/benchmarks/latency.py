@@ -15,6 +15,7 @@ from pathlib import Path
 import jax
 from absl import flags
 
+from ad3d_jax.base import scoring
 from ad3d_jax.experiment.config import load
 from ad3d_jax.experiment.data import recipe_parameters
 from ad3d_jax.experiment.detector import Detector
@@ -52,7 +53,7 @@ def timed(name: str, frame_size: int, runs: int) -> dict:
     frame = sample(CATEGORY, "hole", seed=0, size=frame_size)
     batch = speed.random_batch(detector.config, 1)
     program = speed.compiled(
-        jax.jit(detector.system.score), detector.key, detector.state, batch
+        jax.jit(scoring(detector.system)), detector.key, detector.state, batch
     )
     placed = jax.device_put((detector.key, detector.state, batch), jax.devices()[0])
     return {

@@ -23,6 +23,7 @@ from ad3d_jax.devices import engines
 from ad3d_jax.experiment.facts import commit
 from ad3d_jax.experiment.run import fit_options
 from ad3d_jax.experiment.state import build_system, initial_state, key_of
+from ad3d_jax.fit.cache import Cache
 from ad3d_jax.fit.fit import count_steps
 from ad3d_jax.fit.monitor import Interruption
 from ad3d_jax.fit.positions import Position
@@ -88,7 +89,7 @@ def run(
     peak = matmul["flops_per_second"] if peak_tflops is None else peak_tflops * 1e12
     state = initial_state(config, system, data.batch)
     bound = config.fit.max_grad_norm
-    flops = speed.time_step(system.phases[0], bound, state, data.batch, 1)["flops"]
+    flops = speed.time_step(system, 0, bound, state, data.batch, 1)["flops"]
     engine = engines.make_engine(config.fit.engine)
     timings = []
     for different in DIFFERENT:
@@ -118,7 +119,7 @@ def members(
 ) -> tuple[list[Run], list[Position], list[jax.Array]]:
     """Returns runs, positions and keys of members that differ in numbers or seeds."""
     engine, options = engines.make_engine(config.fit.engine), fit_options(config)
-    runs, states, keys = [], [], []
+    runs, states, keys, cache = [], [], [], Cache()
     for number in range(count):
         own = config.copy_and_resolve_references()
         if different == "seeds":
@@ -130,7 +131,9 @@ def members(
         states.append(state._replace(hyper=hyper))
         keys.append(key_of(own, "fit"))
         choice = options._replace(seed=own.seed, progress=False)
-        runs.append(Run(system, data, choice, engine, None, None, Interruption()))
+        runs.append(
+            Run(system, data, choice, engine, None, None, Interruption(), cache)
+        )
     return runs, [Position(state) for state in states], keys
 
 

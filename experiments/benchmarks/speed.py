@@ -34,10 +34,14 @@ from ad3d_jax.base import (
     ALONE,
     Batch,
     Gather,
+    Phase,
     Select,
     State,
+    Sum,
     System,
     Train,
+    scoring,
+    with_cache,
     without_truth,
 )
 from ad3d_jax.devices import compilation, memory
@@ -46,6 +50,7 @@ from ad3d_jax.experiment.config import config_hash, plain
 from ad3d_jax.experiment.data import recipe_parameters
 from ad3d_jax.experiment.facts import commit
 from ad3d_jax.experiment.state import build_system, initial_state
+from ad3d_jax.fit.phases import reads_cache
 from ad3d_jax.fit.step import begin, fixed_part, train_step
 from ad3d_jax.workdir.json_files import write_json
 from data_pipelines.recipes import RECIPES
@@ -186,14 +191,20 @@ def ready_state(
     state = initial_state(config, system, batch)
     for phase in system.phases:
         if isinstance(phase, Gather):
-            visited = with_cache(phase, state, batch)
+            visited = as_read(system, phase, state, batch)
             rows = jax.jit(phase.emit)(jax.random.key(0), state, visited)
             rows = jax.tree.map(partial(repeated, train_samples), rows)
-            if phase.select is not None:
-                data, carry = phase.select.prepare(jax.random.key(0), state, rows)
-                carry = chooser(phase.select)(jax.device_put(data), carry)
-                rows = phase.select.take(rows, jax.device_get(carry))
+            for leaf, select in (phase.select or {}).items():
+                data, carry = select.prepare(jax.random.key(0), state, rows[leaf])
+                carry = chooser(select)(jax.device_put(data), carry)
+                rows[leaf] = select.take(rows[leaf], jax.device_get(carry))
             state = phase.absorb(jax.random.key(0), state, rows)
+        elif isinstance(phase, Sum):
+            visited = as_read(system, phase, state, batch)
+            sums = jax.jit(phase.emit)(jax.random.key(0), state, visited)
+            times = train_samples / len(batch.weight)
+            sums = jax.tree.map(lambda x, n=times: n * np.float64(x), sums)
+            state = phase.finish(jax.random.key(0), state, sums)
     return state
 
 
@@ -221,12 +232,11 @@ def repeated(samples: int, rows: jax.Array) -> np.ndarray:
     return many
 
 
-def with_cache(phase: Train | Gather, state: State, batch: Batch) -> Batch:
-    """Returns the batch with what the phase computes once a sample."""
-    if phase.cache is None:
+def as_read(system: System, phase: Phase, state: State, batch: Batch) -> Batch:
+    """Returns the batch as a phase reads it, with what is computed once a sample."""
+    if not reads_cache(system, phase):
         return batch
-    cached = jax.jit(phase.cache)(state, batch)
-    return batch._replace(extras={**batch.extras, **cached})
+    return jax.jit(partial(with_cache, system))(state, batch)
 
 
 def time_scope(
@@ -241,13 +251,13 @@ def time_scope(
     key, size = jax.random.key(0), len(batch.weight)
     timings = []
     if scope == "step":
-        for phase in system.phases:
+        for index, phase in enumerate(system.phases):
             if isinstance(phase, Train):
                 bound = config.fit.max_grad_norm
-                facts = time_step(phase, bound, state, batch, runs)
+                facts = time_step(system, index, bound, state, batch, runs)
                 timings.append({"scope": f"step.{phase.name}", **facts})
     else:
-        program = compiled(jax.jit(system.score), key, state, batch)
+        program = compiled(jax.jit(scoring(system)), key, state, batch)
         placed = jax.device_put((key, state, batch), jax.local_devices()[0])
         if scope == "score":
             facts = measure(program.call, lambda: placed, runs)
@@ -263,10 +273,16 @@ def time_scope(
 
 
 def time_step(
-    phase: Train, bound: float | None, state: State, batch: Batch, runs: int
+    system: System,
+    index: int,
+    bound: float | None,
+    state: State,
+    batch: Batch,
+    runs: int,
 ) -> dict:
-    """Returns the timing of one training step, which reuses the memory of its carry."""
-    batch = without_truth(with_cache(phase, state, batch))
+    """Returns the timing of a step of phase `index`; its carry's memory is reused."""
+    phase = system.phases[index]
+    batch = without_truth(as_read(system, phase, state, batch))
     step = train_step(phase, bound)
 
     def alone(key, fixed, carry, rows):
