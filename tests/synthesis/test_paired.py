@@ -87,10 +87,12 @@ def test_the_mask_shrinks_to_what_is_left():
     rgb, depth, _, both = alter(apart)
     *_, no_depth = alter(apart._replace(p_drop_depth=1.0))
     *_, no_rgb = alter(apart._replace(p_drop_rgb=1.0))
-    np.testing.assert_array_equal(no_depth.depth, depth)
-    np.testing.assert_array_equal(no_rgb.rgb, rgb)
-    np.testing.assert_array_equal(no_rgb.mask > 0, differs(depth, no_rgb.depth))
-    changed = differs(rgb, no_depth.rgb)
+    np.testing.assert_array_equal(no_depth.altered["depth"], depth)
+    np.testing.assert_array_equal(no_rgb.altered["rgb"], rgb)
+    np.testing.assert_array_equal(
+        no_rgb.mask > 0, differs(depth, no_rgb.altered["depth"])
+    )
+    changed = differs(rgb, no_depth.altered["rgb"])
     assert not np.any(changed & (no_depth.mask == 0))
     assert changed[no_depth.mask > 0].mean() > 0.99
     np.testing.assert_array_equal(both.mask, np.maximum(no_depth.mask, no_rgb.mask))
@@ -104,7 +106,7 @@ def test_an_own_mask_may_join_the_depths():
     *_, apart = alter(TOGETHER._replace(p_apart=1.0))
     np.testing.assert_array_equal(joined.mask, np.maximum(alone.mask, apart.mask))
     assert joined.mask.sum() > 1.2 * alone.mask.sum()
-    np.testing.assert_array_equal(joined.depth, alone.depth)
+    np.testing.assert_array_equal(joined.altered["depth"], alone.altered["depth"])
 
 
 def test_half_of_the_samples_stay_normal():

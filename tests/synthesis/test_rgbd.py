@@ -268,7 +268,9 @@ def test_depth_may_take_the_noise_of_its_mask():
     made = make(keys(ROWS), rgb, depth, foreground, textures(), parameters, "noise")
     inside = np.asarray(made.mask) > 0
     assert inside.any()
-    assert np.all(np.asarray(made.depth)[inside] > 0.5)
-    np.testing.assert_array_equal(np.asarray(made.depth)[~inside], depth[~inside])
+    assert np.all(np.asarray(made.altered["depth"])[inside] > 0.5)
+    np.testing.assert_array_equal(
+        np.asarray(made.altered["depth"])[~inside], depth[~inside]
+    )
     with pytest.raises(ValueError, match="depth_texture"):
         make(keys(ROWS), rgb, depth, foreground, textures(), parameters, "gray")
