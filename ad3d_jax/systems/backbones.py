@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ad3d_jax.base import Array, Batch, State
-from ad3d_jax.features.image import init_backbone
+from ad3d_jax.features.extractors import init_backbone
 from ad3d_jax.features.modalities import patch_features
 
 

@@ -13,13 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ad3d_jax.base import Array, Batch, State, System, Tree
-from ad3d_jax.features.image import (
-    BACKBONES,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    feature_maps,
-)
+from ad3d_jax.features.extractors import BACKBONES, feature_maps
 from ad3d_jax.features.patches import cell_pool
+from ad3d_jax.features.resnet import IMAGENET_MEAN, IMAGENET_STD
 from ad3d_jax.ops.blur import blur_8bit, gaussian_blur
 from ad3d_jax.ops.fpfh import fpfh
 from ad3d_jax.ops.hog import hog
