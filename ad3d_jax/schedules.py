@@ -1,9 +1,10 @@
-"""Learning rates over the steps of a phase."""
+"""Learning rates over the steps of a phase, and Adam with one."""
 
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import optax
 
 Schedule = Callable[[jax.Array], jax.Array]
 
@@ -39,3 +40,18 @@ def warm_cosine(rate: jax.Array | float, steps: int, warm_up: int = 50) -> Sched
 
 
 SCHEDULES = {"step": step_decay, "cosine": warm_cosine}
+
+
+def adam(
+    schedule: str, rate: jax.Array | float, steps: int, **decay
+) -> optax.GradientTransformation:
+    """Returns Adam whose rate follows a schedule.
+
+    Args:
+        schedule: a name in SCHEDULES.
+        rate: at the beginning, or the largest one.
+        steps: of the phase.
+        decay: `factor` and `milestones` of "step", see `step_decay`.
+    """
+    options = decay if schedule == "step" else {}
+    return optax.adam(SCHEDULES[schedule](rate, steps, **options))

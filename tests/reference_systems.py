@@ -65,6 +65,7 @@ def make_batch(
     xyz = np.stack(
         [0.001 * np.broadcast_to(x, depth.shape), 0.001 * y + 0 * depth, depth], -1
     )
+    normalised = normalised[..., None].astype(np.float32)
     everywhere = np.ones((count, size, size, 1), bool)
     return Batch(
         rgb=np.clip(rgb, 0, 1).astype(np.float32),
@@ -72,7 +73,7 @@ def make_batch(
         depth=depth[..., None].astype(np.float32),
         valid=everywhere,
         foreground=everywhere.copy(),
-        extras={"depth_normalised": normalised[..., None].astype(np.float32)},
+        extras=dict.fromkeys(("depth_normalised", "height_normalised"), normalised),
         weight=np.ones(count, np.float32),
         id=rng.choice(2**31 - 1, count, replace=False).astype(np.int32),
         category=np.zeros(count, np.int32),

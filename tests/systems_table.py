@@ -12,14 +12,13 @@ from ad3d_jax.systems import (
     btf,
     das3d,
     draem,
-    dsr,
-    dsr3d,
     easynet,
     padim,
     patchcore,
     simplenet,
 )
 from ad3d_jax.systems.dbrn import Config, dbrn
+from ad3d_jax.systems.dsr import dsr, dsr3d
 
 
 class Row(NamedTuple):

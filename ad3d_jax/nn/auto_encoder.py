@@ -5,9 +5,10 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ad3d_jax.base import ALONE, Across, Array
+from ad3d_jax.base import Array
 from ad3d_jax.nn.conv import conv3x3, layers
 from ad3d_jax.nn.rescale import divisible, double
+from ad3d_jax.nn.rows import SCORING, Rows
 from ad3d_jax.nn.unet import descend
 
 Stages = tuple[tuple[int, int, int], ...]
@@ -48,20 +49,11 @@ class AutoEncoder(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(
-        self,
-        x: Array,
-        train: bool,
-        weight: Array | None = None,
-        across: Across = ALONE,
-    ) -> tuple[Array, Features]:
+    def __call__(self, x: Array, rows: Rows = SCORING) -> tuple[Array, Features]:
         """Returns (output [B,H,W,out_channels] float32, the blocks' features).
 
         Args:
             x: [B,H,W,C]; H and W must be divisible by 2^(len(widths) - 1).
-            train: whether batch normalisation uses the batch's statistics.
-            weight: [B], 0 for rows that do not count.
-            across: the sum over devices.
 
         Raises:
             ValueError: if H or W is not divisible, or `stages` does not have one entry
@@ -72,7 +64,7 @@ class AutoEncoder(nn.Module):
                 f"{len(self.widths)} blocks need one stage less, found {self.stages}"
             )
         divisible("AutoEncoder", x.shape, 2 ** len(self.stages))
-        layer = layers(self.norm, self.dtype, train, weight, across)
+        layer = layers(self.norm, self.dtype, rows)
         encoder = descend(x, self.widths, layer)
         x, decoder = encoder[-1], []
         for number, (enlarged, first, second) in enumerate(self.stages):

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ad3d_jax.base import ALONE, Across, Array, Tree
+from ad3d_jax.base import Array, Tree
+from ad3d_jax.nn.rows import SCORING, Rows
 
 
 class BatchNorm(nn.Module):
@@ -24,20 +25,13 @@ class BatchNorm(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(
-        self,
-        x: Array,
-        train: bool,
-        weight: Array | None = None,
-        across: Across = ALONE,
-    ) -> Array:
+    def __call__(self, x: Array, rows: Rows = SCORING) -> Array:
         """Returns [B,H,W,C] in `dtype`.
 
         Args:
             x: [B,H,W,C], any float type; statistics are taken in float32.
-            train: whether to use the batch's statistics or the running ones.
-            weight: [B], 0 for rows that do not count; None counts all.
-            across: the sum over devices.
+            rows: whether to use the batch's statistics or the running ones, and of
+                which rows.
 
         Raises:
             ValueError: if it is called twice in one training application, where the
@@ -49,8 +43,8 @@ class BatchNorm(nn.Module):
         mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,)).value
         var = self.variable("batch_stats", "var", jnp.ones, (channels,)).value
         x = x.astype(jnp.float32)
-        if train:
-            mean, var, sums = _statistics(x, weight, across)
+        if rows.train:
+            mean, var, sums = _statistics(x, rows)
             self._store(sums)
         y = (x - _row(mean)) * _row(scale * jax.lax.rsqrt(var + self.epsilon))
         return (y + _row(bias)).astype(self.dtype)
@@ -72,10 +66,11 @@ def _row(x: Array) -> Array:
     return x[None, None, None, :]
 
 
-def _statistics(x: Array, weight: Array | None, across: Across):
+def _statistics(x: Array, rows: Rows):
     """Returns mean [C], biased variance [C] over all devices, and this one's sums."""
-    rows, height, width, _ = x.shape
-    weight = jnp.ones(rows) if weight is None else weight.astype(jnp.float32)
+    count, height, width, _ = x.shape
+    across = rows.across
+    weight = jnp.ones(count) if rows.weight is None else rows.weight.astype(jnp.float32)
 
     def weighted(values):  # by rows first, so that the long sum is a short one of sums
         return jnp.einsum("b,bc->c", weight, values.sum((1, 2)), precision="highest")
@@ -130,7 +125,4 @@ def fold_modules(extra: Tree, sums: Tree) -> Tree:
         extra: of a State; {"batch_stats": {network: its statistics}, ...}.
         sums: {network: its sums}; networks without any stay as they are.
     """
-    stats = dict(extra["batch_stats"])
-    for name, gathered in sums.items():
-        stats[name] = fold(stats[name], gathered)
-    return {**extra, "batch_stats": stats}
+    return {**extra, "batch_stats": fold(extra["batch_stats"], sums)}

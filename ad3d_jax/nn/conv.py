@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ad3d_jax.base import ALONE, Across, Array
+from ad3d_jax.base import Array
 from ad3d_jax.nn.batch_norm import BatchNorm
 from ad3d_jax.nn.instance_norm import instance_norm
+from ad3d_jax.nn.rows import SCORING, Rows
 from ad3d_jax.ops import conv
 
 Layer = Callable[[Array, int, str], Array]
@@ -62,13 +63,7 @@ class ConvNormRelu(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(
-        self,
-        x: Array,
-        train: bool,
-        weight: Array | None = None,
-        across: Across = ALONE,
-    ) -> Array:
+    def __call__(self, x: Array, rows: Rows = SCORING) -> Array:
         """Returns [B,H/stride,W/stride,features] from [B,H,W,C].
 
         Raises:
@@ -77,7 +72,7 @@ class ConvNormRelu(nn.Module):
         x = conv3x3(self.features, self.dtype, "conv", self.stride)(x)
         if self.norm == "batch":
             norm = BatchNorm(scale_init=scale_init, dtype=self.dtype, name="norm")
-            return nn.relu(norm(x, train, weight, across))
+            return nn.relu(norm(x, rows))
         if self.norm == "instance":
             return nn.relu(instance_norm(x))
         raise ValueError(f"norm must be 'batch' or 'instance', found {self.norm!r}")
@@ -102,13 +97,7 @@ def conv3x3(
     )
 
 
-def layers(
-    norm: str,
-    dtype: jnp.dtype,
-    train: bool,
-    weight: Array | None,
-    across: Across,
-) -> Layer:
+def layers(norm: str, dtype: jnp.dtype, rows: Rows) -> Layer:
     """Returns layer(x, features, name), which applies a new `ConvNormRelu`.
 
     To be called inside a compact module, whose part the layer becomes.
@@ -116,6 +105,6 @@ def layers(
 
     def layer(x: Array, features: int, name: str) -> Array:
         conv = ConvNormRelu(features, norm=norm, dtype=dtype, name=name)
-        return conv(x, train, weight, across)
+        return conv(x, rows)
 
     return layer

@@ -1,13 +1,20 @@
 """SimpleNet's head: a linear adaptor and a two-layer discriminator of features."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ad3d_jax.base import ALONE, Across, Array
+from ad3d_jax.base import Array
 from ad3d_jax.nn.batch_norm import BatchNorm
+from ad3d_jax.nn.rows import SCORING, Rows
 
-HIGHEST = jax.lax.Precision.HIGHEST
+dense = partial(
+    nn.Dense,
+    kernel_init=nn.initializers.xavier_normal(),
+    precision=jax.lax.Precision.HIGHEST,
+)
 
 
 def uniform_bias(fan_in: int) -> nn.initializers.Initializer:
@@ -24,15 +31,10 @@ class Adaptor(nn.Module):
     """One linear layer on every patch, of as many outputs as inputs (sheet §3)."""
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """Returns [B,h,w,D] of x [B,h,w,D] float32."""
+    def __call__(self, x: Array, rows: Rows = SCORING) -> Array:
+        """Returns [B,h,w,D] of x [B,h,w,D] float32; the rows are independent."""
         dimensions = x.shape[-1]
-        return nn.Dense(
-            dimensions,
-            kernel_init=nn.initializers.xavier_normal(),
-            bias_init=uniform_bias(dimensions),
-            precision=HIGHEST,
-        )(x)
+        return dense(dimensions, bias_init=uniform_bias(dimensions))(x)
 
 
 class FeatureDiscriminator(nn.Module):
@@ -41,25 +43,9 @@ class FeatureDiscriminator(nn.Module):
     hidden: int = 1024
 
     @nn.compact
-    def __call__(
-        self,
-        x: Array,
-        train: bool,
-        weight: Array | None = None,
-        across: Across = ALONE,
-    ) -> Array:
-        """Returns [B,h,w,1] of x [B,h,w,D] float32; arguments as `BatchNorm`'s."""
-        x = nn.Dense(
-            self.hidden,
-            kernel_init=nn.initializers.xavier_normal(),
-            bias_init=uniform_bias(x.shape[-1]),
-            precision=HIGHEST,
-        )(x)
-        x = BatchNorm()(x, train, weight, across)
+    def __call__(self, x: Array, rows: Rows = SCORING) -> Array:
+        """Returns [B,h,w,1] of x [B,h,w,D] float32."""
+        x = dense(self.hidden, bias_init=uniform_bias(x.shape[-1]))(x)
+        x = BatchNorm()(x, rows)
         x = nn.leaky_relu(x, 0.2)
-        return nn.Dense(
-            1,
-            use_bias=False,
-            kernel_init=nn.initializers.xavier_normal(),
-            precision=HIGHEST,
-        )(x)
+        return dense(1, use_bias=False)(x)

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ad3d_jax.base import ALONE, Across, Array
+from ad3d_jax.base import Array
 from ad3d_jax.nn.conv import Conv, ConvNormRelu
+from ad3d_jax.nn.rows import SCORING, Rows
 
 
 class PairEmbed(nn.Module):
@@ -22,16 +23,10 @@ class PairEmbed(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(
-        self,
-        pair: Array,
-        train: bool,
-        weight: Array | None = None,
-        across: Across = ALONE,
-    ) -> Array:
+    def __call__(self, pair: Array, rows: Rows = SCORING) -> Array:
         """Returns [B,H/stride,W/stride,features] from pairs [B,H,W,2]."""
         embed = ConvNormRelu(self.features, self.stride, dtype=self.dtype, name="embed")
-        return embed(pair, train, weight, across)
+        return embed(pair, rows)
 
 
 class ImportanceScoring(nn.Module):
@@ -45,12 +40,7 @@ class ImportanceScoring(nn.Module):
 
     @nn.compact
     def __call__(
-        self,
-        first: Array,
-        second: Array,
-        train: bool,
-        weight: Array | None = None,
-        across: Across = ALONE,
+        self, first: Array, second: Array, rows: Rows = SCORING
     ) -> tuple[Array, Array]:
         """Returns (fused [B,H,W,features], weights [B,H,W,2] float32).
 
@@ -60,7 +50,7 @@ class ImportanceScoring(nn.Module):
         x = jnp.concatenate([first, second], -1)
         hidden = ConvNormRelu(2 * self.features, dtype=self.dtype, name="hidden")
         score = Conv(2, (3, 3), padding=1, dtype=self.dtype, name="score")
-        logits = score(hidden(x, train, weight, across))
+        logits = score(hidden(x, rows))
         weights = jax.nn.softmax(logits.astype(jnp.float32), -1)
         # second + w (first - second): equal inputs come back without rounding.
         share = weights[..., :1].astype(self.dtype)
@@ -74,14 +64,7 @@ class ConcatFusion(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(
-        self,
-        first: Array,
-        second: Array,
-        train: bool,
-        weight: Array | None = None,
-        across: Across = ALONE,
-    ) -> Array:
+    def __call__(self, first: Array, second: Array, rows: Rows = SCORING) -> Array:
         """Returns [B,H,W,features] from two of the same shape."""
         mix = nn.Dense(self.features, dtype=self.dtype, name="mix")
         return mix(jnp.concatenate([first, second], -1))

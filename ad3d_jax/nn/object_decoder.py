@@ -3,11 +3,12 @@
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ad3d_jax.base import ALONE, Across, Array
+from ad3d_jax.base import Array
 from ad3d_jax.nn.conv import conv3x3, layers
 from ad3d_jax.nn.grouped_conv import GroupedConv, GroupedEnlarge
 from ad3d_jax.nn.rescale import divisible, max_pool
 from ad3d_jax.nn.residual_stack import ResidualStack
+from ad3d_jax.nn.rows import SCORING, Rows
 
 
 class ObjectDecoder(nn.Module):
@@ -28,24 +29,18 @@ class ObjectDecoder(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(
-        self,
-        x: Array,
-        train: bool = False,
-        weight: Array | None = None,
-        across: Across = ALONE,
-    ) -> Array:
+    def __call__(self, x: Array, rows: Rows = SCORING) -> Array:
         """Returns [B,4H,4W,out_channels] float32 from codes [B,H,W,C].
 
         Args:
             x: the enlarged lower and the higher level; H and W divisible by 4.
-            train, weight, across: as every network takes them; rows are independent.
+            rows: as every network takes them; they are independent here.
 
         Raises:
             ValueError: if H or W is not divisible.
         """
         divisible("ObjectDecoder", x.shape, 4)
-        layer = layers("instance", self.dtype, train, weight, across)
+        layer = layers("instance", self.dtype, rows)
         for level, width in enumerate((self.width, 2 * self.width)):
             x = layer(x, width, f"down{level}_1")
             x = max_pool(layer(x, 2 * width, f"down{level}_2"))

@@ -3,9 +3,10 @@
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ad3d_jax.base import ALONE, Across, Array
+from ad3d_jax.base import Array
 from ad3d_jax.nn.conv import Conv, conv3x3, layers
 from ad3d_jax.nn.rescale import divisible
+from ad3d_jax.nn.rows import SCORING, Rows
 from ad3d_jax.nn.unet import ascend, descend, draem_up_widths
 
 
@@ -24,28 +25,18 @@ class PairedUNet(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(
-        self,
-        first: Array,
-        second: Array,
-        train: bool,
-        weight: Array | None = None,
-        across: Across = ALONE,
-    ) -> Array:
+    def __call__(self, first: Array, second: Array, rows: Rows = SCORING) -> Array:
         """Returns logits [B,H,W,out_channels] float32.
 
         Args:
             first: [B,H,W,C]; H and W must be divisible by 2^(len(widths) - 1).
             second: [B,H,W,D].
-            train: whether batch normalisation uses the batch's statistics.
-            weight: [B], 0 for rows that do not count.
-            across: the sum over devices.
 
         Raises:
             ValueError: if H or W is not divisible.
         """
         divisible("PairedUNet", first.shape, 2 ** (len(self.widths) - 1))
-        layer = layers("batch", self.dtype, train, weight, across)
+        layer = layers("batch", self.dtype, rows)
         ways = (
             descend(first, self.widths, layer, "first"),
             descend(second, self.widths, layer, "second"),

@@ -3,10 +3,11 @@
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ad3d_jax.base import ALONE, Across, Array
+from ad3d_jax.base import Array
 from ad3d_jax.nn.auto_encoder import AutoEncoder, scaled
 from ad3d_jax.nn.batch_norm import BatchNorm
 from ad3d_jax.nn.conv import Conv, kernel_init, scale_init
+from ad3d_jax.nn.rows import SCORING, Rows
 from ad3d_jax.ops.resize import resize_bilinear
 
 SLOPE = 0.2  # of the leaky ReLU
@@ -24,13 +25,7 @@ class PixelMlp(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(
-        self,
-        x: Array,
-        train: bool,
-        weight: Array | None = None,
-        across: Across = ALONE,
-    ) -> Array:
+    def __call__(self, x: Array, rows: Rows = SCORING) -> Array:
         """Returns [B,H,W,widths[-1]] from [B,H,W,C]."""
         for number, features in enumerate(self.widths):
             conv = Conv(
@@ -43,7 +38,7 @@ class PixelMlp(nn.Module):
             norm = BatchNorm(
                 scale_init=scale_init, dtype=self.dtype, name=f"norm{number}"
             )
-            x = nn.leaky_relu(norm(conv(x), train, weight, across), SLOPE)
+            x = nn.leaky_relu(norm(conv(x), rows), SLOPE)
         return x
 
 
@@ -67,13 +62,7 @@ class ComparedAutoEncoder(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(
-        self,
-        x: Array,
-        train: bool,
-        weight: Array | None = None,
-        across: Across = ALONE,
-    ) -> tuple[Array, Array]:
+    def __call__(self, x: Array, rows: Rows = SCORING) -> tuple[Array, Array]:
         """Returns (restored [B,H,W,out_channels] float32, compared [B,H,W,D]).
 
         x is [B,H,W,C]; H and W must be divisible by 2^halvings.
@@ -82,13 +71,13 @@ class ComparedAutoEncoder(nn.Module):
         restore = AutoEncoder(
             widths, stages, self.out_channels, dtype=self.dtype, name="restore"
         )
-        restored, features = restore(x, train, weight, across)
+        restored, features = restore(x, rows)
         early, late = features.encoder, features.decoder[::-1]
         compared = []
         for level in range(self.levels):
             pair = jnp.concatenate([early[level], late[level]], axis=-1)
             if self.levels > 1:
                 mlp = PixelMlp((self.mlp_width,), self.dtype, name=f"level{level + 1}")
-                pair = mlp(pair, train, weight, across)
+                pair = mlp(pair, rows)
             compared.append(resize_bilinear(pair, x.shape[1:3]))
         return restored, jnp.concatenate(compared, axis=-1)

@@ -3,11 +3,12 @@
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ad3d_jax.base import ALONE, Across, Array
+from ad3d_jax.base import Array
 from ad3d_jax.nn.batch_norm import BatchNorm
 from ad3d_jax.nn.conv import Conv, conv3x3
 from ad3d_jax.nn.dropout import dropout, layer_keys
 from ad3d_jax.nn.rescale import divisible, double, max_pool
+from ad3d_jax.nn.rows import SCORING, Rows
 
 _kernel_init = nn.initializers.he_normal()
 
@@ -22,13 +23,7 @@ class ResidualUnit(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(
-        self,
-        x: Array,
-        train: bool,
-        weight: Array | None = None,
-        across: Across = ALONE,
-    ) -> Array:
+    def __call__(self, x: Array, rows: Rows = SCORING) -> Array:
         """Returns [B,H,W,features] from [B,H,W,C]."""
         shortcut = Conv(self.features, (1, 1), dtype=self.dtype, name="shortcut")(x)
         for n in (1, 2):
@@ -36,7 +31,7 @@ class ResidualUnit(nn.Module):
             conv = conv3x3(
                 self.features, self.dtype, f"conv_{n}", kernel_init=_kernel_init
             )
-            x = conv(nn.relu(norm(x, train, weight, across)))
+            x = conv(nn.relu(norm(x, rows)))
         return shortcut + x
 
 
@@ -58,21 +53,13 @@ class ResUnet(nn.Module):
 
     @nn.compact
     def __call__(
-        self,
-        x: Array,
-        keys: Array | None,
-        train: bool,
-        weight: Array | None = None,
-        across: Across = ALONE,
+        self, x: Array, keys: Array | None = None, rows: Rows = SCORING
     ) -> tuple[Array, ...]:
         """Returns `scales` images at 1/1, 1/4 and 1/8 of the size, float32.
 
         Args:
             x: [B,H,W,C]; H and W must be divisible by 2^(len(widths) - 1).
             keys: [B] typed keys of the skip dropout; None switches it off.
-            train: whether batch normalisation uses the batch's statistics.
-            weight: [B], 0 for rows that do not count.
-            across: the sum over devices.
 
         Raises:
             ValueError: if H or W is not divisible.
@@ -82,7 +69,7 @@ class ResUnet(nn.Module):
 
         def unit(x, level, name):
             layer = ResidualUnit(self.widths[level], self.dtype, name=f"{name}{level}")
-            return layer(x, train, weight, across)
+            return layer(x, rows)
 
         skips = []
         for level in range(levels):

@@ -4,10 +4,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from ad3d_jax.base import ALONE, Across, Array
+from ad3d_jax.base import Array
 from ad3d_jax.nn.conv import Conv
 from ad3d_jax.nn.dropout import dropout, layer_keys
 from ad3d_jax.nn.rescale import divisible
+from ad3d_jax.nn.rows import SCORING, Rows
 from ad3d_jax.nn.swin import PatchExpand, PatchMerging, SwinBlock, dense, layer_norm
 
 
@@ -39,12 +40,7 @@ class SwinUnet(nn.Module):
 
     @nn.compact
     def __call__(
-        self,
-        x: Array,
-        keys: Array | None,
-        train: bool,
-        weight: Array | None = None,
-        across: Across = ALONE,
+        self, x: Array, keys: Array | None = None, rows: Rows = SCORING
     ) -> tuple[Array, ...]:
         """Returns `scales` images at 1/1, 1/patch and 1/(2 patch) of the size, float32.
 
@@ -53,17 +49,13 @@ class SwinUnet(nn.Module):
                 stage's grid by the window where it is larger.
             keys: [B] typed keys of dropout and stochastic depth; None switches both
                 off.
-            train: whether stochastic depth is on.
-            weight: unused: no layer couples the rows.
-            across: unused.
 
         Raises:
             ValueError: if H or W is not divisible.
         """
-        del weight, across
         stages = len(self.depths)
         self._check(x.shape)
-        depth_keys = layer_keys(keys, 0) if train else None
+        depth_keys = layer_keys(keys, 0) if rows.train else None
         skip_keys = layer_keys(keys, 1)
 
         x = Conv(

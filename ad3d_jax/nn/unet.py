@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ad3d_jax.base import ALONE, Across, Array
+from ad3d_jax.base import Array
 from ad3d_jax.nn.conv import Layer, conv3x3, layers
 from ad3d_jax.nn.rescale import divisible, double, max_pool
+from ad3d_jax.nn.rows import SCORING, Rows
 
 
 class UNet(nn.Module):
@@ -33,27 +34,18 @@ class UNet(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(
-        self,
-        x: Array,
-        train: bool,
-        weight: Array | None = None,
-        across: Across = ALONE,
-    ) -> Array:
+    def __call__(self, x: Array, rows: Rows = SCORING) -> Array:
         """Returns logits [B,H,W,out_channels] float32.
 
         Args:
             x: [B,H,W,C]; H and W must be divisible by 2^(len(widths) - 1).
-            train: whether batch normalisation uses the batch's statistics.
-            weight: [B], 0 for rows that do not count.
-            across: the sum over devices.
 
         Raises:
             ValueError: if H or W is not divisible, or `up_widths` does not have one
                 width less than `widths`.
         """
         divisible("UNet", x.shape, 2 ** (len(self.widths) - 1))
-        layer = layers(self.norm, self.dtype, train, weight, across)
+        layer = layers(self.norm, self.dtype, rows)
         skips = descend(x, self.widths, layer, first_convs=self.first_convs)
         x = ascend(skips, self.up_widths or draem_up_widths(self.widths), layer)
         head = conv3x3(self.out_channels, self.dtype, "head")

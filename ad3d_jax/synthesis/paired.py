@@ -1,5 +1,6 @@
 """Displaced depth with textures on the same pixels: the anomaly pairs of DAS3D."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 
 from ad3d_jax.ops.perlin import rotated_perlin_noise
 from ad3d_jax.synthesis import displacement
+from ad3d_jax.synthesis.anomalies import Anomalies
 from ad3d_jax.synthesis.augment import augment_rows
 from ad3d_jax.synthesis.blend import blend
 from ad3d_jax.synthesis.displacement import Displacement, displace
@@ -29,25 +31,14 @@ class Pairing(NamedTuple):
 DEFAULTS = Pairing()
 
 
-class Pair(NamedTuple):
-    """Colour and depth after synthesis."""
-
-    rgb: jax.Array  # [B,H,W,3] float32
-    depth: jax.Array  # [B,H,W,1] float32
-    mask: jax.Array  # [B,H,W,1] float32, 1 = altered in either; 0 in a normal sample
-    rgb_altered: jax.Array  # [B] bool
-    depth_altered: jax.Array  # [B] bool
-
-
 def alter_pair(
     keys: jax.Array,
-    rgb: jax.Array,
-    depth: jax.Array,
+    clean: Mapping[str, jax.Array],
     foreground: jax.Array,
     textures: jax.Array,
     parameters: Pairing = DEFAULTS,
     reach: int = displacement.REACH,
-) -> Pair:
+) -> Anomalies:
     """Returns pairs of which some have correlated anomalies, and where these are.
 
     Depth is displaced; colour is blended with a randomly augmented texture where depth
@@ -57,8 +48,7 @@ def alter_pair(
 
     Args:
         keys: [B] typed keys; a row depends on its own key alone.
-        rgb: [B,H,W,3] float32 in [0,1].
-        depth: normalised depth [B,H,W,1] float32 in [0,1].
+        clean: "rgb" [B,H,W,3] and normalised "depth" [B,H,W,1], float32 in [0,1].
         foreground: [B,H,W,1] bool or float 0/1.
         textures: [T,h,w,3] uint8, resized to [H,W] where they differ.
         parameters: chances and ranges; p_drop_depth + p_drop_rgb <= 1.
@@ -67,6 +57,7 @@ def alter_pair(
     Source: DAS3D (arXiv 2410.09821) has the masks conditioned on each other and the
     dropout; the chances are ours.
     """
+    rgb, depth = clean["rgb"], clean["depth"]
     size = foreground.shape[1:3]
     foreground = foreground > 0.5
     keys = jax.vmap(lambda key: jax.random.split(key, 8), out_axes=1)(keys)
@@ -94,13 +85,13 @@ def alter_pair(
     texture = augment_rows(augment_keys, texture, rgb_altered)
     low, high = parameters.beta_low, parameters.beta_high
     beta = low + (high - low) * _draw(beta_keys)
-    return Pair(
-        rgb=jax.vmap(blend)(rgb, texture, rgb_mask.astype(jnp.float32), beta),
-        depth=jnp.where(depth_mask, displaced.depth, depth),
-        mask=(rgb_mask | depth_mask).astype(jnp.float32),
-        rgb_altered=rgb_altered,
-        depth_altered=jnp.any(depth_mask, axis=(1, 2, 3)),
-    )
+    altered = {
+        "rgb": jax.vmap(blend)(rgb, texture, rgb_mask.astype(jnp.float32), beta),
+        "depth": jnp.where(depth_mask, displaced.depth, depth),
+    }
+    cases = {"rgb": rgb_altered, "depth": jnp.any(depth_mask, axis=(1, 2, 3))}
+    mask = (rgb_mask | depth_mask).astype(jnp.float32)
+    return Anomalies(clean, altered, mask, foreground, cases)
 
 
 def _own_masks(keys, foreground, parameters: Displacement) -> jax.Array:

@@ -1,6 +1,6 @@
 """Synthetic anomalies in pairs of colour and depth: DRAEM, EasyNet, DBRN."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ import numpy as np
 from ad3d_jax.ops.perlin import MAX_EXPONENT, rotated_perlin_noise
 from ad3d_jax.ops.resize import resize_bilinear
 from ad3d_jax.ops.rotate import rotate
+from ad3d_jax.synthesis.anomalies import Anomalies
 from ad3d_jax.synthesis.augment import augment_rows
 from ad3d_jax.synthesis.blend import blend, cut_out
 
@@ -35,26 +36,30 @@ class Corruption(NamedTuple):
 DEFAULTS = Corruption()
 
 
-class Corrupted(NamedTuple):
-    """A corrupted pair; the case of an absent modality is NORMAL."""
+def corruption(hyper: Mapping[str, jax.Array]) -> Corruption:
+    """Returns the chances that the numbers of a system say; cut-outs only if they do.
 
-    rgb: jax.Array | None  # [B,H,W,3] float32
-    depth: jax.Array | None  # [B,H,W,1] float32
-    mask: jax.Array  # [B,H,W,1] float32, 1 = altered; 0 throughout a normal sample
-    rgb_case: jax.Array  # [B] int32, NORMAL, CUT_OUT or BLEND
-    depth_case: jax.Array  # [B] int32
+    Args:
+        hyper: "probability_normal", "probability_single", "beta_max" and perhaps
+            "probability_cut_out", [] each.
+    """
+    return Corruption(
+        p_normal=hyper["probability_normal"],
+        p_cut_out=hyper.get("probability_cut_out", 0.0),
+        p_single=hyper["probability_single"],
+        beta_high=hyper["beta_max"],
+    )
 
 
 def corrupt(
     keys: jax.Array,
-    rgb: jax.Array | None,
-    depth: jax.Array | None,
+    clean: Mapping[str, jax.Array],
     foreground: jax.Array,
     textures: jax.Array,
     parameters: Corruption = DEFAULTS,
     depth_texture: str = "grey",
-) -> Corrupted:
-    """Returns the pair with synthetic anomalies, and where they are.
+) -> Anomalies:
+    """Returns samples with synthetic anomalies; cases are NORMAL, CUT_OUT and BLEND.
 
     Whether a sample is anomalous is drawn once; cut-out or blend, and the opacity, are
     drawn for each modality. Both share one Perlin mask, restricted to the foreground; a
@@ -65,8 +70,8 @@ def corrupt(
 
     Args:
         keys: [B] typed keys; a row depends on its own key alone.
-        rgb: [B,H,W,3] float32 in [0,1], or None.
-        depth: normalised depth [B,H,W,1] float32, or None.
+        clean: "rgb" [B,H,W,3] float32 in [0,1], normalised "depth" [B,H,W,1], or one
+            of them.
         foreground: [B,H,W,1] bool or float 0/1.
         textures: [T,h,w,3] uint8, resized to [H,W] where they differ.
         parameters: chances and ranges.
@@ -83,37 +88,36 @@ def corrupt(
         )
     size = foreground.shape[1:3]
     keys = jax.vmap(lambda key: jax.random.split(key, 7), out_axes=1)(keys)
-    mask_keys, case_keys, pick_keys, augment_keys, *modality_keys = keys
-    rgb_keys, depth_keys, single_keys = modality_keys
+    mask_keys, drawn_keys, pick_keys, augment_keys, *case_keys, single_keys = keys
+    case_keys = dict(zip(("rgb", "depth"), case_keys, strict=True))
 
     def draw_noise(key):
         exponents = parameters.lowest_exponent, parameters.highest_exponent
         return rotated_perlin_noise(key, *size, parameters.mask_rotation, exponents)
 
-    drawn = jax.vmap(jax.random.uniform)(case_keys) >= parameters.p_normal
+    drawn = jax.vmap(jax.random.uniform)(drawn_keys) >= parameters.p_normal
     noise = _drawn_once(jax.vmap(draw_noise), mask_keys, drawn)[..., None]
     mask = (noise > parameters.threshold) & (foreground > 0.5)
     anomalous = drawn & jnp.any(mask, axis=(1, 2, 3))
     mask = (mask & anomalous[:, None, None, None]).astype(jnp.float32)
-    alter_rgb = anomalous & (rgb is not None)
-    alter_depth = anomalous & (depth is not None)
-    if rgb is not None and depth is not None:
+    changes = dict.fromkeys(clean, anomalous)
+    if len(clean) == 2:
         single = jax.vmap(jax.random.uniform)(single_keys)
-        alter_rgb &= single >= parameters.p_single / 2
-        alter_depth &= single < 1 - parameters.p_single / 2
-    rgb_case, rgb_beta = _draw_cases(rgb_keys, alter_rgb, parameters)
-    depth_case, depth_beta = _draw_cases(depth_keys, alter_depth, parameters)
+        changes["rgb"] &= single >= parameters.p_single / 2
+        changes["depth"] &= single < 1 - parameters.p_single / 2
     texture = pick_textures(pick_keys, textures, size)
-    if depth is not None and depth_texture == "noise":
-        no_beta = jnp.zeros_like(depth_beta)
-        depth = jax.vmap(_apply)(depth_case, depth, noise, mask, no_beta)
-    elif depth is not None:
-        grey = jnp.sum(texture * LUMA[None, None, None], axis=-1, keepdims=True)
-        depth = jax.vmap(_apply)(depth_case, depth, grey, mask, depth_beta)
-    if rgb is not None:
-        texture = augment_rows(augment_keys, texture, rgb_case == BLEND)
-        rgb = jax.vmap(_apply)(rgb_case, rgb, texture, mask, rgb_beta)
-    return Corrupted(rgb, depth, mask, rgb_case, depth_case)
+    altered, cases = {}, {}
+    for modality, image in clean.items():
+        case, beta = _draw_cases(case_keys[modality], changes[modality], parameters)
+        if modality == "rgb":
+            other = augment_rows(augment_keys, texture, case == BLEND)
+        elif depth_texture == "noise":
+            other, beta = noise, jnp.zeros_like(beta)
+        else:
+            other = jnp.sum(texture * LUMA[None, None, None], axis=-1, keepdims=True)
+        altered[modality] = jax.vmap(_apply)(case, image, other, mask, beta)
+        cases[modality] = case
+    return Anomalies(clean, altered, mask, foreground, cases)
 
 
 def _drawn_once(draw: Callable, keys: jax.Array, wanted: jax.Array) -> jax.Array:
@@ -130,16 +134,15 @@ def _drawn_once(draw: Callable, keys: jax.Array, wanted: jax.Array) -> jax.Array
     return jax.lax.platform_dependent(keys, cpu=branched, default=draw)
 
 
-def rotate_pair(
+def rotate_images(
     keys: jax.Array,
-    rgb: jax.Array | None,
-    depth: jax.Array | None,
+    images: Mapping[str, jax.Array],
     foreground: jax.Array,
     degrees: jax.Array | float,
     probability: jax.Array | float = 1.0,
     fill: str = "edge",
-) -> tuple[jax.Array | None, jax.Array | None, jax.Array]:
-    """Returns (rgb, depth, foreground), rows turned by U(-degrees, degrees) or not.
+) -> tuple[dict[str, jax.Array], jax.Array]:
+    """Returns (images, foreground), rows turned by U(-degrees, degrees) or not.
 
     Each is turned with the given probability. Bilinear; what comes from outside the
     image repeats its edge, so that neither colour nor depth gets values that no scan
@@ -147,17 +150,14 @@ def rotate_pair(
     Shapes as in `corrupt`, which is applied afterwards.
     """
 
-    def turn(key, *images):
+    def turn(key, images):
         turned = jax.random.uniform(jax.random.fold_in(key, 1)) < probability
         angle = turned * degrees * jax.random.uniform(key, (), minval=-1.0)
-        return [rotate(image, angle, fill) for image in images]
+        return jax.tree.map(lambda image: rotate(image, angle, fill), images)
 
-    given = [x for x in (rgb, depth, foreground.astype(jnp.float32)) if x is not None]
-    *turned, foreground = jax.vmap(turn)(keys, *given)
-    turned = iter(turned)
-    rgb = None if rgb is None else next(turned)
-    depth = None if depth is None else next(turned)
-    return rgb, depth, (foreground > 0.5).astype(jnp.float32)
+    given = dict(images), foreground.astype(jnp.float32)
+    images, foreground = jax.vmap(turn)(keys, given)
+    return images, (foreground > 0.5).astype(jnp.float32)
 
 
 def _draw_cases(keys: jax.Array, anomalous: jax.Array, parameters: Corruption):

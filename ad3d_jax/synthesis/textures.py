@@ -30,6 +30,11 @@ def procedural_textures(key: jax.Array, count: int, size: int) -> jax.Array:
     return jax.lax.map(lambda key: _texture(key, size), keys)
 
 
+def single_colours(key: jax.Array, count: int, size: int) -> jax.Array:
+    """Returns random colours as textures of one pixel, whatever `size`: [T,1,1,3]."""
+    return jax.random.randint(key, (count, 1, 1, 3), 0, 256).astype(jnp.uint8)
+
+
 def load_textures(
     folder: str | Path, size: int, limit: int | None = None, seed: int = 0
 ) -> np.ndarray:

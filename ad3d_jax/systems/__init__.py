@@ -11,13 +11,13 @@ from ad3d_jax.systems import (
     das3d,
     dbrn,
     draem,
-    dsr,
-    dsr3d,
     easynet,
     padim,
     patchcore,
     simplenet,
 )
+from ad3d_jax.systems.dsr import dsr as dsr2d
+from ad3d_jax.systems.dsr import dsr3d
 
 
 class Entry(NamedTuple):
@@ -33,7 +33,7 @@ SYSTEMS: dict[str, Entry] = {
     "das3d": Entry(das3d.Config, das3d.das3d, das3d.HYPER),
     "dbrn": Entry(dbrn.Config, dbrn.dbrn, dbrn.HYPER),
     "draem": Entry(draem.Config, draem.draem, draem.HYPER),
-    "dsr": Entry(dsr.Config, dsr.dsr, dsr.HYPER),
+    "dsr": Entry(dsr2d.Config, dsr2d.dsr, dsr2d.HYPER),
     "dsr3d": Entry(dsr3d.Config, dsr3d.dsr3d, dsr3d.HYPER),
     "easynet": Entry(easynet.Config, easynet.easynet, easynet.HYPER),
     "padim": Entry(padim.Config, padim.padim, padim.HYPER),

@@ -8,50 +8,53 @@ in the card `docs/systems/btf.md`.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ad3d_jax.base import Array, Batch, Gather, Scores, State, System, Tree
-from ad3d_jax.features.extractors import BACKBONES, feature_maps, init_backbone
-from ad3d_jax.features.patches import as_rows, cell_pool
+from ad3d_jax.base import Array, Batch, State, System, Tree
+from ad3d_jax.features.extractors import BACKBONES, feature_maps
+from ad3d_jax.features.patches import cell_pool
 from ad3d_jax.features.resnet import IMAGENET_MEAN, IMAGENET_STD
-from ad3d_jax.ops import coreset, knn
 from ad3d_jax.ops.blur import blur_8bit, gaussian_blur
 from ad3d_jax.ops.fpfh import fpfh
 from ad3d_jax.ops.hog import hog
 from ad3d_jax.ops.sift import dense_sift
-from ad3d_jax.systems import patchcore
-from ad3d_jax.systems.choices import check_choices
+from ad3d_jax.systems import banks
+from ad3d_jax.systems.backbones import init_frozen
+from ad3d_jax.systems.fields import check_choices, check_counts
+from ad3d_jax.systems.modalities import map_size
+
+HYPER: Mapping[str, float] = {}
 
 
 @dataclass(frozen=True)
-class Config:
-    """Structure of the system; a change of any field compiles anew."""
+class Config(banks.Bank):
+    """Structure of the system; a change of any field compiles anew.
 
+    The bank is that of `ind_knn_ad`, from which the release has it.
+    """
+
+    start: str = "first"
+    projection: str = "sparse"
+    precision: str = "float16"
+    distance: str = "l2"
+    reweight: str = "ind_knn"
+    support: int = 3
     features: str = "rgb_fpfh"  # or rgb | depth | raw | hog | sift | fpfh
     backbone: str = "wide_resnet50"  # of rgb, depth and rgb_fpfh; "" where none is used
     layers: tuple[str, ...] = ("layer2", "layer3")
     fpfh: str = "jnp"  # jnp | open3d, which the recipe has made
     cells: int = 28  # a side; a patch is a cell
-    fraction: float = 0.1  # of the training patches that the bank keeps
-    precision: str = "float16"  # of their choice: float16 (release) | float32
-    support: int = 3  # rows that the image score's re-weighting looks at
     blur: str = "8bit"  # 8bit | gaussian
     blur_radius: float = 4.0  # standard deviation, pixels
-    mode: str = "exact"  # of the search: exact | fast
-    match: bool = False  # say which training patch the worst patch matched
-    chunk_bytes: int = knn.CHUNK_BYTES  # memory of the rows compared at a time
 
 
-HYPER: Mapping[str, float] = {}
 FEATURE_SETS = {
     **{name: (name,) for name in ("rgb", "depth", "raw", "hog", "sift", "fpfh")},
     "rgb_fpfh": ("rgb", "fpfh"),
 }
-BLURS = ("8bit", "gaussian")
+BLURS = {"8bit": blur_8bit, "gaussian": gaussian_blur}
 FPFH_MAKERS = ("jnp", "open3d")
 
 
@@ -62,106 +65,59 @@ def btf(config: Config = Config()) -> System:  # noqa: B008 (immutable)
         ValueError: a field of the configuration is wrong.
     """
     check(config)
-    bank = bank_of(config)
-    parts = FEATURE_SETS[config.features]
-    needs = tuple(field_of(config, part) for part in parts)
-    phase = Gather(
-        name="bank",
-        emit=lambda key, state, batch: {
-            "rows": as_rows(cell_features(config, state.frozen, batch))
-        },
-        absorb=partial(patchcore.absorb, bank),
-        select={
-            "rows": coreset.greedy(
-                bank.fraction, bank.start, bank.projection, config.precision
-            )
-        },
-        plan=partial(patchcore.plan, bank),
-    )
+    needs = tuple(field_of(config, part) for part in FEATURE_SETS[config.features])
     # Cells that the recipe has made do not tell the size of the map.
     size = ("xyz",) if needs == ("extras.fpfh",) else ()
+
+    def features(state, batch):
+        return cell_features(config, state.frozen, batch)
+
+    def init(key, batch):
+        state = State(frozen=init_frozen(config, key) if has_network(config) else {})
+        return banks.with_empty_bank(config, state, features, batch)
+
+    def score(key, state, batch):
+        """Returns the distances to the bank, enlarged and blurred, and the worst one.
+
+        The worst distance counts less where what it matched is itself far from its own
+        neighbours in the bank (`reweight.image_score`, "ind_knn").
+        """
+        grid = features(state, batch)
+        scores = banks.compare(config, state, grid, map_size(batch))
+        return scores._replace(map=BLURS[config.blur](scores.map, config.blur_radius))
+
     return System(
         name="btf",
         needs_fit=needs,
         needs_score=(*size, *needs),
-        init=partial(init, config),
-        phases=(phase,),
-        score=partial(score, config),
+        init=init,
+        phases=(banks.bank_phase(config, features),),
+        score=score,
         sharded=("bank",),
-    )
-
-
-def bank_of(config: Config) -> patchcore.Config:
-    """Returns the bank as PatchCore describes it: the line of `ind_knn_ad`."""
-    return patchcore.Config(
-        fraction=config.fraction,
-        start="first",
-        projection="sparse",
-        distance="l2",
-        reweight="ind_knn",
-        support=config.support,
-        mode=config.mode,
-        match=config.match,
-        chunk_bytes=config.chunk_bytes,
     )
 
 
 def check(config: Config) -> None:
     """Raises ValueError where a field of the configuration is wrong."""
-    patchcore.check(bank_of(config))
+    banks.check(config)
     choices = {
         "features": tuple(FEATURE_SETS),
         "fpfh": FPFH_MAKERS,
-        "precision": coreset.PRECISIONS,
-        "blur": BLURS,
+        "blur": tuple(BLURS),
     }
     if has_network(config):
         choices["backbone"] = BACKBONES
     check_choices(config, choices)
-    if config.cells < 1 or config.blur_radius <= 0:
+    check_counts(config, "cells")
+    if config.blur_radius <= 0:
         raise ValueError(
-            "model.cells and model.blur_radius: expected more than 0, found "
-            f"{config.cells} and {config.blur_radius}"
+            f"model.blur_radius: expected more than 0, found {config.blur_radius}"
         )
 
 
 def has_network(config: Config) -> bool:
     """Returns whether the feature set has image features."""
     return not {"rgb", "depth"}.isdisjoint(FEATURE_SETS.get(config.features, ()))
-
-
-def init(config: Config, key: Array, batch: Batch) -> State:
-    """Returns the state with a random network, where there is one, and an empty bank.
-
-    Raises:
-        ValueError: the picture's size does not suit the feature set.
-    """
-    frozen = {}
-    if has_network(config):
-        last = max(config.layers, default="")
-        frozen["backbone"] = init_backbone(key, config.backbone, last)
-    grid = jax.eval_shape(partial(cell_features, config), frozen, batch)
-    return State(
-        frozen=frozen,
-        memory={
-            "bank": knn.empty(grid.shape[-1], config.chunk_bytes),
-            "origin": np.zeros(0, np.int32),
-        },
-    )
-
-
-def score(config: Config, key: Array, state: State, batch: Batch) -> Scores:
-    """Returns the distances to the bank, enlarged and blurred, and the worst one.
-
-    The worst distance counts less where what it matched is itself far from its own
-    neighbours in the bank (`reweight.image_score`, "ind_knn").
-    """
-    del key
-    size = (batch.xyz if batch.rgb is None else batch.rgb).shape[1:3]
-    grid = cell_features(config, state.frozen, batch)
-    scores = patchcore.compare(bank_of(config), state, grid, size)
-    blur = {"8bit": blur_8bit, "gaussian": gaussian_blur}[config.blur]
-    return scores._replace(map=blur(scores.map, config.blur_radius))
 
 
 # --- Features -------------------------------------------------------------------------
@@ -179,7 +135,7 @@ def cell_features(config: Config, frozen: Tree, batch: Batch) -> Array:
         batch: holds what `System.needs_fit` names.
 
     Raises:
-        ValueError: the picture or the precomputed cells do not fit `config.cells`.
+        ValueError: the image or the precomputed cells do not fit `config.cells`.
     """
     parts = FEATURE_SETS[config.features]
     cells = [MAKERS[part](config, frozen, batch) for part in parts]
@@ -194,7 +150,7 @@ def field_of(config: Config, part: str) -> str:
 
 
 def rgb_cells(config: Config, frozen: Tree, batch: Batch) -> Array:
-    """Returns network features of the picture; 1536 of wide_resnet50."""
+    """Returns network features of the image; 1536 of wide_resnet50."""
     return _network_cells(config, frozen, batch.rgb)
 
 
@@ -202,8 +158,8 @@ def depth_cells(config: Config, frozen: Tree, batch: Batch) -> Array:
     """Returns network features of z in metres, three times over, not normalised."""
     # The network's input is normalised; undone here, as the release has it.
     std = np.float32(IMAGENET_STD).reshape(1, 1, 1, 3)
-    picture = _z(batch) * std + np.float32(IMAGENET_MEAN).reshape(1, 1, 1, 3)
-    return _network_cells(config, frozen, picture)
+    image = _z(batch) * std + np.float32(IMAGENET_MEAN).reshape(1, 1, 1, 3)
+    return _network_cells(config, frozen, image)
 
 
 def raw_cells(config: Config, frozen: Tree, batch: Batch) -> Array:
@@ -212,20 +168,17 @@ def raw_cells(config: Config, frozen: Tree, batch: Batch) -> Array:
     As in the release a cell is no square block: its pixels follow on each other in the
     order of memory.
     """
-    del frozen
     _cell_side(config, batch)
     return _z(batch).reshape(batch.xyz.shape[0], config.cells, config.cells, -1)
 
 
 def hog_cells(config: Config, frozen: Tree, batch: Batch) -> Array:
     """Returns histograms of 8 gradient directions of z in every cell."""
-    del frozen
     return hog(_z(batch), cell=_cell_side(config, batch), orientations=8)
 
 
 def sift_cells(config: Config, frozen: Tree, batch: Batch) -> Array:
     """Returns dense SIFT of z, averaged over the cells: 128 numbers."""
-    del frozen
     return cell_pool(dense_sift(_z(batch)), config.cells)
 
 
@@ -234,7 +187,6 @@ def fpfh_cells(config: Config, frozen: Tree, batch: Batch) -> Array:
 
     A point counts if none of its coordinates is 0, as in the release.
     """
-    del frozen
     if config.fpfh == "jnp":
         there = jnp.all(batch.xyz != 0, axis=-1, keepdims=True)
         return cell_pool(fpfh(batch.xyz, there), config.cells)
@@ -257,9 +209,9 @@ MAKERS: Mapping[str, Callable[[Config, Tree, Batch], Array]] = {
 }
 
 
-def _network_cells(config: Config, frozen: Tree, picture: Array) -> Array:
+def _network_cells(config: Config, frozen: Tree, image: Array) -> Array:
     """Returns the maps of the layers, each averaged over the cells, side by side."""
-    maps = feature_maps(frozen["backbone"], config.backbone, picture, config.layers)
+    maps = feature_maps(frozen["backbone"], config.backbone, image, config.layers)
     return jnp.concatenate([cell_pool(x, config.cells) for x in maps], axis=-1)
 
 
@@ -271,12 +223,12 @@ def _cell_side(config: Config, batch: Batch) -> int:
     """Returns the side of a cell in pixels.
 
     Raises:
-        ValueError: the cells do not divide the picture into squares.
+        ValueError: the cells do not divide the image into squares.
     """
     height, width = batch.xyz.shape[1:3]
     if height != width or height % config.cells:
         raise ValueError(
-            f"model.features={config.features} needs a square picture whose side is a "
+            f"model.features={config.features} needs a square image whose side is a "
             f"multiple of model.cells = {config.cells}, found {height} x {width}"
         )
     return height // config.cells

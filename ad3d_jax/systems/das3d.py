@@ -1,4 +1,4 @@
-"""DAS3D: paired anomalies of shape and colour, restored and judged by both modalities.
+"""DAS3D: paired anomalies of shape and colour, restored and compared in both.
 
 K. Li, B. Dai, J. Fu, X. Hou, "DAS3D: Dual-modality Anomaly Synthesis for 3D Anomaly
 Detection", ECCV 2024 workshops, arXiv 2410.09821. We know its abstract and no code: the
@@ -21,50 +21,30 @@ import jax.numpy as jnp
 import optax
 
 from ad3d_jax import losses
-from ad3d_jax.base import (
-    Across,
-    Array,
-    Batch,
-    Scores,
-    State,
-    System,
-    Train,
-    Tree,
-    Update,
-)
+from ad3d_jax.base import Array, Batch, Scores, State, System, Train, Update
 from ad3d_jax.nn import batch_norm
 from ad3d_jax.nn.auto_encoder import AutoEncoder, scaled
-from ad3d_jax.nn.initialise import initialise
 from ad3d_jax.nn.paired_unet import PairedUNet
-from ad3d_jax.nn.scope import Scope, scoring
+from ad3d_jax.nn.scope import Scope, scoring, training
 from ad3d_jax.nn.unet import UNet
 from ad3d_jax.ops.blur import largest_mean
-from ad3d_jax.schedules import SCHEDULES
+from ad3d_jax.schedules import SCHEDULES, adam
+from ad3d_jax.synthesis.anomalies import Anomalies
 from ad3d_jax.synthesis.displacement import Displacement
-from ad3d_jax.synthesis.paired import Pair, Pairing, alter_pair
-from ad3d_jax.synthesis.pictures import name_pictures
-from ad3d_jax.synthesis.textures import procedural_textures
-from ad3d_jax.systems.choices import check_choices
+from ad3d_jax.synthesis.paired import Pairing, alter_pair
+from ad3d_jax.systems.fields import DTYPES, check_choices, check_counts
+from ad3d_jax.systems.modalities import (
+    CHANNELS,
+    GEOMETRIES,
+    captioned,
+    gallery,
+    map_size,
+    modality_inputs,
+    needed_fields,
+)
+from ad3d_jax.systems.textured import Textured, init_state
 
-
-@dataclass(frozen=True)
-class Config:
-    """Structure of the system; a change of any field compiles anew."""
-
-    reconstruction: str = "unet"  # unet (with skips) | auto_encoder (without)
-    reconstruction_width: int = 64  # first width, doubled up to eight times
-    reconstruction_levels: int = 5  # number of times that the image is halved
-    discriminator_width: int = 32
-    discriminator_levels: int = 4
-    sigma: tuple[float, float] = (1.0, 6.0)  # of the skew-Gaussian filter, pixels
-    textures: int = 64  # procedural textures, unless a folder is given
-    texture_size: int = 256  # side of a texture, pixels
-    schedule: str = "step"  # step (x0.2 at 80 % and 90 %) | cosine (50 warm-up steps)
-    epochs: int = 500
-    score_window: int = 21  # side of the mean filter before the image maximum, pixels
-    dtype: str = "float32"  # compute type; parameters and statistics stay float32
-
-
+MODALITIES = tuple(CHANNELS)
 HYPER: Mapping[str, float] = {
     "learning_rate": 1e-4,
     "probability_normal": 0.5,
@@ -83,21 +63,18 @@ HYPER: Mapping[str, float] = {
 }
 
 
-class Networks(NamedTuple):
-    """Modules by the names of their parameters."""
+@dataclass(frozen=True)
+class Config(Textured):
+    """Structure of the system; a change of any field compiles anew."""
 
-    rgb: object
-    depth: object
-    discriminator: PairedUNet
-
-
-class Pass(NamedTuple):
-    """One forward pass over a batch."""
-
-    rgb: Array  # [B,H,W,3] reconstruction
-    depth: Array  # [B,H,W,1]
-    probabilities: Array  # [B,H,W,2] of normal and anomalous
-    sums: Tree  # statistics of the batch norms, by network
+    geometry: str = "depth"  # depth | height, see systems.modalities
+    reconstruction: str = "unet"  # unet (with skips) | auto_encoder (without)
+    reconstruction_width: int = 64  # first width, doubled up to eight times
+    reconstruction_levels: int = 5  # number of times that the image is halved
+    discriminator_width: int = 32
+    discriminator_levels: int = 4
+    sigma: tuple[float, float] = (1.0, 6.0)  # of the skew-Gaussian filter, pixels
+    epochs: int = 500
 
 
 def das3d(config: Config = Config()) -> System:  # noqa: B008 (frozen)
@@ -108,13 +85,47 @@ def das3d(config: Config = Config()) -> System:  # noqa: B008 (frozen)
     """
     check(config)
     networks = build_networks(config)
-    needs = ("rgb", "extras.depth_normalised")
-    update = Update(
-        loss=partial(loss, config, networks), optimizer=partial(optimizer, config)
-    )
+    needs = needed_fields(MODALITIES, config.geometry)
+
+    def init(key, batch):
+        size = map_size(batch)
+        shapes = {m: ((1, *size, CHANNELS[m]),) for m in MODALITIES}
+        shapes["discriminator"] = ((1, *size, 6), (1, *size, 2))
+        keys = jax.random.split(key, len(networks) + 1)
+        return init_state(config, networks, shapes, HYPER, keys)
+
+    def loss(keys, params, state, batch, across):
+        """Reconstruction of both modalities, and focal and smooth L1 segmentation."""
+        made = make_anomalies(config, keys, state, batch)
+        scope = training(params, state, batch, across)
+        out = forward(networks, scope, made.altered)
+        truth = jnp.concatenate([1.0 - made.mask, made.mask], axis=-1)
+        terms = {
+            m: losses.reconstruction_map(made.clean[m], restored)
+            for m, restored in out.reconstructions.items()
+        }
+        focal = losses.focal_loss(out.probabilities, made.mask[..., 0], alpha=None)
+        overlap = optax.huber_loss(out.probabilities, truth)
+        terms |= {"focal": focal, "overlap": jnp.mean(overlap, axis=-1)}
+        info = {name: jnp.mean(term, axis=(1, 2)) for name, term in terms.items()}
+        total = sum(state.hyper[f"loss_{name}"] * info[name] for name in terms)
+        return total, scope.sums, {**info, "mask_area": made.area()}
+
+    def optimizer(hyper, steps):
+        return adam(config.schedule, hyper["learning_rate"], steps)
+
+    def score(key, state, batch):
+        """Returns the probability of an anomaly and its smoothed maximum."""
+        inputs = modality_inputs(batch, MODALITIES, config.geometry)
+        out = forward(networks, scoring(state), inputs)
+        anomalous = out.probabilities[..., 1:]
+        image = largest_mean(anomalous, config.score_window)
+        parts = captioned("reconstruction", out.reconstructions, config.geometry)
+        return Scores(anomalous, image, parts)
+
     train = Train(
         name="train",
-        updates=(update,),
+        updates=(Update(loss, optimizer),),
         steps=0,
         epochs=config.epochs,
         fold=batch_norm.fold_modules,
@@ -123,33 +134,41 @@ def das3d(config: Config = Config()) -> System:  # noqa: B008 (frozen)
         name="das3d",
         needs_fit=(*needs, "foreground"),
         needs_score=needs,
-        init=partial(init, config, networks),
+        init=init,
         phases=(train,),
-        score=partial(score, config, networks),
-        synthesise=partial(synthesise, config),
+        score=score,
+        synthesise=gallery(partial(make_anomalies, config), config.geometry),
     )
 
 
 def check(config: Config) -> None:
     """Raises ValueError where a field holds a value that no variant has."""
     allowed = {
+        "geometry": GEOMETRIES,
         "reconstruction": ("unet", "auto_encoder"),
         "schedule": tuple(SCHEDULES),
-        "dtype": ("float32", "bfloat16"),
+        "dtype": DTYPES,
     }
     check_choices(config, allowed)
     if len(config.sigma) != 2 or not 0 < config.sigma[0] <= config.sigma[1]:
         raise ValueError(
             f"model.sigma: expected 0 < lowest <= highest, found {config.sigma}"
         )
-    for name in ("reconstruction_levels", "discriminator_levels", "epochs"):
-        value = getattr(config, name)
-        if value < 1:
-            raise ValueError(f"model.{name}: expected at least 1, found {value}")
+    check_counts(config, "reconstruction_levels", "discriminator_levels", "epochs")
 
 
-def build_networks(config: Config) -> Networks:
-    """Returns the modules of the variant, unbound to parameters."""
+# --- The networks ---------------------------------------------------------------------
+
+
+class Pass(NamedTuple):
+    """One forward pass over a batch."""
+
+    reconstructions: Mapping[str, Array]  # modality -> [B,H,W,C]
+    probabilities: Array  # [B,H,W,2] of normal and anomalous
+
+
+def build_networks(config: Config) -> dict:
+    """Returns the modules by the names of their parameters, modalities first."""
     dtype = jnp.dtype(config.dtype)
     size = config.reconstruction_width, config.reconstruction_levels
 
@@ -159,7 +178,8 @@ def build_networks(config: Config) -> Networks:
         return UNet(unet_widths(*size), out_channels=channels, dtype=dtype)
 
     widths = unet_widths(config.discriminator_width, config.discriminator_levels)
-    return Networks(restorer(3), restorer(1), PairedUNet(widths, dtype=dtype))
+    modules = {m: restorer(CHANNELS[m]) for m in MODALITIES}
+    return {**modules, "discriminator": PairedUNet(widths, dtype=dtype)}
 
 
 def unet_widths(width: int, levels: int) -> tuple[int, ...]:
@@ -167,37 +187,23 @@ def unet_widths(width: int, levels: int) -> tuple[int, ...]:
     return tuple(width * min(2**level, 8) for level in range(levels + 1))
 
 
-# --- The phase ------------------------------------------------------------------------
+def forward(networks: Mapping, scope: Scope, inputs: Mapping[str, Array]) -> Pass:
+    """Restores both modalities and compares them with what was given."""
+    restored = {}
+    for modality, image in inputs.items():
+        output = scope.apply(modality, networks[modality], image)
+        restored[modality] = output[0] if isinstance(output, tuple) else output
+    pairs = [jnp.concatenate([inputs[m], restored[m]], axis=-1) for m in MODALITIES]
+    logits = scope.apply("discriminator", networks["discriminator"], *pairs)
+    return Pass(restored, jax.nn.softmax(logits, axis=-1))
 
 
-def init(config: Config, networks: Networks, key: Array, batch: Batch) -> State:
-    """Returns fresh parameters, batch statistics, procedural textures and constants."""
-    size = batch.rgb.shape[1:3]
-    channels = {"rgb": (3,), "depth": (1,), "discriminator": (6, 2)}
-
-    def build(key):
-        keys = iter(jax.random.split(key, len(networks) + 1))
-        variables = {
-            name: module.init(
-                next(keys),
-                *(jnp.zeros((1, *size, c)) for c in channels[name]),
-                train=False,
-            )
-            for name, module in networks._asdict().items()
-        }
-        textures = procedural_textures(next(keys), config.textures, config.texture_size)
-        return variables, textures
-
-    variables, textures = initialise(build, key)
-    return State(
-        params={name: v["params"] for name, v in variables.items()},
-        frozen={"textures": textures},
-        extra={"batch_stats": {n: v["batch_stats"] for n, v in variables.items()}},
-        hyper={name: jnp.float32(value) for name, value in HYPER.items()},
-    )
+# --- The anomalies --------------------------------------------------------------------
 
 
-def make_anomalies(config: Config, keys: Array, state: State, batch: Batch) -> Pair:
+def make_anomalies(
+    config: Config, keys: Array, state: State, batch: Batch
+) -> Anomalies:
     """Returns the batch's pairs, some altered in shape, in colour or in both."""
     hyper = state.hyper
     low, high = config.sigma
@@ -218,97 +224,9 @@ def make_anomalies(config: Config, keys: Array, state: State, batch: Batch) -> P
     )
     return alter_pair(
         keys,
-        batch.rgb,
-        batch.extras["depth_normalised"],
+        modality_inputs(batch, MODALITIES, config.geometry),
         batch.foreground,
         state.frozen["textures"],
         parameters,
         reach=ceil(3 * high),
     )
-
-
-def synthesise(
-    config: Config, keys: Array, state: State, batch: Batch
-) -> Mapping[str, Array]:
-    """Returns pictures of what the loss trains on, see `base.System`."""
-    made = make_anomalies(config, keys, state, batch)
-    clean = {"rgb": batch.rgb, "depth": batch.extras["depth_normalised"]}
-    return name_pictures(made.mask, clean, {"rgb": made.rgb, "depth": made.depth})
-
-
-def loss(
-    config: Config,
-    networks: Networks,
-    keys: Array,
-    params: Tree,
-    state: State,
-    batch: Batch,
-    across: Across,
-) -> tuple[Array, Tree, Mapping[str, Array]]:
-    """Reconstruction of both modalities, and focal and smooth L1 segmentation."""
-    made = make_anomalies(config, keys, state, batch)
-    scope = Scope(params, state.extra["batch_stats"], True, batch.weight, across)
-    out = forward(networks, scope, made.rgb, made.depth)
-
-    truth = jnp.concatenate([1.0 - made.mask, made.mask], axis=-1)
-    focal = losses.focal_loss(out.probabilities, made.mask[..., 0], alpha=None)
-    overlap = optax.huber_loss(out.probabilities, truth)
-    depth = batch.extras["depth_normalised"]
-    terms = {
-        "rgb": losses.reconstruction_map(batch.rgb, out.rgb),
-        "depth": losses.reconstruction_map(depth, out.depth),
-        "focal": focal,
-        "overlap": jnp.mean(overlap, axis=-1),
-    }
-    info = {name: jnp.mean(term, axis=(1, 2)) for name, term in terms.items()}
-    total = sum(state.hyper[f"loss_{name}"] * info[name] for name in terms)
-    info["mask_area"] = jnp.mean(made.mask, axis=(1, 2, 3))
-    return total, out.sums, info
-
-
-def forward(networks: Networks, scope: Scope, rgb: Array, depth: Array) -> Pass:
-    """Restores both modalities and compares them with what was given.
-
-    Args:
-        networks: modules of `build_networks`.
-        scope: parameters and statistics.
-        rgb: [B,H,W,3], altered while training.
-        depth: [B,H,W,1] likewise.
-    """
-    sums: dict = {}
-    apply = partial(scope.apply, sums, weight=scope.weight)
-
-    def restore(name: str, x: Array) -> Array:
-        output = apply(name, getattr(networks, name), x)
-        return output[0] if isinstance(output, tuple) else output
-
-    new_rgb, new_depth = restore("rgb", rgb), restore("depth", depth)
-    logits = apply(
-        "discriminator",
-        networks.discriminator,
-        jnp.concatenate([rgb, new_rgb], axis=-1),
-        jnp.concatenate([depth, new_depth], axis=-1),
-    )
-    return Pass(new_rgb, new_depth, jax.nn.softmax(logits, axis=-1), sums)
-
-
-def optimizer(
-    config: Config, hyper: Mapping[str, Array], steps: int
-) -> optax.GradientTransformation:
-    """Adam over all networks at once."""
-    return optax.adam(SCHEDULES[config.schedule](hyper["learning_rate"], steps))
-
-
-# --- Scoring --------------------------------------------------------------------------
-
-
-def score(
-    config: Config, networks: Networks, key: Array, state: State, batch: Batch
-) -> Scores:
-    """Returns the probability of an anomaly and its smoothed maximum, row by row."""
-    scope = scoring(state.params, state.extra["batch_stats"])
-    out = forward(networks, scope, batch.rgb, batch.extras["depth_normalised"])
-    anomalous = out.probabilities[..., 1:]
-    image = largest_mean(anomalous, config.score_window)
-    parts = {"reconstruction_rgb": out.rgb, "reconstruction_depth": out.depth}
-    return Scores(anomalous, image, parts)

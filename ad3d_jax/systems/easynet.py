@@ -10,16 +10,15 @@ alone, another both modalities; at test time an entropy gate picks between their
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from ad3d_jax import losses
 from ad3d_jax.base import (
-    Across,
     Array,
     Batch,
     Gather,
@@ -33,24 +32,22 @@ from ad3d_jax.base import (
     sample_keys,
 )
 from ad3d_jax.nn import batch_norm
-from ad3d_jax.nn.initialise import initialise
-from ad3d_jax.nn.scope import Scope, scoring
+from ad3d_jax.nn.scope import scoring, training
 from ad3d_jax.ops.blur import largest_mean
-from ad3d_jax.schedules import SCHEDULES
-from ad3d_jax.synthesis.pictures import name_pictures
-from ad3d_jax.synthesis.rgbd import NORMAL, Corruption, corrupt
-from ad3d_jax.synthesis.textures import procedural_textures
-from ad3d_jax.systems.choices import check_choices
+from ad3d_jax.schedules import SCHEDULES, adam
+from ad3d_jax.synthesis.anomalies import Anomalies
+from ad3d_jax.synthesis.rgbd import NORMAL, corrupt, corruption
 from ad3d_jax.systems.easynet_gate import best_threshold, entropy_gain
 from ad3d_jax.systems.easynet_networks import (
     HEADS,
-    Config,
-    Networks,
     build_networks,
     forward,
-    init_variables,
+    input_shapes,
     modalities,
 )
+from ad3d_jax.systems.fields import DTYPES, check_choices
+from ad3d_jax.systems.modalities import captioned, gallery, map_size
+from ad3d_jax.systems.textured import Textured, init_state
 
 HYPER: Mapping[str, float] = {
     "learning_rate": 2e-4,
@@ -71,6 +68,25 @@ CALIBRATION = (
 MARGIN = 0.1  # of [0,1], kept free at both ends of the object's depths
 
 
+@dataclass(frozen=True)
+class Config(Textured):
+    """Structure of the system; a change of any field compiles anew."""
+
+    mode: str = "fusion1"  # rgb | depth | rgbd | fusion1 (joint) | fusion2 (in turn)
+    layers: int = 2  # levels that are compared: 1, 2 or 3
+    width: int = 128  # first width of the auto-encoders
+    halvings: int = 4  # of the image, in the auto-encoders
+    mlp_width: int = 512  # of a level's perceptron; the heads go with it
+    gate: str = "control"  # control (by entropy) | close (colour map) | open (fusion)
+    threshold: str = "calibrated"  # of the gate; given = hyper.gate_threshold
+    depth_range: str = "object"  # object | all_pixels (release): what is 0..1
+    depth_8bit: bool = False  # release: depth in 256 levels
+    depth_channels: int = 3  # identical ones, as in the release
+    depth_texture: str = "noise"  # of synthetic anomalies; grey = blended, as DBRN
+    bgr: bool = False  # release: networks see blue first
+    epochs: int = 770  # of each phase
+
+
 class Stage(NamedTuple):
     """What one Train phase learns."""
 
@@ -86,24 +102,101 @@ def easynet(config: Config = Config()) -> System:  # noqa: B008 (frozen)
         ValueError: a field of the configuration has an unknown value.
     """
     check(config)
-    networks = build_networks(config)
-    needs = modalities(config)
-    phases = tuple(train_phase(config, networks, stage) for stage in stages(config))
-    if is_gated(config):
-        calibrate = Gather(
-            name="calibrate",
-            emit=partial(calibration_rows, config, networks),
-            absorb=calibrated,
+    networks, heads = build_networks(config), tuple(HEADS[config.mode])
+    needs = modalities(config.mode)
+    gated = len(heads) == 2  # two maps to choose from
+
+    def init(key, batch):
+        network_key, texture_key = jax.random.split(key)
+        keys = jax.random.split(network_key, len(networks))
+        keys = jnp.concatenate([keys, texture_key[None]])
+        shapes = input_shapes(config, map_size(batch))
+        state = init_state(config, networks, shapes, HYPER, keys)
+        if not gated:
+            return state
+        none_yet = {name: jnp.zeros(0) for name in CALIBRATION}
+        none_yet["is_altered"] = jnp.zeros(0, bool)
+        memory = {"threshold": jnp.float32(0), "calibration": none_yet}
+        return state._replace(memory=memory)
+
+    def train_phase(stage):
+        reads = {m for head in stage.heads for m in HEADS[config.mode][head]}
+        branches = [f"branch_{m}" for m in sorted(reads - set(stage.frozen))]
+
+        def loss(keys, params, state, batch, across):
+            """Reconstruction of each modality that is learned, plus focal loss."""
+            made = make_anomalies(config, keys, state, batch)
+            scope = training(params, state, batch, across)
+            seen, (_, read, frozen) = made.altered, stage
+            out = forward(config, networks, scope, seen, read, frozen)
+            info = {
+                m: reconstruction_loss(m, made.clean[m], restored)
+                for m, restored in out.reconstructions.items()
+                if m not in stage.frozen
+            }
+            for head, probabilities in out.maps.items():
+                truth = visible_mask(made, head)[..., 0]
+                focal = losses.focal_loss(probabilities, truth, alpha=None)
+                info[f"focal_{head}"] = jnp.mean(focal, axis=(1, 2))
+            total = sum(state.hyper[f"loss_{name}"] * x for name, x in info.items())
+            return total, scope.sums, {**info, "mask_area": made.area()}
+
+        def optimizer(hyper, steps):
+            return adam(config.schedule, hyper["learning_rate"], steps)
+
+        trainable = (*branches, *(f"head_{head}" for head in stage.heads))
+        return Train(
+            name=stage.name,
+            updates=(Update(loss, optimizer, trainable),),
+            steps=0,
+            epochs=config.epochs,
+            fold=batch_norm.fold_modules,
         )
-        phases = (*phases, calibrate)
+
+    def calibration_rows(key, state, batch):
+        """Returns what the gate would see of each sample, clean and altered, [B]."""
+        always = {**state.hyper, "probability_normal": jnp.float32(0)}
+        keys, always = sample_keys(key, batch), state._replace(hyper=always)
+        made = make_anomalies(config, keys, always, batch)
+        rows = {"is_altered": jnp.any(made.mask > 0, axis=(1, 2, 3))}
+        for name, inputs in (("clean", made.clean), ("altered", made.altered)):
+            out = forward(config, networks, scoring(state), inputs, heads)
+            rows[f"gain_{name}"] = entropy_gain(out.pooled["rgb"], out.pooled["depth"])
+            for head, probabilities in out.maps.items():
+                score = largest_mean(probabilities[..., 1:], config.score_window)
+                rows[f"{head}_{name}"] = score
+        return rows
+
+    def score(key, state, batch):
+        """Returns the map that the gate takes and its smoothed maximum, row by row."""
+        inputs = modality_inputs(config, batch)
+        out = forward(config, networks, scoring(state), inputs, heads)
+        maps = {head: x[..., 1:] for head, x in out.maps.items()}
+        images = {
+            m: x if m == "rgb" else jnp.mean(x, -1, keepdims=True)
+            for m, x in out.reconstructions.items()
+        }
+        parts = captioned("reconstruction", images, "depth")
+        if gated:
+            taken = takes_fusion(config, state, out.pooled)[:, None, None, None]
+            chosen = jnp.where(taken, maps["fusion"], maps["rgb"])
+            parts |= {f"map_{head}": map for head, map in maps.items()}
+            parts["gate"] = jnp.broadcast_to(taken, chosen.shape).astype(jnp.float32)
+        else:
+            (chosen,) = maps.values()
+        return Scores(chosen, largest_mean(chosen, config.score_window), parts)
+
+    phases = [train_phase(stage) for stage in stages(config)]
+    if gated:
+        phases.append(Gather("calibrate", calibration_rows, calibrated))
     return System(
         name="easynet",
         needs_fit=(*needs, "foreground"),
         needs_score=needs,
-        init=partial(init, config, networks),
-        phases=phases,
-        score=partial(score, config, networks),
-        synthesise=partial(synthesise, config),
+        init=init,
+        phases=tuple(phases),
+        score=score,
+        synthesise=gallery(partial(make_anomalies, config), "depth"),
     )
 
 
@@ -118,14 +211,9 @@ def check(config: Config) -> None:
         "depth_channels": (1, 3),
         "depth_texture": ("noise", "grey"),
         "schedule": tuple(SCHEDULES),
-        "dtype": ("float32", "bfloat16"),
+        "dtype": DTYPES,
     }
     check_choices(config, allowed)
-
-
-def is_gated(config: Config) -> bool:
-    """Returns whether the mode has two maps to choose from."""
-    return len(HEADS[config.mode]) == 2
 
 
 def stages(config: Config) -> tuple[Stage, ...]:
@@ -138,123 +226,25 @@ def stages(config: Config) -> tuple[Stage, ...]:
 # --- The phases -----------------------------------------------------------------------
 
 
-def init(config: Config, networks: Networks, key: Array, batch: Batch) -> State:
-    """Returns fresh parameters, batch statistics, procedural textures and constants."""
-    size = batch.foreground.shape[1:3]
-
-    def build(key):
-        network_key, texture_key = jax.random.split(key)
-        textures = procedural_textures(
-            texture_key, config.textures, config.texture_size
-        )
-        return init_variables(config, networks, network_key, size), textures
-
-    variables, textures = initialise(build, key)
-    none_yet = {name: jnp.zeros(0) for name in CALIBRATION}
-    none_yet["is_altered"] = jnp.zeros(0, bool)
-    memory = {"threshold": jnp.float32(0), "calibration": none_yet}
-    return State(
-        params={name: v["params"] for name, v in variables.items()},
-        frozen={"textures": textures},
-        extra={"batch_stats": {n: v["batch_stats"] for n, v in variables.items()}},
-        memory=memory if is_gated(config) else {},
-        hyper={name: jnp.float32(value) for name, value in HYPER.items()},
-    )
-
-
-def train_phase(config: Config, networks: Networks, stage: Stage) -> Train:
-    """Returns the phase of a stage."""
-    reads = {m for head in stage.heads for m in HEADS[config.mode][head]}
-    branches = tuple(f"branch_{m}" for m in sorted(reads - set(stage.frozen)))
-    update = Update(
-        loss=partial(loss, config, networks, stage),
-        optimizer=partial(optimizer, config),
-        trainable=(*branches, *(f"head_{head}" for head in stage.heads)),
-    )
-    return Train(
-        name=stage.name,
-        updates=(update,),
-        steps=0,
-        epochs=config.epochs,
-        fold=batch_norm.fold_modules,
-    )
-
-
-class Anomalies(NamedTuple):
-    """Clean samples, what the networks see of them in training, and the truth."""
-
-    clean: Mapping[str, Array]  # modality -> [B,H,W,C]
-    altered: Mapping[str, Array]
-    mask: Array  # [B,H,W,1] float32, altered pixels
-    masks: Mapping[str, Array]  # head -> the mask of what it can see
-
-
 def make_anomalies(
     config: Config, keys: Array, state: State, batch: Batch
 ) -> Anomalies:
     """Returns samples, some with a blended texture and with noise for depth (§3.2)."""
-    hyper = state.hyper
-    clean = modality_inputs(config, batch)
-    corruption = Corruption(
-        p_normal=hyper["probability_normal"],
-        p_cut_out=0.0,
-        p_single=hyper["probability_single"],
-        beta_high=hyper["beta_max"],
-    )
-    made = corrupt(
+    return corrupt(
         fold_each(keys, 0),
-        clean.get("rgb"),
-        clean.get("depth"),
+        modality_inputs(config, batch),
         batch.foreground,
         state.frozen["textures"],
-        corruption,
+        corruption(state.hyper),
         config.depth_texture,
     )
 
-    def seen(case):
-        return made.mask * (case != NORMAL)[:, None, None, None]
 
-    masks = {"rgb": seen(made.rgb_case), "depth": seen(made.depth_case)}
-    return Anomalies(
-        clean,
-        {m: getattr(made, m) for m in clean},
-        made.mask,
-        {**masks, "fusion": made.mask},
-    )
-
-
-def synthesise(
-    config: Config, keys: Array, state: State, batch: Batch
-) -> Mapping[str, Array]:
-    """Returns pictures of what the loss trains on, see `base.System`."""
-    made = make_anomalies(config, keys, state, batch)
-    return name_pictures(made.mask, made.clean, made.altered)
-
-
-def loss(
-    config: Config,
-    networks: Networks,
-    stage: Stage,
-    keys: Array,
-    params: Tree,
-    state: State,
-    batch: Batch,
-    across: Across,
-) -> tuple[Array, Tree, Mapping[str, Array]]:
-    """Reconstruction of each modality that is learned, plus focal segmentation."""
-    made = make_anomalies(config, keys, state, batch)
-    scope = Scope(params, state.extra["batch_stats"], True, batch.weight, across)
-    out = forward(config, networks, scope, made.altered, stage.heads, stage.frozen)
-    info = {}
-    for m, restored in out.reconstructions.items():
-        if m not in stage.frozen:
-            info[m] = reconstruction_loss(m, made.clean[m], restored)
-    for head, probabilities in out.maps.items():
-        focal = losses.focal_loss(probabilities, made.masks[head][..., 0], alpha=None)
-        info[f"focal_{head}"] = jnp.mean(focal, axis=(1, 2))
-    total = sum(state.hyper[f"loss_{name}"] * value for name, value in info.items())
-    info["mask_area"] = jnp.mean(made.mask, axis=(1, 2, 3))
-    return total, out.sums, info
+def visible_mask(made: Anomalies, head: str) -> Array:
+    """Returns the mask [B,H,W,1] of what a head can see: its image may be spared."""
+    if head == "fusion":
+        return made.mask
+    return made.mask * (made.cases[head] != NORMAL)[:, None, None, None]
 
 
 def reconstruction_loss(modality: str, clean: Array, restored: Array) -> Array:
@@ -264,35 +254,8 @@ def reconstruction_loss(modality: str, clean: Array, restored: Array) -> Array:
     return jnp.mean(jnp.square(clean - restored), axis=(1, 2, 3))
 
 
-def optimizer(
-    config: Config, hyper: Mapping[str, Array], steps: int
-) -> optax.GradientTransformation:
-    """Adam under the schedule."""
-    return optax.adam(SCHEDULES[config.schedule](hyper["learning_rate"], steps))
-
-
-def calibration_rows(
-    config: Config, networks: Networks, key: Array, state: State, batch: Batch
-) -> Mapping[str, Array]:
-    """Returns what the gate would see of each sample, clean and altered, [B] each."""
-    always = {**state.hyper, "probability_normal": jnp.float32(0)}
-    made = make_anomalies(
-        config, sample_keys(key, batch), state._replace(hyper=always), batch
-    )
-    rows = {"is_altered": jnp.any(made.mask > 0, axis=(1, 2, 3))}
-    scope = scoring(state.params, state.extra["batch_stats"])
-    for name, inputs in (("clean", made.clean), ("altered", made.altered)):
-        out = forward(config, networks, scope, inputs, tuple(HEADS[config.mode]))
-        rows[f"gain_{name}"] = entropy_gain(out.pooled["rgb"], out.pooled["depth"])
-        for head, probabilities in out.maps.items():
-            score = largest_mean(probabilities[..., 1:], config.score_window)
-            rows[f"{head}_{name}"] = score
-    return rows
-
-
 def calibrated(key: Array, state: State, rows: Tree) -> State:
     """Returns the state with the gate's threshold, and the rows that it rests on."""
-    del key
 
     def both(name):
         return jnp.concatenate([rows[f"{name}_clean"], rows[f"{name}_altered"]])
@@ -317,7 +280,7 @@ def modality_inputs(config: Config, batch: Batch) -> dict[str, Array]:
         "rgb": lambda: batch.rgb,
         "depth": lambda: normalised_depth(config, batch.depth),
     }
-    return {m: makers[m]() for m in modalities(config)}
+    return {m: makers[m]() for m in modalities(config.mode)}
 
 
 def normalised_depth(config: Config, depth: Array) -> Array:
@@ -344,31 +307,6 @@ def normalised_depth(config: Config, depth: Array) -> Array:
 
 
 # --- Scoring --------------------------------------------------------------------------
-
-
-def score(
-    config: Config, networks: Networks, key: Array, state: State, batch: Batch
-) -> Scores:
-    """Returns the map that the gate takes and its smoothed maximum, row by row."""
-    del key
-    scope = scoring(state.params, state.extra["batch_stats"])
-    heads = tuple(HEADS[config.mode])
-    out = forward(config, networks, scope, modality_inputs(config, batch), heads)
-    maps = {head: probabilities[..., 1:] for head, probabilities in out.maps.items()}
-    parts = {
-        f"reconstruction_{m}": x if m == "rgb" else jnp.mean(x, -1, keepdims=True)
-        for m, x in out.reconstructions.items()
-    }
-    if is_gated(config):
-        taken = takes_fusion(config, state, out.pooled)[:, None, None, None]
-        chosen = jnp.where(taken, maps["fusion"], maps["rgb"])
-        parts |= {f"map_{head}": map for head, map in maps.items()}
-        parts["gate"] = jnp.broadcast_to(taken, chosen.shape).astype(jnp.float32)
-    else:
-        (chosen,) = maps.values()
-    return Scores(
-        map=chosen, image=largest_mean(chosen, config.score_window), parts=parts
-    )
 
 
 def takes_fusion(config: Config, state: State, pooled: Mapping[str, Array]) -> Array:

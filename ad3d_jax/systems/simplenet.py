@@ -15,43 +15,17 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ad3d_jax.base import (
-    Across,
-    Array,
-    Batch,
-    Scores,
-    State,
-    System,
-    Train,
-    Tree,
-    Update,
-)
-from ad3d_jax.features.extractors import init_backbone
-from ad3d_jax.features.modalities import (
-    embed_maps,
-    modality_maps,
-    needed_fields,
-)
+from ad3d_jax.base import Array, Scores, State, System, Train, Update
+from ad3d_jax.features.modalities import embed_maps, modality_maps, needed_fields
 from ad3d_jax.features.patches import patchcore_patches
 from ad3d_jax.nn import batch_norm
 from ad3d_jax.nn.feature_discriminator import Adaptor, FeatureDiscriminator
+from ad3d_jax.nn.scope import init_networks, scoring, training
 from ad3d_jax.ops.blur import gaussian_blur
 from ad3d_jax.ops.resize import resize_bilinear
-
-
-@dataclass(frozen=True)
-class Config:
-    """Structure of the system; a change of any field compiles anew."""
-
-    modalities: tuple[str, ...] = ("rgb",)  # depth is our extension
-    backbone: str = "wide_resnet50"
-    layers: tuple[str, ...] = ("layer2", "layer3")
-    dimensions: int = 1536  # of a modality's patch features
-    hidden: int = 1024  # width of the discriminator
-    noise_levels: int = 1  # K: each patch draws one of noise * 1.1^k, k < K
-    epochs: int = 160  # 40 meta-epochs of 4 in the release
-    sigma: float = 4.0  # of the map's Gaussian, pixels
-
+from ad3d_jax.systems.backbones import Backboned, init_frozen
+from ad3d_jax.systems.fields import check_counts, numbers
+from ad3d_jax.systems.modalities import map_size
 
 HYPER: Mapping[str, float] = {
     "noise": 0.015,
@@ -63,6 +37,17 @@ HYPER: Mapping[str, float] = {
 }
 
 
+@dataclass(frozen=True)
+class Config(Backboned):
+    """Structure of the system; a change of any field compiles anew."""
+
+    dimensions: int = 1536  # of a modality's patch features
+    hidden: int = 1024  # width of the discriminator
+    noise_levels: int = 1  # K: each patch draws one of noise * 1.1^k, k < K
+    epochs: int = 160  # 40 meta-epochs of 4 in the release
+    sigma: float = 4.0  # of the map's Gaussian, pixels
+
+
 def simplenet(config: Config = Config()) -> System:  # noqa: B008 (immutable)
     """Returns the system.
 
@@ -70,94 +55,82 @@ def simplenet(config: Config = Config()) -> System:  # noqa: B008 (immutable)
         ValueError: a field of the configuration is wrong.
     """
     needs = needed_fields(config.modalities)
-    for field in ("dimensions", "hidden", "noise_levels", "epochs"):
-        if getattr(config, field) < 1:
-            raise ValueError(
-                f"model.{field}: expected at least 1, found {getattr(config, field)}"
-            )
+    check_counts(config, "dimensions", "hidden", "noise_levels", "epochs")
+    embed = partial(patchcore_patches, dimensions=config.dimensions)
+    networks = {
+        "adaptor": Adaptor(),
+        "discriminator": FeatureDiscriminator(config.hidden),
+    }
+
+    def init(key, batch):
+        first, *keys = jax.random.split(key, 3)
+        patch = (1, 1, 1, config.dimensions * len(config.modalities))
+        params, batch_stats = init_networks(
+            networks, dict.fromkeys(networks, (patch,)), keys
+        )
+        return State(
+            params,
+            frozen=init_frozen(config, first),
+            extra={"batch_stats": batch_stats},
+            hyper=numbers(HYPER),
+        )
+
+    def cache(state, batch):
+        """Returns the backbone's maps, which no step changes."""
+        return modality_maps(
+            state.frozen["backbone"],
+            config.backbone,
+            batch,
+            config.modalities,
+            config.layers,
+        )
+
+    def patches_of(batch):
+        """Returns the patch features of the cached maps, [B,h,w,D]."""
+        return embed_maps(batch.extras, config.modalities, config.layers, embed)
+
+    def loss(keys, params, state, batch, across):
+        """Returns the hinge loss of clean against noisy features, and what it saw."""
+        scope, hyper = training(params, state, batch, across), state.hyper
+        patches = patches_of(batch)
+        normal = scope.apply("adaptor", networks["adaptor"], patches)
+        draw = partial(noise, config, hyper["noise"])
+        both = jnp.concatenate([normal, normal + jax.vmap(draw)(keys, normal)])
+        # One application, so that the batch statistics mix clean and noisy features.
+        discriminator = networks["discriminator"]
+        logits = scope.apply("discriminator", discriminator, both, times=2)
+        clean, noisy = jnp.split(logits, 2)
+        margin = hyper["margin"]
+        info = {
+            "right_clean": jnp.mean(clean >= margin, (1, 2, 3), jnp.float32),
+            "right_noisy": jnp.mean(noisy < -margin, (1, 2, 3), jnp.float32),
+        }
+        return hinge(clean, noisy, margin), scope.sums, info
+
+    def score(key, state, batch):
+        """Returns the discriminator's negated output, smoothed, and its maximum."""
+        scope, patches = scoring(state), patches_of(batch)
+        adapted = scope.apply("adaptor", networks["adaptor"], patches)
+        grid = -scope.apply("discriminator", networks["discriminator"], adapted)
+        map = gaussian_blur(resize_bilinear(grid, map_size(batch)), config.sigma)
+        return Scores(map, image=jnp.max(grid, axis=(1, 2, 3)))
+
     phase = Train(
         name="train",
-        updates=(Update(partial(loss, config), optimizer),),
+        updates=(Update(loss, optimizer),),
         steps=0,
         epochs=config.epochs,
-        fold=fold,
+        fold=batch_norm.fold_modules,
     )
     return System(
         name="simplenet",
         needs_fit=needs,
         needs_score=needs,
-        init=partial(init, config),
+        init=init,
         phases=(phase,),
-        score=partial(score, config),
-        cache=partial(cache, config),
+        score=score,
+        cache=cache,
     )
-
-
-def init(config: Config, key: Array, batch: Batch) -> State:
-    """Returns the initial state, the backbone random."""
-    keys = jax.random.split(key, 3)
-    backbone = init_backbone(keys[0], config.backbone, config.layers[-1])
-    patch = jnp.zeros((1, 1, 1, config.dimensions * len(config.modalities)))
-    adaptor = Adaptor().init(keys[1], patch)["params"]
-    discriminator = FeatureDiscriminator(config.hidden).init(keys[2], patch, False)
-    return State(
-        params={"adaptor": adaptor, "discriminator": discriminator["params"]},
-        frozen={"backbone": backbone},
-        extra={"batch_stats": discriminator["batch_stats"]},
-        hyper={name: jnp.float32(value) for name, value in HYPER.items()},
-    )
-
-
-# --- Training -------------------------------------------------------------------------
-
-
-def cache(config: Config, state: State, batch: Batch) -> dict[str, Array]:
-    """Returns the backbone's maps, which no step changes."""
-    return modality_maps(
-        state.frozen["backbone"],
-        config.backbone,
-        batch,
-        config.modalities,
-        config.layers,
-    )
-
-
-def embedded(config: Config, batch: Batch) -> Array:
-    """Returns the patch features of the maps that `cache` gives, [B,h,w,D]."""
-    embed = partial(patchcore_patches, dimensions=config.dimensions)
-    return embed_maps(batch.extras, config.modalities, config.layers, embed)
-
-
-def loss(
-    config: Config,
-    keys: Array,
-    params: Tree,
-    state: State,
-    batch: Batch,
-    across: Across,
-) -> tuple[Array, Tree, Mapping[str, Array]]:
-    """Returns the hinge loss of clean against noisy features, and what it saw."""
-    patches = embedded(config, batch)
-    normal = Adaptor().apply({"params": params["adaptor"]}, patches)
-    noisy = normal + jax.vmap(partial(noise, config, state.hyper["noise"]))(
-        keys, normal
-    )
-    # One application, so that the batch statistics mix clean and noisy features.
-    logits, updated = FeatureDiscriminator(config.hidden).apply(
-        {"params": params["discriminator"], **state.extra},
-        jnp.concatenate([normal, noisy]),
-        True,
-        jnp.concatenate([batch.weight, batch.weight]),
-        across,
-        mutable=["sums"],
-    )
-    clean, fake = jnp.split(logits, 2)
-    margin = state.hyper["margin"]
-    info = {
-        "told_clean": jnp.mean(clean >= margin, (1, 2, 3), jnp.float32),
-        "told_noisy": jnp.mean(fake < -margin, (1, 2, 3), jnp.float32),
-    }
-    return hinge(clean, fake, margin), updated["sums"], info
 
 
 def hinge(clean: Array, noisy: Array, margin: Array | float) -> Array:
@@ -182,14 +155,8 @@ def noise(config: Config, level: Array, key: Array, patches: Array) -> Array:
     return values * 1.1 ** jax.random.randint(choose, shape, 0, config.noise_levels)
 
 
-def fold(extra: Tree, sums: Tree) -> Tree:
-    """Moves the running batch statistics towards those of the step."""
-    return {"batch_stats": batch_norm.fold(extra["batch_stats"], sums)}
-
-
 def optimizer(hyper: Mapping[str, Array], steps: int) -> optax.GradientTransformation:
     """AdamW for the adaptor, Adam with L2 decay for the discriminator (sheet §4)."""
-    del steps
     adaptor = optax.adamw(
         hyper["learning_rate_adaptor"], weight_decay=hyper["weight_decay_adaptor"]
     )
@@ -199,21 +166,3 @@ def optimizer(hyper: Mapping[str, Array], steps: int) -> optax.GradientTransform
     )
     groups = {"adaptor": adaptor, "discriminator": discriminator}
     return optax.partition(groups, {name: name for name in groups})
-
-
-# --- Scoring --------------------------------------------------------------------------
-
-
-def score(config: Config, key: Array, state: State, batch: Batch) -> Scores:
-    """Returns the discriminator's negated output, smoothed, and its maximum."""
-    del key
-    patches = embedded(config, batch)
-    adapted = Adaptor().apply({"params": state.params["adaptor"]}, patches)
-    variables = {"params": state.params["discriminator"], **state.extra}
-    grid = -FeatureDiscriminator(config.hidden).apply(variables, adapted, False)
-    field = needed_fields(config.modalities)[0]
-    size = getattr(batch, field).shape[1:3]
-    return Scores(
-        map=gaussian_blur(resize_bilinear(grid, size), config.sigma),
-        image=jnp.max(grid, axis=(1, 2, 3)),
-    )

@@ -16,6 +16,7 @@ from experiments.configs.base import apply_variants, base_config
 CPU = {
     "data.image_size": 64,
     "data.recipe": "ast",
+    "model.geometry": "height",
     "model.reconstruction": "auto_encoder",
     "model.reconstruction_width": 16,
     "model.reconstruction_levels": 3,
@@ -55,7 +56,7 @@ VARIANTS = {
         "model.reconstruction_levels": 4,
     },
     # Height over the table with limits of the class, in place of depth in the image's.
-    "ast": {"data.recipe": "ast"},
+    "ast": {"data.recipe": "ast", "model.geometry": "height"},
     "cpu": CPU,
 }
 

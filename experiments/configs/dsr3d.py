@@ -21,6 +21,7 @@ CPU = {
     "data.image_size": 256,  # at 128 a bump covers 12 cells of 4 x 4
     "data.batch_size": 1,
     "data.recipe": "ast",
+    "model.geometry": "height",
     "model.dada_hidden": 64,
     "model.dada_residual": 32,
     "model.codes": 1024,

@@ -8,6 +8,7 @@ from flax import linen as nn
 
 from ad3d_jax.base import ALONE, Across
 from ad3d_jax.nn.batch_norm import BatchNorm, fold
+from ad3d_jax.nn.rows import Rows
 
 RNG = np.random.default_rng(0)
 X = (RNG.standard_normal((5, 4, 6, 3)) * [1.0, 3.0, 0.1] + [0.0, 50.0, -2.0]).astype(
@@ -25,7 +26,9 @@ STATS = {
 
 def apply(x, weight=None, across=ALONE, params=PARAMS):
     variables = {"params": params, "batch_stats": STATS}
-    y, written = BatchNorm().apply(variables, x, True, weight, across, mutable=["sums"])
+    y, written = BatchNorm().apply(
+        variables, x, Rows(True, weight, across), mutable=["sums"]
+    )
     return y, written["sums"]
 
 
@@ -41,7 +44,7 @@ def test_training_output_matches_float64():
 
 
 def test_inference_uses_running_statistics():
-    y = BatchNorm().apply({"params": PARAMS, "batch_stats": STATS}, X, False)
+    y = BatchNorm().apply({"params": PARAMS, "batch_stats": STATS}, X)
     mean, var = np.float64(STATS["mean"]), np.float64(STATS["var"])
     expected = (X.astype(np.float64) - mean) / np.sqrt(var + 1e-5)
     expected = expected * np.float64(PARAMS["scale"]) + np.float64(PARAMS["bias"])
@@ -181,7 +184,7 @@ def test_two_calls_in_one_training_application_are_an_error():
         @nn.compact
         def __call__(self, x):
             norm = BatchNorm()
-            return norm(norm(x, True), True)
+            return norm(norm(x, Rows(True)), Rows(True))
 
     variables = Twice().init(jax.random.key(0), X)
     assert set(variables) == {"params", "batch_stats"}

@@ -16,7 +16,7 @@ from ad3d_jax.nn.discrete_auto_encoder import DiscreteAutoEncoder
 from ad3d_jax.nn.grouped_conv import GroupedEnlarge
 from ad3d_jax.nn.object_decoder import ObjectDecoder
 from ad3d_jax.ops.codebook import Codebook
-from ad3d_jax.systems.dada import forward
+from ad3d_jax.systems.dsr.auto_encoder import forward
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "discrete_models.npz"
 SMALL = dict(hidden=32, residual=16, dimensions=32)

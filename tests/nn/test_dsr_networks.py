@@ -11,15 +11,16 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from ad3d_jax.systems.dsr_networks import Config, build
+from ad3d_jax.systems.dsr.detector import Config
+from ad3d_jax.systems.dsr.networks import build
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "dsr_networks.npz"
 NETWORKS = build(
     Config(code_dimensions=16, restriction_widths=(8, 16, 32), segmentation_width=4)
 )
 CASES = {  # array -> our network, seed, shape of the input
-    "restriction": (NETWORKS.restriction_hi, 71, (1, 16, 16, 16)),
-    "segmentation": (NETWORKS.segmentation, 72, (1, 32, 32, 8)),
+    "restriction": (NETWORKS["restriction_hi"], 71, (1, 16, 16, 16)),
+    "segmentation": (NETWORKS["segmentation"], 72, (1, 32, 32, 8)),
 }
 
 
@@ -48,7 +49,7 @@ def drawn(generator, shape):
 def test_networks_are_3dsrs(array):
     network, seed, shape = CASES[array]
     x = jnp.asarray(np.random.default_rng(seed + 100).standard_normal(shape), "float32")
-    variables = jax.eval_shape(lambda k: network.init(k, x, False), jax.random.key(0))
+    variables = jax.eval_shape(lambda k: network.init(k, x), jax.random.key(0))
     leaves = traverse_util.flatten_dict(dict(variables["params"]))
     generator, filled = np.random.default_rng(seed), {}
     for path in sorted(leaves, key=public_name):
@@ -58,7 +59,7 @@ def test_networks_are_3dsrs(array):
         )
         filled[path] = value.transpose(2, 3, 1, 0) if shape[1:] else value
     params = traverse_util.unflatten_dict(filled)
-    y = jax.jit(lambda p: network.apply({"params": p}, x, False))(params)
+    y = jax.jit(lambda p: network.apply({"params": p}, x))(params)
     y = y[0] if isinstance(y, tuple) else y
     with np.load(GOLDEN) as golden:
         expected = golden[array]

@@ -8,11 +8,13 @@ from ad3d_jax.nn.auto_encoder import AutoEncoder, scaled
 from ad3d_jax.nn.conv import Conv
 from ad3d_jax.nn.importance import ImportanceScoring, PairEmbed
 from ad3d_jax.nn.res_unet import ResUnet
+from ad3d_jax.nn.rows import Rows
 from ad3d_jax.nn.swin_unet import SwinUnet
 from ad3d_jax.nn.unet import UNet
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
+TRAINING = Rows(train=True)
 TINY_SWIN = SwinUnet(3, embed=8, depths=(2, 1), heads=(2, 4), window=4, scales=3)
 TINY_RES = ResUnet(3, widths=(4, 6, 8, 8))
 TINY_UNET = UNet(widths=(4, 6, 8))
@@ -49,12 +51,12 @@ def count(network, *inputs):
     ],
 )
 def test_parameters_of_the_convolutional_parts(network, channels, expected):
-    assert count(network, jnp.zeros((1, 256, 256, channels)), True) == expected
+    assert count(network, jnp.zeros((1, 256, 256, channels)), TRAINING) == expected
 
 
 def test_parameters_of_importance_scoring():
     features = jnp.zeros((1, 64, 64, 64))
-    assert count(ImportanceScoring(), features, features, True) == 150_146
+    assert count(ImportanceScoring(), features, features, TRAINING) == 150_146
 
 
 @pytest.mark.parametrize(
@@ -72,7 +74,9 @@ def test_parameters_of_the_swin_unet(
     size, channels, scales, window, depths, outputs, expected
 ):
     network = SwinUnet(outputs, depths=depths, window=window, scales=scales)
-    assert count(network, jnp.zeros((1, size, size, channels)), None, True) == expected
+    assert (
+        count(network, jnp.zeros((1, size, size, channels)), None, TRAINING) == expected
+    )
 
 
 @pytest.mark.parametrize("network", [ResUnet(3), SwinUnet(3)])
@@ -80,9 +84,7 @@ def test_parameters_of_the_swin_unet(
 def test_resolutions_of_the_heads(network, scales):
     network = network.clone(scales=scales)
     x = jnp.zeros((2, 256, 256, 3))
-    found, _ = jax.eval_shape(
-        lambda key: network.init_with_output(key, x, None, False), KEY
-    )
+    found, _ = jax.eval_shape(lambda key: network.init_with_output(key, x), KEY)
     expected = [(2, side, side, 3) for side in (256, 64, 32)][:scales]
     assert [image.shape for image in found] == expected
 
@@ -91,7 +93,7 @@ def test_swin_as_discriminator():
     network = SwinUnet(2, depths=(2, 2, 2, 2), skip_dropout=(), scales=1)
     x = jnp.zeros((2, 256, 256, 64))
     (logits,), _ = jax.eval_shape(
-        lambda key: network.init_with_output(key, x, None, True), KEY
+        lambda key: network.init_with_output(key, x, None, TRAINING), KEY
     )
     assert logits.shape == (2, 256, 256, 2)
 
@@ -100,7 +102,8 @@ def test_another_width_of_the_auto_encoder():
     assert AutoEncoder(*scaled(128)) == AutoEncoder()
     small = AutoEncoder(*scaled(8))
     (y, features), _ = jax.eval_shape(
-        lambda key: small.init_with_output(key, jnp.zeros((2, 32, 32, 3)), True), KEY
+        lambda key: small.init_with_output(key, jnp.zeros((2, 32, 32, 3)), TRAINING),
+        KEY,
     )
     assert y.shape == (2, 32, 32, 3)
     sides = [(32, 8), (16, 16), (8, 32), (4, 64), (2, 64)]
@@ -112,13 +115,13 @@ def test_another_width_of_the_auto_encoder():
 def test_the_auto_encoder_has_no_skips():
     """Nothing but the deepest block reaches the output."""
     x = images(2, 3, 16)
-    variables = jax.jit(lambda key: TINY_AUTO.init(key, x, False))(KEY)
+    variables = jax.jit(lambda key: TINY_AUTO.init(key, x))(KEY)
     flat = jax.tree_util.tree_map_with_path(
         lambda path, leaf: jnp.zeros_like(leaf) if "down2_2" in str(path) else leaf,
         variables,
     )
-    first, _ = TINY_AUTO.apply(flat, x, False)
-    second, _ = TINY_AUTO.apply(flat, 1.0 - x, False)
+    first, _ = TINY_AUTO.apply(flat, x)
+    second, _ = TINY_AUTO.apply(flat, 1.0 - x)
     np.testing.assert_array_equal(first, second)
 
 
@@ -132,16 +135,15 @@ def test_the_auto_encoder_has_no_skips():
 )
 def test_impossible_networks_are_named(network, message):
     with pytest.raises(ValueError, match=message):
-        jax.eval_shape(lambda key: network.init(key, images(1, 3), True), KEY)
+        jax.eval_shape(lambda key: network.init(key, images(1, 3), TRAINING), KEY)
 
 
 @pytest.mark.parametrize("network", [TINY_SWIN, TINY_RES, TINY_UNET, TINY_AUTO])
 def test_indivisible_sizes_are_named(network):
-    keys = () if network in (TINY_UNET, TINY_AUTO) else (None,)
     with pytest.raises(ValueError, match="divisible by 8, found 30x30|by 4, found 30x"):
-        network.init(KEY, jnp.zeros((1, 30, 30, 3)), *keys, False)
+        network.init(KEY, jnp.zeros((1, 30, 30, 3)))
     with pytest.raises(ValueError, match="10x10 tokens of stage 1"):
-        TINY_SWIN.init(KEY, jnp.zeros((1, 40, 40, 3)), None, False)
+        TINY_SWIN.init(KEY, jnp.zeros((1, 40, 40, 3)))
 
 
 @pytest.mark.parametrize(
@@ -162,7 +164,7 @@ def test_what_a_convolution_does_not_have_is_refused(field):
 def test_stride_two_halves_the_pair_embedding():
     network = PairEmbed(4, stride=2)
     shape = jax.eval_shape(
-        lambda key: network.init_with_output(key, images(2, 2), True), KEY
+        lambda key: network.init_with_output(key, images(2, 2), TRAINING), KEY
     )[0].shape
     assert shape == (2, 16, 16, 4)
 
@@ -170,30 +172,30 @@ def test_stride_two_halves_the_pair_embedding():
 def test_importance_weights_sum_to_one_and_equal_inputs_pass_through():
     network = ImportanceScoring(4)
     first, second = images(2, 4, 8), images(2, 4, 8)
-    variables = network.init(KEY, first, second, True)
-    fused, weights = network.apply(variables, first, second, False)
+    variables = network.init(KEY, first, second, TRAINING)
+    fused, weights = network.apply(variables, first, second)
     assert weights.shape == (2, 8, 8, 2)
     np.testing.assert_allclose(weights.sum(-1), 1.0, rtol=1e-6)
     expected = weights[..., :1] * first + weights[..., 1:] * second
     np.testing.assert_allclose(fused, expected, rtol=1e-5, atol=1e-6)
-    same, _ = network.apply(variables, first, first, False)
+    same, _ = network.apply(variables, first, first)
     np.testing.assert_array_equal(same, first)
 
 
 @pytest.mark.parametrize("network", [TINY_SWIN, TINY_RES])
 def test_skip_dropout_follows_the_keys_and_each_row_its_own(network):
     x = images(3, 3)
-    variables = jax.jit(lambda key: network.init(key, x, None, False))(KEY)
+    variables = jax.jit(lambda key: network.init(key, x))(KEY)
     keys = jax.random.split(jax.random.key(7), 3)
 
     @jax.jit
     def run(x, keys):
-        return network.apply(variables, x, keys, False)[0]
+        return network.apply(variables, x, keys)[0]
 
     y = run(x, keys)
     np.testing.assert_array_equal(run(x, keys), y)
     assert np.abs(run(x, jax.random.split(jax.random.key(8), 3)) - y).max() > 1e-4
-    assert np.abs(network.apply(variables, x, None, False)[0] - y).max() > 1e-4
+    assert np.abs(network.apply(variables, x)[0] - y).max() > 1e-4
     order = np.array([2, 0, 1])
     np.testing.assert_allclose(run(x[order], keys[order]), y[order], atol=1e-5)
 
@@ -201,22 +203,23 @@ def test_skip_dropout_follows_the_keys_and_each_row_its_own(network):
 def test_stochastic_depth_is_for_training_alone():
     network = TINY_SWIN.clone(drop_path=0.5, skip_dropout=())
     x = images(3, 3)
-    variables = jax.jit(lambda key: network.init(key, x, None, False))(KEY)
+    variables = jax.jit(lambda key: network.init(key, x))(KEY)
     keys = jax.random.split(jax.random.key(7), 3)
-    without = network.apply(variables, x, None, True)[0]
-    np.testing.assert_array_equal(network.apply(variables, x, keys, False)[0], without)
-    assert np.abs(network.apply(variables, x, keys, True)[0] - without).max() > 1e-4
+    without = network.apply(variables, x, None, TRAINING)[0]
+    np.testing.assert_array_equal(network.apply(variables, x, keys)[0], without)
+    assert np.abs(network.apply(variables, x, keys, TRAINING)[0] - without).max() > 1e-4
 
 
 def test_rematerialisation_changes_nothing():
     x = images(2, 3)
-    variables = jax.jit(lambda key: TINY_SWIN.init(key, x, None, False))(KEY)
+    variables = jax.jit(lambda key: TINY_SWIN.init(key, x))(KEY)
     keys = jax.random.split(jax.random.key(7), 2)
 
     def gradient(network):
         def loss(params):
             return sum(
-                (y**2).mean() for y in network.apply({"params": params}, x, keys, True)
+                (y**2).mean()
+                for y in network.apply({"params": params}, x, keys, TRAINING)
             )
 
         return jax.jit(jax.grad(loss))(variables["params"])
@@ -233,9 +236,9 @@ def test_shifted_windows_do_not_see_across_the_border():
     """A pixel in the first corner must not reach the last through the cyclic shift."""
     network = TINY_SWIN.clone(depths=(2,), heads=(2,), window=4, scales=1)
     x = images(1, 3, 64)
-    variables = jax.jit(lambda key: network.init(key, x, None, False))(KEY)
-    moved = network.apply(variables, x.at[0, 0, 0, 0].add(1.0), None, False)[0]
-    change = np.abs(moved - network.apply(variables, x, None, False)[0]).max((0, 3))
+    variables = jax.jit(lambda key: network.init(key, x))(KEY)
+    moved = network.apply(variables, x.at[0, 0, 0, 0].add(1.0))[0]
+    change = np.abs(moved - network.apply(variables, x)[0]).max((0, 3))
     assert change[0, 0] > 1e-4
     # Two windowed blocks down: tokens 0..5 can see token 0, which is 24 pixels.
     assert change[24:].max() == 0 and change[:, 24:].max() == 0
@@ -243,12 +246,11 @@ def test_shifted_windows_do_not_see_across_the_border():
 
 def train_once(network, variables, x, keys, weight, across):
     def loss(params):
-        arguments = (x, True) if keys is None else (x, keys, True)
+        inputs = (x,) if keys is None else (x, keys)
         y, written = network.apply(
             {**variables, "params": params},
-            *arguments,
-            weight,
-            across,
+            *inputs,
+            rows=Rows(True, weight, across),
             mutable=["sums"],
         )
         y = y if isinstance(y, jax.Array) else y[0]
@@ -276,8 +278,7 @@ def test_devices_and_padding_change_nothing(network):
     keys = (
         jax.random.split(jax.random.key(3), 8) if isinstance(network, ResUnet) else None
     )
-    first = (x, True) if keys is None else (x, None, True)
-    variables = jax.jit(lambda key: network.init(key, *first))(KEY)
+    variables = jax.jit(lambda key: network.init(key, x))(KEY)
     real = jax.tree.map(lambda leaf: leaf[:5], (x, keys, weight))
     expected = jax.jit(lambda a: train_once(network, variables, *a, ALONE))(real)
     across = Across(lambda v: jax.lax.psum(v, "devices"), lambda v: v)
@@ -304,7 +305,7 @@ def test_bfloat16_keeps_float32_parameters_and_outputs(network):
     network = network.clone(dtype=jnp.bfloat16)
     x = images(1, 3)
     outputs, variables = jax.eval_shape(
-        lambda key: network.init_with_output(key, x, None, False), KEY
+        lambda key: network.init_with_output(key, x), KEY
     )
     assert {leaf.dtype for leaf in jax.tree.leaves((outputs, variables))} == {
         jnp.dtype("float32")

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from ad3d_jax.nn.paired_unet import PairedUNet
+from ad3d_jax.nn.rows import Rows
 from ad3d_jax.nn.unet import UNet
 
 WIDTHS = (4, 6, 8)
@@ -20,7 +21,7 @@ def inputs(rows=3, side=16):
 
 @pytest.fixture(scope="module")
 def variables():
-    return jax.jit(lambda: PAIRED.init(jax.random.key(0), *inputs(), False))()
+    return jax.jit(lambda: PAIRED.init(jax.random.key(0), *inputs()))()
 
 
 @pytest.mark.parametrize("seen", [0, 1])
@@ -32,7 +33,7 @@ def test_it_is_a_unet_where_each_join_takes_one_side(variables, seen):
         params[f"join{level}"] = {"kernel": kernel, "bias": np.zeros(width)}
     given = inputs()
     found, sums = PAIRED.apply(
-        {**variables, "params": params}, *given, True, mutable=["sums"]
+        {**variables, "params": params}, *given, Rows(True), mutable=["sums"]
     )
 
     prefix = ("first", "second")[seen]
@@ -46,7 +47,7 @@ def test_it_is_a_unet_where_each_join_takes_one_side(variables, seen):
 
     unet = {"params": as_unet(params), "batch_stats": as_unet(variables["batch_stats"])}
     expected, expected_sums = UNet(WIDTHS).apply(
-        unet, given[seen], True, mutable=["sums"]
+        unet, given[seen], Rows(True), mutable=["sums"]
     )
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
     assert found.shape == (3, 16, 16, 2) and float(jnp.std(found)) > 1e-3
@@ -55,7 +56,9 @@ def test_it_is_a_unet_where_each_join_takes_one_side(variables, seen):
 
 def test_both_sides_count(variables):
     first, second = inputs()
-    run = jax.jit(lambda *x: PAIRED.apply(variables, *x, True, mutable=["sums"])[0])
+    run = jax.jit(
+        lambda *x: PAIRED.apply(variables, *x, Rows(True), mutable=["sums"])[0]
+    )
     whole = run(first, second)
     assert np.any(np.abs(whole - run(first**2, second)) > 1e-3)
     assert np.any(np.abs(whole - run(first, second**2)) > 1e-3)
@@ -79,11 +82,11 @@ def test_size_by_hand():
     decoder = sum(convs(i, o) + convs(o + skip, o, o) for i, o, skip in ups)
     expected = encoder(6) + encoder(2) + joins + decoder + 9 * 32 * 2 + 2
     shapes = jax.eval_shape(
-        lambda: PairedUNet().init(jax.random.key(0), *inputs(1, 32), False)
+        lambda: PairedUNet().init(jax.random.key(0), *inputs(1, 32))
     )
     assert sum(x.size for x in jax.tree.leaves(shapes["params"])) == expected
 
 
 def test_an_indivisible_size_is_refused(variables):
     with pytest.raises(ValueError, match="divisible by 4, found 18x18"):
-        PAIRED.apply(variables, *inputs(1, 18), False)
+        PAIRED.apply(variables, *inputs(1, 18))

@@ -14,11 +14,10 @@ from flax import traverse_util
 
 from ad3d_jax.base import Batch, State
 from ad3d_jax.nn.auto_encoder import AutoEncoder
-from ad3d_jax.nn.scope import scoring
+from ad3d_jax.nn.scope import init_networks, scoring
 from ad3d_jax.nn.swin_unet import SwinUnet
 from ad3d_jax.nn.unet import UNet
-from ad3d_jax.systems import draem
-from ad3d_jax.systems import easynet_networks as easynet
+from ad3d_jax.systems import draem, easynet, easynet_networks
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 LEAVES = {
@@ -165,7 +164,7 @@ def public_variables(network, name_of, seed, *inputs):
     return traverse_util.unflatten_dict(filled)
 
 
-def picture(seed, shape):
+def image(seed, shape):
     return jnp.asarray(np.random.default_rng(seed).random(shape), jnp.float32)
 
 
@@ -176,9 +175,9 @@ def picture(seed, shape):
 )
 def test_swin_unet_is_the_public_one(array, depths, outputs, seed):
     network = SwinUnet(outputs, depths=depths, window=7, scales=1)
-    x = picture(seed + 100, (1, 224, 224, 3))
-    variables = public_variables(network, swin_name, seed, x, None, False)
-    (y,) = jax.jit(lambda v, x: network.apply(v, x, None, False))(variables, x)
+    x = image(seed + 100, (1, 224, 224, 3))
+    variables = public_variables(network, swin_name, seed, x)
+    (y,) = jax.jit(lambda v, x: network.apply(v, x))(variables, x)
     with np.load(GOLDEN / "swin_unet_224.npz") as golden:
         expected = golden[array]
     assert expected.std() > 0.5
@@ -188,9 +187,9 @@ def test_swin_unet_is_the_public_one(array, depths, outputs, seed):
 @pytest.mark.slow
 def test_unet_is_draems():
     network = UNet()
-    x = picture(113, (1, 128, 128, 6))
-    variables = public_variables(network, unet_name, 13, x, False)
-    y = jax.jit(lambda v, x: network.apply(v, x, False))(variables, x)
+    x = image(113, (1, 128, 128, 6))
+    variables = public_variables(network, unet_name, 13, x)
+    y = jax.jit(lambda v, x: network.apply(v, x))(variables, x)
     with np.load(GOLDEN / "draem_unet_128.npz") as golden:
         expected = golden["logits"]
     assert expected.std() > 0.1
@@ -200,9 +199,9 @@ def test_unet_is_draems():
 @pytest.mark.slow
 def test_auto_encoder_is_draems():
     network = AutoEncoder()
-    x = picture(114, (1, 64, 64, 3))
-    variables = public_variables(network, auto_encoder_name, 14, x, False)
-    y, _ = jax.jit(lambda v, x: network.apply(v, x, False))(variables, x)
+    x = image(114, (1, 64, 64, 3))
+    variables = public_variables(network, auto_encoder_name, 14, x)
+    y, _ = jax.jit(lambda v, x: network.apply(v, x))(variables, x)
     with np.load(GOLDEN / "draem_auto_encoder_64.npz") as golden:
         expected = golden["output"]
     assert expected.std() > 0.5
@@ -213,24 +212,28 @@ class WholeEasyNet:
     """EasyNet's networks with variables as of one module."""
 
     config = easynet.Config(width=8)
-    networks = easynet.build_networks(config)
+    networks = easynet_networks.build_networks(config)
 
     def init(self, key):
-        groups = easynet.init_variables(self.config, self.networks, key, (32, 32))
-        kinds = ("params", "batch_stats")
-        return {kind: {g: v[kind] for g, v in groups.items()} for kind in kinds}
+        shapes = easynet_networks.input_shapes(self.config, (32, 32))
+        keys = jax.random.split(key, len(self.networks))
+        made = init_networks(self.networks, shapes, keys)
+        return dict(zip(("params", "batch_stats"), made, strict=True))
 
 
 @pytest.mark.slow
 def test_easynet_is_the_public_one():
     variables = public_variables(WholeEasyNet(), easynet_name, 31)
-    scope = scoring(variables["params"], variables["batch_stats"])
+    state = State(
+        params=variables["params"], extra={"batch_stats": variables["batch_stats"]}
+    )
+    scope = scoring(state)
     inputs = {
-        "rgb": picture(131, (1, 32, 32, 3)),
-        "depth": picture(132, (1, 32, 32, 1)),
+        "rgb": image(131, (1, 32, 32, 3)),
+        "depth": image(132, (1, 32, 32, 1)),
     }
     forward = functools.partial(
-        easynet.forward, WholeEasyNet.config, WholeEasyNet.networks, scope
+        easynet_networks.forward, WholeEasyNet.config, WholeEasyNet.networks, scope
     )
     out = jax.jit(lambda x: forward(x, ("rgb", "fusion")))(inputs)
     found = {
@@ -255,11 +258,11 @@ def test_scores_are_draems():
     """Both networks, eight channels wide, joined as the published test script does."""
     config = draem.Config(reconstruction_width=8, discriminator_width=8)
     networks = draem.build_networks(config)
-    x = picture(115, (1, 64, 64, 3))
+    x = image(115, (1, 64, 64, 3))
     parts = {
-        "rgb": public_variables(networks["rgb"], auto_encoder_name, 15, x, False),
+        "rgb": public_variables(networks["rgb"], auto_encoder_name, 15, x),
         "discriminator": public_variables(
-            networks["discriminator"], unet_name, 16, jnp.zeros((1, 64, 64, 6)), False
+            networks["discriminator"], unet_name, 16, jnp.zeros((1, 64, 64, 6))
         ),
     }
     state = State(

@@ -10,7 +10,7 @@ from ad3d_jax.synthesis.rgbd import (
     NORMAL,
     Corruption,
     corrupt,
-    rotate_pair,
+    rotate_images,
 )
 
 ROWS = 64  # one shape for most tests, so that few programs are compiled
@@ -34,8 +34,18 @@ def keys(rows, seed=0):
     return jax.random.split(jax.random.key(seed), rows)
 
 
-run = jax.jit(corrupt)
-turn = jax.jit(rotate_pair)
+def of_pair(function):
+    """Returns the function of a mapping as one of (rgb, depth), either perhaps None."""
+
+    def call(keys, rgb, depth, *rest):
+        pair = {"rgb": rgb, "depth": depth}
+        return function(keys, {m: x for m, x in pair.items() if x is not None}, *rest)
+
+    return call
+
+
+run = jax.jit(of_pair(corrupt))
+turn = jax.jit(of_pair(rotate_images))
 
 
 def test_blend_and_cut_out_by_hand():
@@ -53,9 +63,9 @@ def test_case_frequencies():
     _, depth, foreground = pair(rows, 4)
     foreground[:] = True
     out = run(keys(rows), None, depth, foreground, textures(4), EVERYWHERE)
-    share = np.bincount(out.depth_case, minlength=3) / rows
+    share = np.bincount(out.cases["depth"], minlength=3) / rows
     np.testing.assert_allclose(share, [0.5, 0.25, 0.25], atol=0.03)
-    assert out.rgb is None and not np.any(out.rgb_case)
+    assert set(out.altered) == set(out.cases) == {"depth"}
 
 
 def test_modalities_agree_on_anomalous_and_differ_in_case():
@@ -63,10 +73,13 @@ def test_modalities_agree_on_anomalous_and_differ_in_case():
     rgb, depth, foreground = pair(rows, 8)
     parameters = EVERYWHERE._replace(p_normal=0.2, p_cut_out=0.6)
     out = run(keys(rows), rgb, depth, foreground, textures(8), parameters)
-    normal = np.asarray(out.rgb_case) == NORMAL
-    np.testing.assert_array_equal(normal, np.asarray(out.depth_case) == NORMAL)
+    normal = np.asarray(out.cases["rgb"]) == NORMAL
+    np.testing.assert_array_equal(normal, np.asarray(out.cases["depth"]) == NORMAL)
     assert abs(normal.mean() - 0.2) < 0.04
-    cuts = [np.asarray(c)[~normal] == CUT_OUT for c in (out.rgb_case, out.depth_case)]
+    cuts = [
+        np.asarray(c)[~normal] == CUT_OUT
+        for c in (out.cases["rgb"], out.cases["depth"])
+    ]
     assert abs(cuts[0].mean() - 0.75) < 0.05 and abs(cuts[1].mean() - 0.75) < 0.05
     assert abs((cuts[0] & cuts[1]).mean() - 0.75**2) < 0.06
 
@@ -81,39 +94,43 @@ def test_one_image_of_a_pair_may_be_spared():
     )
     anomalous = out.mask.any((1, 2, 3))
     assert anomalous.mean() == pytest.approx(0.8, abs=0.03)
-    no_rgb = anomalous & (out.rgb_case == NORMAL)
-    no_depth = anomalous & (out.depth_case == NORMAL)
+    no_rgb = anomalous & (out.cases["rgb"] == NORMAL)
+    no_depth = anomalous & (out.cases["depth"] == NORMAL)
     assert not np.any(no_rgb & no_depth)
     assert no_rgb.sum() / anomalous.sum() == pytest.approx(0.3, abs=0.04)
     assert no_depth.sum() / anomalous.sum() == pytest.approx(0.3, abs=0.04)
-    np.testing.assert_array_equal(out.rgb[no_rgb], rgb[no_rgb])
-    np.testing.assert_array_equal(out.depth[no_depth], depth[no_depth])
-    assert np.any(out.rgb[no_depth] != rgb[no_depth], axis=(1, 2, 3)).all()
+    np.testing.assert_array_equal(out.altered["rgb"][no_rgb], rgb[no_rgb])
+    np.testing.assert_array_equal(out.altered["depth"][no_depth], depth[no_depth])
+    assert np.any(out.altered["rgb"][no_depth] != rgb[no_depth], axis=(1, 2, 3)).all()
 
 
 def test_each_case_does_what_it_says():
     rgb, depth, foreground = pair(ROWS)
     grey = np.full((3, 16, 16, 3), 255, np.uint8)  # depth texture 1 everywhere
     out = run(keys(ROWS), rgb, depth, foreground, grey, EVERYWHERE)
-    assert {NORMAL, CUT_OUT, BLEND} == set(np.asarray(out.depth_case).tolist())
+    assert {NORMAL, CUT_OUT, BLEND} == set(np.asarray(out.cases["depth"]).tolist())
     betas = []
     for row in range(ROWS):
         mask = np.asarray(out.mask[row]) > 0
-        case = int(out.depth_case[row])
+        case = int(out.cases["depth"][row])
         np.testing.assert_array_equal(mask, foreground[row] & (case != NORMAL))
         outside = ~mask[..., 0]
-        np.testing.assert_array_equal(out.rgb[row][outside], rgb[row][outside])
-        np.testing.assert_array_equal(out.depth[row][outside], depth[row][outside])
+        np.testing.assert_array_equal(
+            out.altered["rgb"][row][outside], rgb[row][outside]
+        )
+        np.testing.assert_array_equal(
+            out.altered["depth"][row][outside], depth[row][outside]
+        )
         if case == CUT_OUT:
-            assert not np.any(out.depth[row][mask])
+            assert not np.any(out.altered["depth"][row][mask])
         if case == BLEND:
-            beta = (1 - out.depth[row][mask]) / (1 - depth[row][mask])
+            beta = (1 - out.altered["depth"][row][mask]) / (1 - depth[row][mask])
             assert np.ptp(beta) < 1e-4
             betas.append(float(beta.mean()))
-        if out.rgb_case[row] == CUT_OUT:
-            assert not np.any(out.rgb[row][~outside])
-        if out.rgb_case[row] == BLEND:
-            assert np.any(np.abs(out.rgb[row] - rgb[row])[~outside] > 0.01)
+        if out.cases["rgb"][row] == CUT_OUT:
+            assert not np.any(out.altered["rgb"][row][~outside])
+        if out.cases["rgb"][row] == BLEND:
+            assert np.any(np.abs(out.altered["rgb"][row] - rgb[row])[~outside] > 0.01)
     assert min(betas) >= 0 and max(betas) <= 0.8 + 1e-5 and np.ptp(betas) > 0.4
 
 
@@ -127,9 +144,9 @@ def test_mask_lies_on_the_foreground_and_an_empty_one_is_normal():
     assert not np.any(mask * ~foreground)
     empty = ~mask.any((1, 2, 3))
     assert empty[:16].all() and 0 < empty[16:].sum() < 40
-    np.testing.assert_array_equal(empty, np.asarray(out.depth_case) == NORMAL)
-    np.testing.assert_array_equal(out.rgb[empty], rgb[empty])
-    np.testing.assert_array_equal(out.depth[empty], depth[empty])
+    np.testing.assert_array_equal(empty, np.asarray(out.cases["depth"]) == NORMAL)
+    np.testing.assert_array_equal(out.altered["rgb"][empty], rgb[empty])
+    np.testing.assert_array_equal(out.altered["depth"][empty], depth[empty])
 
 
 def test_a_row_depends_on_its_key_alone():
@@ -144,27 +161,30 @@ def test_a_row_depends_on_its_key_alone():
         textures(),
         EVERYWHERE,
     )
-    for before, after in zip(whole, part, strict=True):
+    for before, after in zip(*map(jax.tree.leaves, (whole, part)), strict=True):
         np.testing.assert_allclose(before[order], after, atol=1e-6)
     other = run(keys(ROWS, seed=9), rgb, depth, foreground, textures(), EVERYWHERE)
-    assert np.any(np.abs(other.rgb - whole.rgb) > 0.01)
+    assert np.any(np.abs(other.altered["rgb"] - whole.altered["rgb"]) > 0.01)
 
 
 def test_rows_of_zeros_stay_zeros():
     rgb, depth, foreground = (np.zeros_like(x) for x in pair(ROWS))
     parameters = EVERYWHERE._replace(p_normal=0.0)
     out = run(keys(ROWS), rgb, depth, foreground, textures(), parameters)
-    assert not any(np.any(x) for x in out)
+    assert not any(np.any(x) for x in jax.tree.leaves(out))
 
 
 def test_colour_alone_and_textures_of_another_size():
     rgb, _, foreground = pair(12)
     parameters = EVERYWHERE._replace(p_normal=0.0, p_cut_out=0.0)
     out = run(keys(12), rgb, None, foreground, textures(24), parameters)
-    assert out.depth is None and not np.any(out.depth_case)
-    assert np.all(out.rgb_case == BLEND)
-    assert float(out.rgb.min()) >= -1e-6 and float(out.rgb.max()) <= 1 + 1e-6
-    assert np.any(np.abs(out.rgb - rgb) > 0.1)
+    assert set(out.altered) == set(out.cases) == {"rgb"}
+    assert np.all(out.cases["rgb"] == BLEND)
+    assert (
+        float(out.altered["rgb"].min()) >= -1e-6
+        and float(out.altered["rgb"].max()) <= 1 + 1e-6
+    )
+    assert np.any(np.abs(out.altered["rgb"] - rgb) > 0.1)
 
 
 def test_the_colour_texture_is_augmented_and_the_depth_texture_is_not():
@@ -172,10 +192,15 @@ def test_the_colour_texture_is_augmented_and_the_depth_texture_is_not():
     always = EVERYWHERE._replace(p_normal=0.0, p_cut_out=0.0, beta_high=0.0)
     out = run(keys(ROWS), rgb, depth, foreground, textures(), always)
     raw = textures() / np.float32(255)
-    away = np.abs(np.asarray(out.rgb)[:, None] - raw[None]) * foreground[:, None]
+    away = (
+        np.abs(np.asarray(out.altered["rgb"])[:, None] - raw[None])
+        * foreground[:, None]
+    )
     assert (away.max((2, 3, 4)).min(1) > 0.02).mean() > 0.8
     grey = (raw @ np.float32([0.299, 0.587, 0.114]))[None, ..., None]
-    away = np.abs(np.asarray(out.depth)[:, None] - grey) * foreground[:, None]
+    away = (
+        np.abs(np.asarray(out.altered["depth"])[:, None] - grey) * foreground[:, None]
+    )
     nearest = away.max((2, 3, 4))
     assert nearest.min(1).max() < 1e-5 and len(set(nearest.argmin(1))) == 3
 
@@ -183,11 +208,13 @@ def test_the_colour_texture_is_augmented_and_the_depth_texture_is_not():
 def test_rows_may_be_mapped_over_seeds():
     rgb, depth, foreground = pair(2)
     seeds = jnp.stack([keys(2, 0), keys(2, 1)])
-    mapped = jax.vmap(corrupt, (0, None, None, None, None))
+    mapped = jax.vmap(of_pair(corrupt), (0, None, None, None, None))
     both = jax.jit(mapped)(seeds, rgb, depth, foreground, textures())
     for seed in range(2):
         alone = run(keys(2, seed), rgb, depth, foreground, textures())
-        np.testing.assert_allclose(both.rgb[seed], alone.rgb, atol=1e-6)
+        np.testing.assert_allclose(
+            both.altered["rgb"][seed], alone.altered["rgb"], atol=1e-6
+        )
         np.testing.assert_array_equal(both.mask[seed], alone.mask)
 
 
@@ -201,7 +228,8 @@ def test_lowers_for_every_platform():
 def test_a_pair_turns_together_and_keeps_its_range():
     _, depth, foreground = pair(5)
     rgb = np.repeat(depth, 3, axis=-1)
-    turned_rgb, turned_depth, turned = turn(keys(5), rgb, depth, foreground, 90.0)
+    images, turned = turn(keys(5), rgb, depth, foreground, 90.0)
+    turned_rgb, turned_depth = images["rgb"], images["depth"]
     np.testing.assert_allclose(turned_rgb, np.repeat(turned_depth, 3, -1), atol=1e-6)
     assert turned_depth.min() >= 0.2 - 1e-6 and turned_depth.max() <= 0.8 + 1e-6
     assert set(np.unique(turned)) == {0.0, 1.0}
@@ -213,21 +241,21 @@ def test_a_pair_turns_together_and_keeps_its_range():
 @pytest.mark.parametrize("absent", ["rgb", "depth"])
 def test_a_pair_that_is_not_turned_stays(absent):
     rgb, depth, foreground = pair(2)
-    rgb, depth = (None, depth) if absent == "rgb" else (rgb, None)
-    result = turn(keys(2), rgb, depth, foreground, 0.0)
-    for before, after in zip((rgb, depth, foreground), result, strict=True):
-        if before is None:
-            assert after is None
-        else:
-            np.testing.assert_allclose(after, before, atol=1e-6)
+    given = {"rgb": rgb, "depth": depth}
+    del given[absent]
+    images, turned = jax.jit(rotate_images)(keys(2), given, foreground, 0.0)
+    assert images.keys() == given.keys()
+    for name, before in given.items():
+        np.testing.assert_allclose(images[name], before, atol=1e-6)
+    np.testing.assert_array_equal(turned, foreground)
 
 
 def test_some_pairs_are_turned_and_zeros_come_in():
     white = np.ones((ROWS, 16, 16, 3), np.float32)
-    turned, _, _ = jax.jit(rotate_pair, static_argnums=6)(
-        keys(ROWS), white, None, white[..., :1], 90.0, 0.3, "zero"
+    turned, _ = jax.jit(rotate_images, static_argnums=5)(
+        keys(ROWS), {"rgb": white}, white[..., :1], 90.0, 0.3, "zero"
     )
-    darkest = np.asarray(turned).min((1, 2, 3))
+    darkest = np.asarray(turned["rgb"]).min((1, 2, 3))
     changed = darkest < 1.0 - 1e-5
     assert abs(changed.mean() - 0.3) < 4 * np.sqrt(0.3 * 0.7 / ROWS)
     assert np.median(darkest[changed]) < 1e-5  # corners from outside the image
@@ -240,7 +268,9 @@ def test_depth_may_take_the_noise_of_its_mask():
     made = make(keys(ROWS), rgb, depth, foreground, textures(), parameters, "noise")
     inside = np.asarray(made.mask) > 0
     assert inside.any()
-    assert np.all(np.asarray(made.depth)[inside] > 0.5)
-    np.testing.assert_array_equal(np.asarray(made.depth)[~inside], depth[~inside])
+    assert np.all(np.asarray(made.altered["depth"])[inside] > 0.5)
+    np.testing.assert_array_equal(
+        np.asarray(made.altered["depth"])[~inside], depth[~inside]
+    )
     with pytest.raises(ValueError, match="depth_texture"):
         make(keys(ROWS), rgb, depth, foreground, textures(), parameters, "gray")

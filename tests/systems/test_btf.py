@@ -31,9 +31,9 @@ def cells_of(config):
 
 def shape_of(side: int = 224, **fields):
     """Returns the shapes of the state and of the cells of one sample."""
-    picture = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+    image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
     cells = jax.ShapeDtypeStruct((1, 28, 28, 33), jnp.float32)
-    batch = Batch(rgb=picture, xyz=picture, extras={"fpfh": cells})
+    batch = Batch(rgb=image, xyz=image, extras={"fpfh": cells})
     config = Config(**fields)
     system = btf.btf(config)
     state = jax.eval_shape(lambda b: system.init(jax.random.key(0), b), batch)
@@ -192,7 +192,7 @@ def test_wrong_fields_are_refused(fields, message):
         btf.btf(Config(**fields))
 
 
-def test_pictures_that_do_not_suit_are_refused():
+def test_images_that_do_not_suit_are_refused():
     for features in ("raw", "hog"):
         with pytest.raises(ValueError, match="multiple of model.cells = 28, found 230"):
             shape_of(side=230, features=features)

@@ -11,16 +11,14 @@ from reference_systems import make_batch
 
 from ad3d_jax import losses
 from ad3d_jax.base import ALONE, without_truth
-from ad3d_jax.nn.scope import Scope
+from ad3d_jax.nn.scope import training
 from ad3d_jax.systems.das3d import (
     HYPER,
     Config,
     build_networks,
     das3d,
     forward,
-    loss,
     make_anomalies,
-    optimizer,
 )
 from experiments.configs.das3d import VARIANTS, get_config
 
@@ -94,6 +92,7 @@ def test_every_variant_builds():
         ("sigma", (3.0, 1.0)),
         ("sigma", (0.0, 1.0)),
         ("epochs", 0),
+        ("geometry", "xyz"),
         ("discriminator_levels", 0),
     ],
 )
@@ -134,14 +133,15 @@ def test_synthesis_shows_what_is_asked_for():
 def test_losses_are_torchs():
     """On the networks' own outputs, which a second pass over the same rows gives."""
     torch = pytest.importorskip("torch")
-    _, state, batch = tiny()
+    system, state, batch = tiny()
     networks = build_networks(CONFIG)
+    loss = system.phases[0].updates[0].loss
 
     def both(params):
-        scope = Scope(params, state.extra["batch_stats"], True, batch.weight, ALONE)
+        scope = training(params, state, batch, ALONE)
         made = make_anomalies(CONFIG, KEYS, state, batch)
-        total, sums, info = loss(CONFIG, networks, KEYS, params, state, batch, ALONE)
-        return total, info, made, forward(networks, scope, made.rgb, made.depth)
+        total, sums, info = loss(KEYS, params, state, batch, ALONE)
+        return total, info, made, forward(networks, scope, made.altered)
 
     total, info, made, out = jax.device_get(jax.jit(both)(state.params))
     assert made.mask.any()
@@ -157,8 +157,8 @@ def test_losses_are_torchs():
     np.testing.assert_allclose(info["focal"], focal, rtol=1e-3)
     depth = batch.extras["depth_normalised"]
     for name, clean, output in (
-        ("rgb", batch.rgb, out.rgb),
-        ("depth", depth, out.depth),
+        ("rgb", batch.rgb, out.reconstructions["rgb"]),
+        ("depth", depth, out.reconstructions["depth"]),
     ):
         expected = jnp.mean(losses.reconstruction_map(clean, output), axis=(1, 2))
         np.testing.assert_allclose(info[name], expected, rtol=1e-5)
@@ -186,7 +186,7 @@ def test_score_is_the_smoothed_maximum_of_the_anomalous_probability():
 )
 def test_one_rate_for_all_networks_falls_twice(count, share):
     hyper = {"learning_rate": jnp.float32(1e-4)}
-    rule = optimizer(Config(), hyper, 100)
+    rule = das3d(Config()).phases[0].updates[0].optimizer(hyper, 100)
     params = {"rgb": jnp.ones(2), "discriminator": jnp.ones(3)}
     state = rule.init(params)
     state = jax.tree.map(lambda x: x + count if x.dtype == jnp.int32 else x, state)

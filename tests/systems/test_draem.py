@@ -31,18 +31,16 @@ KEYS = jax.random.split(jax.random.key(5), 4)
 
 
 def started(**fields):
-    """Returns a small system with its configuration, networks and state."""
-    config = Config(**{**SMALL, **fields})
-    system = draem.draem(config)
-    state = system.init(jax.random.key(0), BATCH)
-    return system, config, draem.build_networks(config), state
+    """Returns a small system with its state."""
+    system = draem.draem(Config(**{**SMALL, **fields}))
+    return system, system.init(jax.random.key(0), BATCH)
 
 
 def parameters(config: Config) -> dict[str, int]:
     """Returns the number of parameters of each network, without making any."""
-    picture = Batch(rgb=jax.ShapeDtypeStruct((1, 256, 256, 3), jnp.float32))
+    image = Batch(rgb=jax.ShapeDtypeStruct((1, 256, 256, 3), jnp.float32))
     init = draem.draem(config).init
-    state = jax.eval_shape(lambda b: init(jax.random.key(0), b), picture)
+    state = jax.eval_shape(lambda b: init(jax.random.key(0), b), image)
     return {
         name: sum(leaf.size for leaf in jax.tree.leaves(tree))
         for name, tree in state.params.items()
@@ -94,7 +92,7 @@ def test_every_variant_builds(variant):
     config = get_config(variant)
     system = build("draem", config.model.to_dict())
     depth = "depth" in variant
-    assert ("extras.depth_normalised" in system.needs_fit) == depth
+    assert ("extras.height_normalised" in system.needs_fit) == depth
     assert config.data.recipe == ("ast" if depth else "raw")
     assert set(config.hyper) == set(draem.HYPER)
 
@@ -117,13 +115,12 @@ def test_unknown_values_are_named(field, value):
 @pytest.fixture(scope="module")
 def trial():
     """Returns a state, the compiled synthesis and the compiled loss."""
-    system, config, networks, state = started()
+    system, state = started()
+    update = system.phases[0].updates[0]
 
     @jax.jit
     def run(state):
-        loss, _, info = draem.loss(
-            config, networks, KEYS, state.params, state, BATCH, ALONE
-        )
+        loss, _, info = update.loss(KEYS, state.params, state, BATCH, ALONE)
         return loss, info
 
     return state, jax.jit(lambda state: system.synthesise(KEYS, state, BATCH)), run
@@ -147,8 +144,8 @@ def test_what_is_synthesised_is_what_the_loss_sees(trial):
     np.testing.assert_allclose(info["mask_area"], mask.mean((1, 2, 3)), rtol=1e-6)
 
 
-def test_pictures_of_both_modalities():
-    system, _, _, state = started(modalities=("rgb", "depth"))
+def test_images_of_both_modalities():
+    system, state = started(modalities=("rgb", "depth"))
     shown = jax.eval_shape(system.synthesise, KEYS, state, BATCH)
     assert {name: x.shape[-1] for name, x in shown.items()} == {
         "mask": 1,
@@ -189,18 +186,16 @@ def test_samples_stay_as_they_are_or_are_covered(trial):
 
 
 def test_colours_are_a_bank_of_single_pixels():
-    _, _, _, state = started(texture="colours")
+    _, state = started(texture="colours")
     bank = state.frozen["textures"]
     assert bank.shape == (2, 1, 1, 3) and bank.dtype == jnp.uint8
-    pictures = pick_textures(KEYS, bank, (8, 8))
-    np.testing.assert_array_equal(
-        pictures, pictures[:, :1, :1] + jnp.zeros((1, 8, 8, 1))
-    )
+    images = pick_textures(KEYS, bank, (8, 8))
+    np.testing.assert_array_equal(images, images[:, :1, :1] + jnp.zeros((1, 8, 8, 1)))
 
 
 @pytest.mark.parametrize("networks", ["both", "reconstruction", "discriminator"])
 def test_scores_of_the_whole_and_of_its_halves(networks):
-    system, _, _, state = started(networks=networks)
+    system, state = started(networks=networks)
     found = jax.jit(system.score)(jax.random.key(1), state, BATCH)
     if networks == "reconstruction":
         restored = found.parts["reconstruction_rgb"]

@@ -100,8 +100,8 @@ def test_the_layers_have_the_published_channels(fields, total):
     ],
 )
 def test_the_embedding_has_the_published_shape(config, side, positions, dimensions):
-    picture = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
-    state, rows = shapes_of(config, Batch(rgb=picture))
+    image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+    state, rows = shapes_of(config, Batch(rgb=image))
     assert rows == (1, positions, dimensions)
     assert state.memory["gaussians"].mean.shape == (positions, dimensions)
 

@@ -14,7 +14,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from ad3d_jax.base import MATCH, Batch, State, without_truth
 from ad3d_jax.ops import coreset, knn
-from ad3d_jax.systems import build, patchcore
+from ad3d_jax.systems import banks, build, patchcore
 from ad3d_jax.systems.patchcore import Config
 from experiments.configs import patchcore as configs
 
@@ -38,7 +38,7 @@ def filled(config, rows, key=KEY, origin=None):
     rows = np.asarray(rows)
     if origin is not None:
         rows = coreset.Chosen(rows, origin)
-    return patchcore.absorb(config, key, State(), {"rows": rows})
+    return banks.absorb(config, key, State(), {"rows": rows})
 
 
 def compared(rows=ROWS, grid=GRID, size=(2, 4), **fields):
@@ -47,7 +47,7 @@ def compared(rows=ROWS, grid=GRID, size=(2, 4), **fields):
     return compare(config, filled(config, rows[None]), grid, size)
 
 
-compare = jax.jit(patchcore.compare, static_argnums=(0, 3))
+compare = jax.jit(banks.compare, static_argnums=(0, 3))
 
 
 class Trial(NamedTuple):
@@ -61,15 +61,15 @@ class Trial(NamedTuple):
 
 
 def shapes_of(config, side):
-    """Returns the shape of the emitted rows of one picture."""
+    """Returns the shape of the emitted rows of one image."""
     system = patchcore.patchcore(config)
-    picture = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+    image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
 
     def emitted(key, rgb):
         batch = Batch(rgb=rgb)
         return system.phases[0].emit(key, system.init(key, batch), batch)["rows"]
 
-    return jax.eval_shape(emitted, KEY, picture).shape
+    return jax.eval_shape(emitted, KEY, image).shape
 
 
 @pytest.fixture(scope="module")
@@ -105,11 +105,11 @@ def test_the_patches_have_the_published_shapes(fields, side, shape):
 
 def test_the_bank_of_a_class_has_the_published_size():
     rows = jax.ShapeDtypeStruct((209, 784, 1024), jnp.float32)
-    plan = patchcore.plan(Config(), State(), {"rows": rows})
+    plan = banks.plan(Config(), State(), {"rows": rows})
     assert plan.kept == 16_385 and plan.rows == 209 * 784
     # The choice holds 128 numbers and three more of every row, the bank 1026 of a kept.
     assert plan.split_bytes == 4 * 209 * 784 * 131 > 4 * 16_385 * 1026
-    everything = patchcore.plan(Config(fraction=1.0), State(), {"rows": rows})
+    everything = banks.plan(Config(fraction=1.0), State(), {"rows": rows})
     assert everything.split_bytes == 4 * 209 * 784 * 1026
 
 
@@ -139,7 +139,7 @@ def test_scaled_features_scale_the_scores(distance, power):
     np.testing.assert_allclose(found.map, 3**power * expected.map, rtol=1e-6)
 
 
-def test_a_picture_of_the_bank_scores_zero(trial):
+def test_an_image_of_the_bank_scores_zero(trial):
     scores = trial.score(KEY, trial.state, trial.batch)
     other = trial.score(KEY, trial.state, boards(3, seed=3))
     assert scores.image.max() < 1e-3 * other.image.min()

@@ -9,6 +9,7 @@ from reference_systems import make_batch
 
 from ad3d_jax.base import ALONE, Batch
 from ad3d_jax.fit.step import begin, fixed_part, train_step
+from ad3d_jax.nn.scope import scoring
 from ad3d_jax.systems import simplenet
 from ad3d_jax.systems.simplenet import Config, hinge
 
@@ -37,10 +38,10 @@ def distance(one, other) -> float:
 
 
 def shapes(config: Config, side: int):
-    """Returns the shapes of state and cached maps of one picture."""
+    """Returns the shapes of state and cached maps of one image."""
     system = simplenet.simplenet(config)
-    picture = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
-    batch = Batch(rgb=picture)
+    image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+    batch = Batch(rgb=image)
     state = jax.eval_shape(lambda b: system.init(jax.random.key(0), b), batch)
     return state, jax.eval_shape(system.cache, state, batch)
 
@@ -90,13 +91,13 @@ def test_noise_has_the_declared_size():
 def test_permuting_patches_permutes_scores(trial):
     _, state, _ = trial
     x = jax.random.normal(jax.random.key(1), (1, 4, 4, 24))
-    head = {"params": state.params["adaptor"]}
+    scope = scoring(state)
     order = np.random.default_rng(0).permutation(16)
 
     def logits(x):
-        adapted = simplenet.Adaptor().apply(head, x)
-        variables = {"params": state.params["discriminator"], **state.extra}
-        return simplenet.FeatureDiscriminator(16).apply(variables, adapted, False)
+        adapted = scope.apply("adaptor", simplenet.Adaptor(), x)
+        head = simplenet.FeatureDiscriminator(16)
+        return scope.apply("discriminator", head, adapted)
 
     moved = x.reshape(1, 16, 24)[:, order].reshape(x.shape)
     expected = logits(x).reshape(16)[order]
@@ -188,7 +189,7 @@ def test_a_step_is_the_step_of_the_released_head(trial):
         np.testing.assert_allclose(
             report.values["loss"], expected.detach().numpy(), rtol=1e-5
         )
-    stats = carry.extra["batch_stats"]["BatchNorm_0"]
+    stats = carry.extra["batch_stats"]["discriminator"]["BatchNorm_0"]
     # The bias before the batch norm has no gradient but rounding, of which Adam makes
     # steps of 2e-4; the mean follows it, the variance does not.
     np.testing.assert_allclose(stats["mean"], judge[1].running_mean.numpy(), atol=6e-4)

@@ -44,8 +44,8 @@ def ours(images: np.ndarray, bank: np.ndarray) -> Call:
     @jax.jit
     def make(key):
         keys = jax.random.split(key, len(images))
-        made = corrupt(keys, images, None, foreground, bank, DRAEM)
-        return made.rgb, made.mask
+        made = corrupt(keys, {"rgb": images}, foreground, bank, DRAEM)
+        return made.altered["rgb"], made.mask
 
     turn = iter(range(2**31))
     return lambda: make(jax.random.key(next(turn)))

@@ -12,42 +12,36 @@ swapped ones, and a U-Net segments the difference.
 """
 
 from collections.abc import Mapping
-from functools import partial
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from ad3d_jax import losses
-from ad3d_jax.base import Across, Array, Batch, State, Train, Tree, Update, fold_each
-from ad3d_jax.nn.scope import Scope
-from ad3d_jax.ops.codebook import health, nearest_code
-from ad3d_jax.schedules import step_decay, warm_cosine
+from ad3d_jax.base import Array, Batch, State, Train, Tree, Update, fold_each
+from ad3d_jax.nn.scope import training
+from ad3d_jax.ops.codebook import nearest_code
+from ad3d_jax.schedules import SCHEDULES, adam
 from ad3d_jax.synthesis import codes as swapping
-from ad3d_jax.synthesis.pictures import name_pictures
-from ad3d_jax.synthesis.rgbd import rotate_pair
-from ad3d_jax.systems import dada
-from ad3d_jax.systems.choices import check_choices
-from ad3d_jax.systems.dada import LEVELS, NAME
-from ad3d_jax.systems.dsr_networks import (
+from ad3d_jax.synthesis.anomalies import Anomalies
+from ad3d_jax.synthesis.rgbd import rotate_images
+from ad3d_jax.systems.dsr import auto_encoder
+from ad3d_jax.systems.dsr.auto_encoder import LEVELS, NAME, Codes, level_health
+from ad3d_jax.systems.dsr.networks import (
     TRAINED,
-    Config,
-    Networks,
     by_modality,
     forward,
     from_dada,
     images,
     render,
 )
+from ad3d_jax.systems.fields import check_choices
+from ad3d_jax.systems.modalities import GEOMETRIES, gallery
 
-SCHEDULES = {
-    "step": partial(step_decay, factor=0.1, milestones=(0.8,)),
-    "cosine": warm_cosine,
-}
 USAGE_DECAY = 0.99  # of the count of codes in use, a step
 HYPER: Mapping[str, float] = {
-    **dada.HYPER,
+    **auto_encoder.HYPER,
     "learning_rate": 2e-4,
     "rotation": 15.0,  # degrees, both ways
     "probability_rotation": 1.0,
@@ -67,19 +61,41 @@ HYPER: Mapping[str, float] = {
 }
 
 
-class Anomalies(NamedTuple):
+@dataclass(frozen=True)
+class Config(auto_encoder.Config):
+    """Structure of auto-encoder and detector; the defaults are 3DSR's."""
+
+    geometry: str = "depth"  # depth | height, see systems.modalities
+    restriction_widths: tuple[int, ...] = (128, 256, 512)
+    decoder_width: int = 512  # of the object-specific decoder
+    segmentation_width: int = 32  # first width of the U-Net
+    patch_sides: tuple[int, ...] = (1, 2, 4, 8)  # of shuffled patches; () = no shuffle
+    two_sided: bool = True  # masks from the magnitude of the noise
+    everywhere: bool = False  # anomalies off the part too
+    turn_foreground: bool = True  # with the images; False as published
+    fill: str = "zero"  # what a turned image has outside: zero | edge
+    code_distance: str = "l2"  # of restored codes: l2 | l1 (paper)
+    detached: bool = False  # the segmentation does not train what it compares
+    schedule: str = "step"  # step (x0.1 at 80 %) | cosine
+    steps: int = 30_000
+    score_window: int = 11  # side of the mean filter of the map, pixels
+    score_sigma: float = 0.0  # of a Gaussian in its place (paper), pixels; 0 = none
+
+
+class Swapped(NamedTuple):
     """Samples as the detector sees them in training."""
 
     image: Array  # [B,H,W,C], turned
-    clean: dada.Codes
+    clean: Codes
     altered: Mapping[str, Array]  # level -> quantised features, some swapped
     mask: Array  # [B,H,W,1] float32, as coarse as the cells of the altered level
 
 
 def check(config: Config) -> None:
     """Raises ValueError where a field holds a value that no variant has."""
-    dada.check(config)
+    auto_encoder.check(config)
     allowed = {
+        "geometry": GEOMETRIES,
         "fill": ("zero", "edge"),
         "code_distance": ("l2", "l1"),
         "schedule": tuple(SCHEDULES),
@@ -87,17 +103,23 @@ def check(config: Config) -> None:
     check_choices(config, allowed)
 
 
+def needs_fit(config: Config, needs_score: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns the fields that the fit needs: where anomalies may be, besides."""
+    where = () if config.everywhere else ("foreground", "valid")
+    return *needs_score, *where
+
+
 # --- Anomalies ------------------------------------------------------------------------
 
 
 def make_anomalies(
     config: Config,
-    networks: Networks,
+    networks: Mapping,
     keys: Array,
     params: Tree,
     state: State,
     batch: Batch,
-) -> Anomalies:
+) -> Swapped:
     """Returns turned samples and their codes, some swapped for others (3DSR, §3.3)."""
     hyper = state.hyper
     image = images(config, batch)
@@ -105,15 +127,15 @@ def make_anomalies(
         allowed = jnp.ones((*image.shape[:3], 1), bool)
     else:
         allowed = batch.foreground & batch.valid
-    image, _, turned = rotate_pair(
+    turned_image, turned = rotate_images(
         fold_each(keys, 0),
-        image,
-        None,
+        {"image": image},
         allowed,
         hyper["rotation"],
         hyper["probability_rotation"],
         config.fill,
     )
+    image = turned_image["image"]
     if config.turn_foreground and not config.everywhere:
         allowed = turned > 0.5
     swap = swapping.Swap(
@@ -132,7 +154,7 @@ def make_anomalies(
     is_lo, is_hi = (x[:, None, None, None] for x in (is_lo, is_hi))
 
     books = state.extra["codebooks"]
-    clean = dada.forward(networks.dada, params[NAME], books, image)
+    clean = auto_encoder.forward(networks[NAME], params[NAME], books, image)
     cells_lo = swapping.pool_mask(mask, clean.q_lo.shape[1:3])
     cells_hi = swapping.pool_mask(mask, clean.q_hi.shape[1:3])
 
@@ -150,76 +172,68 @@ def make_anomalies(
     q_hi = jnp.where(is_hi, swapped(4, "hi", z_hi, q_hi, cells_hi), clean.q_hi)
     cells = swapping.enlarge_cells(cells_lo, mask.shape[1:3]) & is_lo
     cells |= swapping.enlarge_cells(cells_hi, mask.shape[1:3]) & ~is_lo
-    made = Anomalies(image, clean, {"lo": q_lo, "hi": q_hi}, cells.astype(jnp.float32))
+    made = Swapped(image, clean, {"lo": q_lo, "hi": q_hi}, cells.astype(jnp.float32))
     return jax.lax.stop_gradient(made)
 
 
-def synthesise(
-    config: Config, networks: Networks, keys: Array, state: State, batch: Batch
-) -> Mapping[str, Array]:
-    """Returns what the general decoder makes of clean and of swapped codes."""
-    made = make_anomalies(config, networks, keys, state.params, state, batch)
-    altered = render(networks, state.params, made.altered)
-    clean, altered = (
-        by_modality(config, x) for x in (made.clean.reconstruction, altered)
-    )
-    return name_pictures(made.mask, clean, altered)
+def synthesiser(config: Config, networks: Mapping):
+    """Returns `System.synthesise`: the general decoder's images of both codes."""
+
+    def rendered(keys, state, batch):
+        params = state.params
+        made = make_anomalies(config, networks, keys, params, state, batch)
+        altered = by_modality(config, render(networks, params, made.altered))
+        clean = by_modality(config, made.clean.reconstruction)
+        return Anomalies(clean, altered, made.mask)
+
+    return gallery(rendered, config.geometry)
 
 
 # --- The phase ------------------------------------------------------------------------
 
 
-def detector_phase(config: Config, networks: Networks) -> Train:
+def detector_phase(config: Config, networks: Mapping) -> Train:
     """Returns the phase that trains all but the auto-encoder."""
-    update = Update(
-        loss=partial(loss, config, networks),
-        optimizer=partial(optimizer, config),
-        trainable=TRAINED,
-    )
+
+    def loss(keys, params, state, batch, across):
+        """Restored codes, normal image and segmentation; the code's sum of all."""
+        hyper = state.hyper
+        made = make_anomalies(config, networks, keys, params, state, batch)
+        scope = training(params, state, batch, across)
+        out = forward(config, networks, scope, state.extra["codebooks"], made.altered)
+
+        distance = jnp.square if config.code_distance == "l2" else jnp.abs
+        info = {}
+        for level, clean in (("lo", made.clean.q_lo), ("hi", made.clean.q_hi)):
+            error = distance(out.restored[level] - clean)
+            info[f"codes_{level}"] = jnp.mean(error, axis=(1, 2, 3))
+        info["image"] = jnp.mean(jnp.square(out.specific - made.image), axis=(1, 2, 3))
+        focal = losses.focal_loss(out.probabilities, made.mask[..., 0], alpha=None)
+        info["focal"] = jnp.mean(focal, axis=(1, 2))
+        truth = jnp.concatenate([1.0 - made.mask, made.mask], axis=-1)
+        info["overlap"] = jnp.mean(jnp.abs(out.probabilities - truth), axis=(1, 2, 3))
+        total = hyper["loss_codes"] * (info["codes_lo"] + info["codes_hi"])
+        for name in ("image", "focal", "overlap"):
+            total += hyper[f"loss_{name}"] * info[name]
+        info["mask_area"] = jnp.mean(made.mask, axis=(1, 2, 3))
+        indices = {"lo": made.clean.index_lo, "hi": made.clean.index_hi}
+        usage = {
+            level: count_codes(config.codes, indices[level], batch.weight)
+            for level in LEVELS
+        }
+        return total, {"usage": usage}, info
+
+    def optimizer(hyper, steps):
+        rate = hyper["learning_rate"]
+        return adam(config.schedule, rate, steps, factor=0.1, milestones=(0.8,))
+
     return Train(
         name="detector",
-        updates=(update,),
+        updates=(Update(loss, optimizer, trainable=TRAINED),),
         steps=config.steps,
         fold=fold,
         health=class_health,
     )
-
-
-def loss(
-    config: Config,
-    networks: Networks,
-    keys: Array,
-    params: Tree,
-    state: State,
-    batch: Batch,
-    across: Across,
-) -> tuple[Array, Tree, Mapping[str, Array]]:
-    """Restored codes, normal image and segmentation; the code's sum of all terms."""
-    hyper = state.hyper
-    made = make_anomalies(config, networks, keys, params, state, batch)
-    scope = Scope(params, {}, True, batch.weight, across)
-    out = forward(config, networks, scope, state.extra["codebooks"], made.altered)
-
-    distance = jnp.square if config.code_distance == "l2" else jnp.abs
-    info = {}
-    for level, clean in (("lo", made.clean.q_lo), ("hi", made.clean.q_hi)):
-        error = distance(out.restored[level] - clean)
-        info[f"codes_{level}"] = jnp.mean(error, axis=(1, 2, 3))
-    info["image"] = jnp.mean(jnp.square(out.specific - made.image), axis=(1, 2, 3))
-    focal = losses.focal_loss(out.probabilities, made.mask[..., 0], alpha=None)
-    info["focal"] = jnp.mean(focal, axis=(1, 2))
-    truth = jnp.concatenate([1.0 - made.mask, made.mask], axis=-1)
-    info["overlap"] = jnp.mean(jnp.abs(out.probabilities - truth), axis=(1, 2, 3))
-    total = hyper["loss_codes"] * (info["codes_lo"] + info["codes_hi"])
-    for name in ("image", "focal", "overlap"):
-        total += hyper[f"loss_{name}"] * info[name]
-    info["mask_area"] = jnp.mean(made.mask, axis=(1, 2, 3))
-    indices = {"lo": made.clean.index_lo, "hi": made.clean.index_hi}
-    usage = {
-        level: count_codes(config.codes, indices[level], batch.weight)
-        for level in LEVELS
-    }
-    return total, {"usage": usage}, info
 
 
 def count_codes(size: int, index: Array, weight: Array) -> Array:
@@ -239,19 +253,8 @@ def fold(extra: Tree, sums: Tree) -> Tree:
     return {**extra, "usage": usage}
 
 
-def class_health(extra: Tree) -> Mapping[str, Array]:
-    """Returns perplexity and number of unused codes over the class, see `health`."""
-    return {
-        f"class_{name}_{level}": value
-        for level in LEVELS
-        for name, value in health(
-            extra["codebooks"][level]._replace(counts=extra["usage"][level])
-        ).items()
-    }
-
-
-def optimizer(
-    config: Config, hyper: Mapping[str, Array], steps: int
-) -> optax.GradientTransformation:
-    """Adam under one schedule."""
-    return optax.adam(SCHEDULES[config.schedule](hyper["learning_rate"], steps))
+def class_health(extra: Tree) -> dict[str, Array]:
+    """Returns perplexity and number of unused codes over the class."""
+    usage, books = extra["usage"], extra["codebooks"]
+    used = {level: books[level]._replace(counts=usage[level]) for level in LEVELS}
+    return level_health(used, "class_")

@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ad3d_jax.base import ALONE, Batch, State, sample_keys
+from ad3d_jax.base import ALONE, Batch, State, fold_each, sample_keys
 from ad3d_jax.features import weights
 from ad3d_jax.fit.step import begin, fixed_part, train_step
 from ad3d_jax.ops.codebook import health
-from ad3d_jax.systems import SYSTEMS, dada
+from ad3d_jax.systems import SYSTEMS
+from ad3d_jax.systems.dsr import auto_encoder
 
-CONFIG = dada.Config(
+CONFIG = auto_encoder.Config(
     dada_hidden=16,
     dada_residual=8,
     dada_residual_layers=1,
@@ -31,15 +32,16 @@ KEY = jax.random.key(9)
 
 @cache
 def initialised(config):
-    return jax.jit(partial(dada.init, config))(jax.random.key(1))
+    return jax.jit(partial(auto_encoder.init, config))(jax.random.key(1))
 
 
 def make_state(config, **hyper):
     params, codebooks = initialised(config)
+    numbers = {**auto_encoder.HYPER, **hyper}
     return State(
         params={"dada": params, "other": jnp.ones(3)},
         extra={"codebooks": codebooks, "batch_stats": {"kept": jnp.ones(2)}},
-        hyper={k: jnp.float32({**dada.HYPER, **hyper}[k]) for k in dada.HYPER},
+        hyper={name: jnp.float32(value) for name, value in numbers.items()},
     )
 
 
@@ -54,7 +56,7 @@ def make_batch(rows=3, size=16):
 
 def run_loss(config, state, batch):
     keys = sample_keys(KEY, batch)
-    loss = partial(dada.loss, config, dada.build(config))
+    loss = auto_encoder.pretrain_phase(config).updates[0].loss
     each, sums, info = jax.jit(lambda *a: loss(*a, ALONE))(
         keys, state.params, state, batch
     )
@@ -67,9 +69,9 @@ def run_loss(config, state, batch):
 )
 def test_channels_and_groups(config, channels, groups):
     keys = sample_keys(KEY, make_batch())
-    x = jax.jit(partial(dada.pretraining_images, config))(keys, make_batch())
+    x = jax.jit(partial(auto_encoder.pretraining_images, config))(keys, make_batch())
     assert x.shape == (3, 16, 16, channels)
-    assert len(dada.build(config).channels) == groups
+    assert len(auto_encoder.build(config).channels) == groups
     if "rgb" in config.modalities:
         np.testing.assert_array_equal(x[..., -3:], make_batch().rgb)
     if "depth" in config.modalities:
@@ -82,7 +84,7 @@ def test_depth_of_the_ablation():
 
     def depth(simulation):
         config = dataclasses.replace(CONFIG, simulation=simulation)
-        made = jax.jit(partial(dada.pretraining_images, config))(keys, batch)
+        made = jax.jit(partial(auto_encoder.pretraining_images, config))(keys, batch)
         return made[..., 0]
 
     np.testing.assert_allclose(depth("perlin").max((1, 2)), 1.0, atol=1e-6)
@@ -96,11 +98,11 @@ def test_depth_of_the_ablation():
 def test_the_loss_by_hand(config, weight):
     state, batch = make_state(config, dada_loss_depth=weight), make_batch()
     keys, each, sums, info = run_loss(config, state, batch)
-    x = jax.jit(partial(dada.pretraining_images, config))(
-        dada.fold_each(keys, 0), batch
+    x = jax.jit(partial(auto_encoder.pretraining_images, config))(
+        fold_each(keys, 0), batch
     )
     codebooks = state.extra["codebooks"]
-    forward = jax.jit(partial(dada.forward, dada.build(config)))
+    forward = jax.jit(partial(auto_encoder.forward, auto_encoder.build(config)))
     codes = forward(state.params["dada"], codebooks, x)
     error = x - np.asarray(codes.reconstruction)
     error = np.abs(error) if config is CONFIG else error**2
@@ -119,13 +121,13 @@ def test_the_loss_by_hand(config, weight):
 
 
 def test_gradients_pass_straight_through_both_levels():
-    state, module = make_state(CONFIG), dada.build(CONFIG)
+    state, module = make_state(CONFIG), auto_encoder.build(CONFIG)
     x = jnp.asarray(np.random.default_rng(3).random((1, 16, 16, 4)), jnp.float32)
 
     @jax.jit
     @jax.grad
     def gradient(params):
-        codes = dada.forward(module, params, state.extra["codebooks"], x)
+        codes = auto_encoder.forward(module, params, state.extra["codebooks"], x)
         return jnp.mean(jnp.abs(x - codes.reconstruction))
 
     for name, leaves in gradient(state.params["dada"]).items():
@@ -133,7 +135,7 @@ def test_gradients_pass_straight_through_both_levels():
 
 
 def train(config, state, steps):
-    phase = dada.pretrain_phase(config)
+    phase = auto_encoder.pretrain_phase(config)
     step = jax.jit(partial(train_step(phase), across=ALONE))
     carry, values = begin(phase, state), []
     for _ in range(steps):
@@ -167,8 +169,8 @@ def test_training_reconstructs():
 
 
 def test_what_is_saved_can_be_put_into_another_state(tmp_path):
-    row = dada.PRETRAINED
-    assert dada.pretrain_phase(CONFIG).pretrained == row.name
+    row = auto_encoder.PRETRAINED
+    assert auto_encoder.pretrain_phase(CONFIG).pretrained == row.name
     state, path = make_state(CONFIG), tmp_path / "dada.safetensors"
     weights.save(path, row.get(state))
     other = jax.tree.map(jnp.zeros_like, state)
@@ -186,7 +188,8 @@ def test_what_is_saved_can_be_put_into_another_state(tmp_path):
 
 def test_the_learning_rate_falls_at_eight_and_nine_tenths():
     hyper = {"dada_learning_rate": 1.0}
-    transform = dada.optimizer(CONFIG, hyper, 100)
+    optimizer = auto_encoder.pretrain_phase(CONFIG).updates[0].optimizer
+    transform = optimizer(hyper, 100)
     params = {"x": jnp.zeros(())}
     memory, moved = transform.init(params), []
     for _ in range(100):
@@ -209,18 +212,18 @@ def test_the_learning_rate_falls_at_eight_and_nine_tenths():
 )
 def test_unknown_values_are_refused(field, value):
     with pytest.raises(ValueError, match=f"model.{field}"):
-        dada.check(dataclasses.replace(CONFIG, **{field: value}))
+        auto_encoder.check(dataclasses.replace(CONFIG, **{field: value}))
 
 
 def test_the_shipped_weights_fit_the_light_setting_and_use_their_codes():
-    from ad3d_jax.experiment.pretrained import artifacts
     from experiments.configs.dsr3d import get_config
+    from experiments.weight_files import artifacts
 
     experiment = get_config("cpu")
     config = SYSTEMS["dsr3d"].config(**experiment.model.to_dict())
     like = jax.eval_shape(
         lambda key: dict(
-            zip(("params", "codebooks"), dada.init(config, key), strict=True)
+            zip(("params", "codebooks"), auto_encoder.init(config, key), strict=True)
         ),
         KEY,
     )

@@ -12,7 +12,7 @@ from reference_systems import make_batch
 from ad3d_jax.base import ALONE, Batch, sample_keys, without_truth
 from ad3d_jax.fit.step import begin, fixed_part, train_step
 from ad3d_jax.ops.blur import mean_filter
-from ad3d_jax.systems import dsr, dsr_networks
+from ad3d_jax.systems.dsr import dsr, networks
 
 CONFIG = dsr.Config(
     dada_hidden=16,
@@ -53,7 +53,7 @@ def test_sizes_are_the_published_ones():
     assert sizes["object_decoder"] == 9_418_371
     assert sizes["segmentation"] == 5_610_690
     assert sizes["upsampler"] == 5_611_842
-    assert sum(sizes[name] for name in dsr_networks.TRAINED) == 30_665_541
+    assert sum(sizes[name] for name in networks.TRAINED) == 30_665_541
     codebooks = 2 * 2 * 4096 * 128  # the public count has codes and their sums
     assert sizes["dada"] + codebooks == 4_021_379
 

@@ -11,8 +11,9 @@ from reference_systems import make_batch
 
 from ad3d_jax.base import ALONE, Batch, sample_keys, without_truth
 from ad3d_jax.fit.step import begin, fixed_part, train_step
-from ad3d_jax.nn.scope import Scope
-from ad3d_jax.systems import dada, dsr3d, dsr_detector, dsr_networks
+from ad3d_jax.nn.scope import training
+from ad3d_jax.systems.dsr import detector, dsr3d, networks
+from ad3d_jax.systems.modalities import CHANNELS
 
 CONFIG = dsr3d.Config(
     dada_hidden=16,
@@ -30,7 +31,6 @@ CONFIG = dsr3d.Config(
 )
 KEY = jax.random.key(4)
 ROWS = 4
-CHANNELS = dada.CHANNELS
 
 
 def count(tree) -> int:
@@ -68,13 +68,13 @@ def with_hyper(state, **values):
 @pytest.fixture(scope="module")
 def anomalies(state, batch):
     """Returns what is made of the batch, by hyperparameters; one compilation."""
-    networks = dsr_networks.build(CONFIG)
+    modules = networks.build(CONFIG)
 
     @jax.jit
     def make(state):
         keys = sample_keys(KEY, batch)
-        return dsr_detector.make_anomalies(
-            CONFIG, networks, keys, state.params, state, batch
+        return detector.make_anomalies(
+            CONFIG, modules, keys, state.params, state, batch
         )
 
     def made(**hyper):
@@ -100,15 +100,18 @@ def test_sizes_are_the_published_ones(
     assert sizes["restriction_lo"] == sizes["restriction_hi"] == 8_113_280
     assert sizes["object_decoder"] == decoder
     assert sizes["segmentation"] == segmentation
-    assert sum(sizes[name] for name in dsr_networks.TRAINED) == trained
-    networks = dsr_networks.build(config)
+    assert sum(sizes[name] for name in networks.TRAINED) == trained
     image = jax.ShapeDtypeStruct((1, 384, 384, channels), jnp.float32)
-    inspect = partial(dsr_networks.inspect, config, networks)
+    inspect = partial(networks.inspect, config, networks.build(config))
     codes, out = jax.eval_shape(inspect, state, image)
     assert codes.q_lo.shape == (1, 48, 48, 256)
     assert codes.q_hi.shape == (1, 96, 96, 256)
     assert out.general.shape == out.specific.shape == (1, 384, 384, channels)
     assert out.probabilities.shape == (1, 384, 384, 2)
+
+
+def detector_loss(config):
+    return dsr3d.dsr3d(config).phases[1].updates[0].loss
 
 
 def differs(one, other):
@@ -162,9 +165,8 @@ def test_the_mask_is_turned_with_the_part(state, batch):
     shares = {}
     for turn in (True, False):
         config = dataclasses.replace(CONFIG, turn_foreground=turn)
-        made = jax.jit(
-            partial(dsr_detector.synthesise, config, dsr_networks.build(config))
-        )(sample_keys(KEY, batch), state, batch)
+        synthesise = jax.jit(dsr3d.dsr3d(config).synthesise)
+        made = synthesise(sample_keys(KEY, batch), state, batch)
         cells = np.asarray(batch.foreground).reshape(ROWS, 8, 4, 8, 4).any((2, 4))
         cells = cells.repeat(4, 1).repeat(4, 2)
         mask = np.asarray(made["mask"])[..., 0] > 0
@@ -176,20 +178,18 @@ def test_the_mask_is_turned_with_the_part(state, batch):
 @pytest.mark.parametrize("distance", ["l2", "l1"])
 def test_the_loss_by_hand(state, batch, distance):
     config = dataclasses.replace(CONFIG, code_distance=distance)
-    networks = dsr_networks.build(config)
+    modules, loss = networks.build(config), detector_loss(config)
     keys = sample_keys(KEY, batch)
 
     @jax.jit
     def run(state):
-        each, sums, info = dsr_detector.loss(
-            config, networks, keys, state.params, state, batch, ALONE
+        each, sums, info = loss(keys, state.params, state, batch, ALONE)
+        made = detector.make_anomalies(
+            config, modules, keys, state.params, state, batch
         )
-        made = dsr_detector.make_anomalies(
-            config, networks, keys, state.params, state, batch
-        )
-        scope = Scope(state.params, {}, True, batch.weight, ALONE)
+        scope = training(state.params, state, batch, ALONE)
         books = state.extra["codebooks"]
-        out = dsr_networks.forward(config, networks, scope, books, made.altered)
+        out = networks.forward(config, modules, scope, books, made.altered)
         return each, sums, info, made, out
 
     each, sums, info, made, out = jax.device_get(run(state))
@@ -214,11 +214,10 @@ def test_the_loss_by_hand(state, batch, distance):
 def test_whether_the_segmentation_trains_what_it_compares(state, batch, detached):
     config = dataclasses.replace(CONFIG, detached=detached)
     state = with_hyper(state, loss_codes=0.0, loss_image=0.0)
-    networks, keys = dsr_networks.build(config), sample_keys(KEY, batch)
+    loss, keys = detector_loss(config), sample_keys(KEY, batch)
 
     def total(params):
-        arguments = config, networks, keys, params, state, batch, ALONE
-        return dsr_detector.loss(*arguments)[0].sum()
+        return loss(keys, params, state, batch, ALONE)[0].sum()
 
     gradient = jax.jit(jax.grad(total))(state.params)
     moved = {n: any(map(np.any, jax.tree.leaves(g))) for n, g in gradient.items()}
@@ -234,7 +233,7 @@ def test_a_step_moves_the_detector_alone(state, batch):
     carry, report = step(KEY, fixed_part(state), begin(phase, state), batch)
     same = jax.tree.map(np.array_equal, carry.params, state.params)
     assert all(jax.tree.leaves(same["dada"]))
-    for name in dsr_networks.TRAINED:
+    for name in networks.TRAINED:
         assert not all(jax.tree.leaves(same[name])), name
     books = jax.tree.map(
         np.array_equal, carry.extra["codebooks"], state.extra["codebooks"]
@@ -253,8 +252,8 @@ def test_score_is_the_maximum_of_the_smoothed_map(state, batch):
     system = dsr3d.dsr3d(CONFIG)
     scores = jax.jit(system.score)(KEY, state, batch)
     np.testing.assert_array_equal(scores.image, np.max(scores.map, (1, 2, 3)))
-    image = dsr_networks.images(CONFIG, batch)
-    inspect = partial(dsr_networks.inspect, CONFIG, dsr_networks.build(CONFIG))
+    image = networks.images(CONFIG, batch)
+    inspect = partial(networks.inspect, CONFIG, networks.build(CONFIG))
     codes, out = jax.jit(inspect)(state, image)
     padded = np.pad(np.asarray(out.probabilities)[..., 1], ((0, 0), (2, 2), (2, 2)))
     assert scores.map[1, 9, 7, 0] == pytest.approx(padded[1, 9:14, 7:12].mean(), 1e-4)

@@ -1,25 +1,22 @@
-"""The discrete auto-encoder under DSR and 3DSR, and its pretraining on pictures.
+"""The discrete auto-encoder under DSR and 3DSR, and its pretraining on natural images.
 
 3DSR: V. Zavrtanik, M. Kristan, D. Skocaj, "Cheating Depth: Enhancing 3D Surface Anomaly
 Detection via Depth Simulation", WACV 2024, arXiv 2311.01117, where it is called DADA;
 DSR: the same authors, ECCV 2022, arXiv 2208.01521, without depth.
 
-Natural pictures are joined with depth that has nothing to do with them, simulated anew
+Natural images are joined with depth that has nothing to do with them, simulated anew
 in every step. The networks learn to reconstruct both from two levels of codes, while
 the codebooks follow the vectors that were nearest to them.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from ad3d_jax.base import (
-    Across,
     Array,
     Batch,
     Pretrained,
@@ -41,16 +38,15 @@ from ad3d_jax.ops.codebook import (
     nearest_code,
     straight_through,
 )
-from ad3d_jax.schedules import step_decay, warm_cosine
+from ad3d_jax.schedules import SCHEDULES, adam
 from ad3d_jax.synthesis.depth import simulate_depth
 from ad3d_jax.synthesis.rgbd import LUMA
-from ad3d_jax.systems.choices import check_choices
+from ad3d_jax.systems.fields import DTYPES, check_choices
+from ad3d_jax.systems.modalities import CHANNELS
 
 NAME = "dada"
 LEVELS = ("lo", "hi")
-CHANNELS = {"depth": 1, "rgb": 3}
 SIMULATIONS = ("perlin_affine", "perlin", "grey")
-SCHEDULES = {"step": partial(step_decay, factor=0.1), "cosine": warm_cosine}
 HYPER: Mapping[str, float] = {
     "dada_learning_rate": 2e-4,
     "dada_loss_commitment": 0.25,
@@ -76,7 +72,7 @@ class Config:
     code_dimensions: int = 256
     code_decay: float = DECAY  # of the codebooks' moving averages, a step
     code_revive_below: float = 0.0  # hits a batch, see `fold_codebook`; 0 = never
-    simulation: str = "perlin_affine"  # perlin_affine | perlin | grey (of the picture)
+    simulation: str = "perlin_affine"  # perlin_affine | perlin | grey (of the image)
     dada_distance: str = "l1"  # l1 | l2; the depth-only version has l2
     dada_schedule: str = "step"  # step (x0.1 at 80 % and 90 %) | cosine
     dada_steps: int = 100_000
@@ -105,7 +101,7 @@ def check(config: Config) -> None:
         "dada_distance": ("l1", "l2"),
         "dada_schedule": tuple(SCHEDULES),
         "dada_kernels": tuple(KERNELS),
-        "dtype": ("float32", "bfloat16"),
+        "dtype": DTYPES,
     }
     check_choices(config, allowed)
 
@@ -188,25 +184,64 @@ def forward(
 
 def pretrain_phase(config: Config) -> Train:
     """Returns the phase that fills params["dada"] and extra["codebooks"]."""
-    update = Update(
-        loss=partial(loss, config, build(config)),
-        optimizer=partial(optimizer, config),
-        trainable=(NAME,),
-    )
+    module = build(config)
+    channels = [(name, CHANNELS[name]) for name in config.modalities]
+
+    def loss(keys, params, state, batch, across):
+        """Reconstruction plus the commitment of both levels to their codes."""
+        hyper, codebooks = state.hyper, state.extra["codebooks"]
+        x = pretraining_images(config, fold_each(keys, 0), batch)
+        codes = forward(module, params[NAME], codebooks, x)
+        error = jnp.abs(x - codes.reconstruction)
+        error = jnp.mean(error if config.dada_distance == "l1" else error**2, (1, 2))
+        by_name = {"depth": hyper["dada_loss_depth"], "rgb": 1.0}
+        weights = [by_name[name] * jnp.ones(count) for name, count in channels]
+        weights = jnp.concatenate(weights)[None, :]
+        total = jnp.sum(weights * error, axis=1) / jnp.sum(weights)
+        info, sums = {"reconstruction": total}, {}
+        levels = {
+            "lo": (codes.z_lo, codes.q_lo, codes.index_lo),
+            "hi": (codes.z_hi, codes.q_hi, codes.index_hi),
+        }
+        for number, (level, (z, q, index)) in enumerate(levels.items()):
+            info[f"commitment_{level}"] = jnp.mean((z - q) ** 2, (1, 2, 3))
+            own = fold_each(keys, 1 + number)
+            sums[level] = code_sums(config.codes, z, index, batch.weight, own)
+        commitment = info["commitment_lo"] + info["commitment_hi"]
+        total = total + hyper["dada_loss_commitment"] * commitment
+        return total, {"codebooks": sums}, info
+
+    def optimizer(hyper, steps):
+        rate = hyper["dada_learning_rate"]
+        return adam(config.dada_schedule, rate, steps, factor=0.1)
+
+    def fold(extra, sums):
+        """Returns `extra` with both codebooks moved by a batch."""
+        codebooks = {
+            level: fold_codebook(
+                extra["codebooks"][level],
+                sums["codebooks"][level],
+                decay=config.code_decay,
+                revive_below=config.code_revive_below,
+            )
+            for level in LEVELS
+        }
+        return {**extra, "codebooks": codebooks}
+
     return Train(
         name=NAME,
-        updates=(update,),
+        updates=(Update(loss, optimizer, trainable=(NAME,)),),
         steps=config.dada_steps,
         source="pictures",
         needs=("rgb",),
-        fold=partial(fold, config),
-        health=codebook_health,
+        fold=fold,
+        health=lambda extra: level_health(extra["codebooks"]),
         pretrained=NAME,
     )
 
 
 def pretraining_images(config: Config, keys: Array, batch: Batch) -> Array:
-    """Returns pictures with simulated depth, as `modalities` says, [B,H,W,C]."""
+    """Returns natural images with simulated depth, as `modalities` says, [B,H,W,C]."""
     images = {"rgb": batch.rgb}
     if config.simulation == "grey":
         images["depth"] = jnp.sum(batch.rgb * LUMA[None, None, None], -1, keepdims=True)
@@ -216,76 +251,13 @@ def pretraining_images(config: Config, keys: Array, batch: Batch) -> Array:
     return jnp.concatenate([images[name] for name in config.modalities], axis=-1)
 
 
-def loss(
-    config: Config,
-    module: DiscreteAutoEncoder,
-    keys: Array,
-    params: Tree,
-    state: State,
-    batch: Batch,
-    across: Across,
-) -> tuple[Array, Tree, Mapping[str, Array]]:
-    """Reconstruction plus the commitment of both levels to their codes."""
-    x = pretraining_images(config, fold_each(keys, 0), batch)
-    codebooks = state.extra["codebooks"]
-    codes = forward(module, params[NAME], codebooks, x)
-    error = jnp.abs(x - codes.reconstruction)
-    by_channel = jnp.mean(error if config.dada_distance == "l1" else error**2, (1, 2))
-    weights = jnp.concatenate(
-        [
-            (state.hyper["dada_loss_depth"] if name == "depth" else 1.0)
-            * jnp.ones(CHANNELS[name])
-            for name in config.modalities
-        ]
-    )[None, :]
-    reconstruction = jnp.sum(weights * by_channel, axis=1) / jnp.sum(weights)
-    vectors = {"lo": codes.z_lo, "hi": codes.z_hi}
-    nearest = {"lo": (codes.q_lo, codes.index_lo), "hi": (codes.q_hi, codes.index_hi)}
-    info, sums = {"reconstruction": reconstruction}, {}
-    for number, level in enumerate(LEVELS):
-        q, index = nearest[level]
-        info[f"commitment_{level}"] = jnp.mean((vectors[level] - q) ** 2, (1, 2, 3))
-        sums[level] = code_sums(
-            config.codes,
-            vectors[level],
-            index,
-            batch.weight,
-            fold_each(keys, 1 + number),
-        )
-    commitment = info["commitment_lo"] + info["commitment_hi"]
-    total = reconstruction + state.hyper["dada_loss_commitment"] * commitment
-    return total, {"codebooks": sums}, info
-
-
-def fold(config: Config, extra: Tree, sums: Tree) -> Tree:
-    """Returns `extra` with both codebooks moved by a batch."""
-    codebooks = {
-        level: fold_codebook(
-            extra["codebooks"][level],
-            sums["codebooks"][level],
-            decay=config.code_decay,
-            revive_below=config.code_revive_below,
-        )
-        for level in LEVELS
-    }
-    return {**extra, "codebooks": codebooks}
-
-
-def codebook_health(extra: Tree) -> Mapping[str, Array]:
+def level_health(codebooks: Mapping[str, Codebook], before: str = "") -> dict:
     """Returns perplexity and number of dead codes of both levels, see `health`."""
     return {
-        f"{name}_{level}": value
+        f"{before}{name}_{level}": value
         for level in LEVELS
-        for name, value in health(extra["codebooks"][level]).items()
+        for name, value in health(codebooks[level]).items()
     }
-
-
-def optimizer(
-    config: Config, hyper: Mapping[str, Array], steps: int
-) -> optax.GradientTransformation:
-    """Adam; by default 2e-4, a tenth of it from 80 %, a hundredth from 90 %."""
-    schedule = SCHEDULES[config.dada_schedule]
-    return optax.adam(schedule(hyper["dada_learning_rate"], steps))
 
 
 def get_pretrained(state: State) -> Tree:

@@ -1,0 +1,47 @@
+"""What the systems on a frozen image network share."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ad3d_jax.base import Array, Batch, State
+from ad3d_jax.features.extractors import init_backbone
+from ad3d_jax.features.modalities import patch_features
+
+
+@dataclass(frozen=True)
+class Backboned:
+    """Fields that each of them has."""
+
+    modalities: tuple[str, ...] = ("rgb",)  # depth is our extension
+    backbone: str = "wide_resnet50"
+    layers: tuple[str, ...] = ("layer2", "layer3")
+
+
+def init_frozen(config: Backboned, key: Array) -> dict:
+    """Returns `State.frozen` with a random network up to the deepest of the layers."""
+    deepest = max(config.layers, default="")  # their names sort by depth
+    return {"backbone": init_backbone(key, config.backbone, deepest)}
+
+
+def features(
+    config: Backboned,
+    embed: Callable[[tuple[Array, ...]], Array],
+    state: State,
+    batch: Batch,
+) -> Array:
+    """Returns the patch features of all modalities side by side, [B,h,w,D] float32.
+
+    Args:
+        config: names network, layers and modalities.
+        embed: from the maps of the layers to patches, see `features.patches`.
+        state: holds the network.
+        batch: holds the fields of the modalities.
+    """
+    return patch_features(
+        state.frozen["backbone"],
+        config.backbone,
+        batch,
+        config.modalities,
+        config.layers,
+        embed,
+    )

@@ -1,0 +1,198 @@
+"""A bank of patch features: what it keeps of them, and what it says of others.
+
+The memory of PatchCore (arXiv 2106.08265) and of its descendants: rows of all training
+samples, chosen by a coreset, to which patches are compared.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ad3d_jax.base import Array, Batch, Gather, Plan, Scores, State, Tree
+from ad3d_jax.features.patches import as_rows
+from ad3d_jax.ops import coreset, knn, reweight
+from ad3d_jax.ops.projection import johnson_lindenstrauss_dimension
+from ad3d_jax.ops.resize import resize_bilinear, resize_nearest
+from ad3d_jax.systems.fields import check_choices, check_counts
+
+UPSAMPLE = {"bilinear": resize_bilinear, "nearest": resize_nearest}
+Features = Callable[[State, Batch], Array]  # -> [B,h,w,D] float32
+
+
+@dataclass(frozen=True)
+class Bank:
+    """Fields of a bank; the defaults are those of PatchCore's release."""
+
+    choice: str = "greedy"  # of the bank's rows: greedy | random
+    fraction: float = 0.1  # of the rows that the bank keeps; 1 = all
+    start: str = "mean_of_ten"  # of the greedy choice, see ops.coreset.greedy
+    projection: str = "dense"  # of the rows for the choice: dense | sparse | none
+    precision: str = "float32"  # of the choice: float32 | float16
+    neighbours: int = 1  # whose distances are averaged to a patch's score
+    distance: str = "squared"  # squared (release) | l2
+    reweight: str = "none"  # of the image score, see ops.reweight
+    support: int = 9  # rows that the re-weighting looks at
+    upsample: str = "bilinear"  # of the patch scores: bilinear | nearest (anomalib)
+    mode: str = "exact"  # of the search, see ops.knn.nearest
+    match: bool = False  # say which training patch the worst patch matched
+    chunk_bytes: int = knn.CHUNK_BYTES  # memory of the rows compared at a time
+
+
+def check(config: Bank) -> None:
+    """Raises ValueError where a field holds a value that no bank has."""
+    allowed = {
+        "choice": ("greedy", "random"),
+        "start": coreset.STARTS,
+        "projection": coreset.PROJECTIONS,
+        "precision": coreset.PRECISIONS,
+        "distance": ("squared", "l2"),
+        "reweight": reweight.KINDS,
+        "upsample": tuple(UPSAMPLE),
+        "mode": knn.MODES,
+    }
+    check_choices(config, allowed)
+    check_counts(config, "neighbours", "support", "chunk_bytes")
+    if not 0 < config.fraction <= 1:
+        raise ValueError(f"model.fraction: expected in (0, 1], found {config.fraction}")
+    if config.reweight != "none" and config.distance != "l2":
+        raise ValueError(
+            f"model.reweight={config.reweight} weighs Euclidean distances: expected "
+            f"model.distance=l2, found {config.distance}"
+        )
+
+
+def with_empty_bank(config: Bank, state: State, features: Features, batch: Batch):
+    """Returns the state with a bank of no rows, of the features' dimensions."""
+    dimensions = jax.eval_shape(features, state, batch).shape[-1]
+    bank = knn.empty(dimensions, config.chunk_bytes)
+    return state._replace(memory={"bank": bank, "origin": np.zeros(0, np.int32)})
+
+
+# --- The phase ------------------------------------------------------------------------
+
+
+def bank_phase(config: Bank, features: Features) -> Gather:
+    """Returns the phase that fills the bank with the features of all patches."""
+    select = None
+    if config.choice == "greedy" and config.fraction < 1:
+        choice = coreset.greedy(
+            config.fraction, config.start, config.projection, config.precision
+        )
+        select = {"rows": choice}
+    return Gather(
+        name="bank",
+        emit=lambda key, state, batch: {"rows": as_rows(features(state, batch))},
+        absorb=partial(absorb, config),
+        select=select,
+        plan=partial(plan, config),
+    )
+
+
+def absorb(config: Bank, key: Array, state: State, rows: Tree) -> State:
+    """Returns the state with the bank and the number of each row among all emitted."""
+    kept = rows["rows"]
+    if isinstance(kept, coreset.Chosen):
+        kept, origin = kept
+    else:
+        kept = kept.reshape(-1, kept.shape[-1])
+        count = coreset.coreset_size(len(kept), config.fraction)
+        origin = np.arange(len(kept), dtype=np.int32)
+        if count < len(kept):
+            origin = jax.random.choice(key, origin, (count,), replace=False)
+            origin = np.sort(np.asarray(origin))
+            kept = kept[origin]
+    bank = knn.build(kept, config.chunk_bytes)
+    return state._replace(memory={"bank": bank, "origin": origin})
+
+
+def plan(config: Bank, state: State, shapes: Tree) -> Plan:
+    """Returns what the fit and the score take, the larger of both."""
+    del state
+    samples, places, dimensions = shapes["rows"].shape
+    rows = samples * places
+    kept = coreset.coreset_size(rows, config.fraction)
+    compared = projected = 0  # numbers that the choice holds on the devices
+    if config.choice == "greedy" and kept < rows:
+        width = {
+            "none": dimensions,
+            "dense": coreset.DENSE_DIMENSIONS,
+            "sparse": johnson_lindenstrauss_dimension(rows),
+        }[config.projection]
+        projected = rows * min(width, dimensions)
+        compared = projected + 3 * rows
+    bank = kept * (dimensions + 2)
+    return Plan(
+        rows=rows,
+        kept=kept,
+        dimensions=dimensions,
+        bank_bytes=4 * kept * dimensions,
+        split_bytes=4 * max(compared, bank),
+        whole_bytes=8 * rows + config.chunk_bytes,
+        # Rows, their projection and its centred copy; the kept rows twice.
+        host_bytes=4 * (rows * dimensions + 2 * max(projected, kept * dimensions)),
+        chunk=knn.chunk_rows(places, kept, dimensions, config.chunk_bytes),
+    )
+
+
+# --- Scoring --------------------------------------------------------------------------
+
+
+def compare(config: Bank, state: State, grid: Array, size: tuple[int, int]) -> Scores:
+    """Returns what the bank says of patches, the map not blurred yet.
+
+    Args:
+        config: says how distances become scores.
+        state: fitted.
+        grid: [B,h,w,D] float32 patch features.
+        size: (H, W) of the map.
+    """
+    bank = state.memory["bank"]
+    count, height, width, dimensions = grid.shape
+    queries = grid.reshape(-1, dimensions)
+    found = knn.nearest(bank, queries, config.neighbours, config.mode)
+    distance = found.distance
+    if config.distance == "squared":
+        distance = distance**2
+    patch_scores = jnp.mean(distance, axis=1).reshape(count, -1)
+    matched = found.number[:, 0].reshape(count, -1)
+    image = reweight.image_score(
+        bank, as_rows(grid), patch_scores, matched, config.reweight, config.support
+    )
+    match = None
+    if config.match:
+        origin = jnp.asarray(state.memory["origin"])[matched]
+        match = worst_match(patch_scores, origin, (height, width), size)
+    cells = patch_scores.reshape(count, height, width, 1)
+    return Scores(map=UPSAMPLE[config.upsample](cells, size), image=image, match=match)
+
+
+def worst_match(
+    scores: Array, origin: Array, grid: tuple[int, int], size: tuple[int, int]
+) -> Array:
+    """Returns what the worst patch of each sample matched, [B,5] as `base.MATCH`.
+
+    Args:
+        scores: [B,P] patch scores.
+        origin: [B,P] int32, number among all emitted rows of what each patch matched.
+        grid: (h, w) patches, P = h*w, row by row.
+        size: (H, W) of the image.
+    """
+    worst = jnp.argmax(scores, axis=1)
+    sample, place = jnp.divmod(
+        jnp.take_along_axis(origin, worst[:, None], axis=1)[:, 0], grid[0] * grid[1]
+    )
+
+    def centre(place):
+        return [
+            (2 * index + 1) * pixels // (2 * patches)
+            for index, pixels, patches in zip(
+                jnp.divmod(place, grid[1]), size, grid, strict=True
+            )
+        ]
+
+    columns = [*centre(worst), sample, *centre(place)]
+    return jnp.stack(columns, axis=1).astype(jnp.int32)

@@ -1,0 +1,1 @@
+"""DSR and 3DSR: one discrete auto-encoder and one detector on its codes."""

@@ -1,0 +1,182 @@
+"""DSR: anomalies made and undone in the discrete space of an auto-encoder, RGB alone.
+
+V. Zavrtanik, M. Kristan, D. Skocaj, "DSR - A dual subspace re-projection network for
+surface anomaly detection", ECCV 2022, arXiv 2208.01521; the authors' code is
+VitjanZ/DSR_anomaly_detection. Where the two differ the default is the code, and the
+card `docs/systems/dsr.md` names the difference.
+
+After the two phases that it shares with 3DSR a third one trains a U-Net that refines
+the map, which is as coarse as the codes, on anomalies made in the image itself.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from ad3d_jax import losses
+from ad3d_jax.base import Array, Batch, Scores, State, System, Train, Update, fold_each
+from ad3d_jax.nn.initialise import initialise
+from ad3d_jax.nn.scope import Scope, scoring, training
+from ad3d_jax.ops.blur import largest_mean
+from ad3d_jax.schedules import adam
+from ad3d_jax.synthesis.blend import blend
+from ad3d_jax.synthesis.codes import Swap, noise_masks
+from ad3d_jax.synthesis.rgbd import rotate_images
+from ad3d_jax.systems.dsr import auto_encoder, detector, networks
+from ad3d_jax.systems.dsr.networks import Pass
+from ad3d_jax.systems.fields import numbers
+from ad3d_jax.systems.modalities import map_size
+
+UPSAMPLER = "upsampler"
+HYPER: Mapping[str, float] = {
+    **detector.HYPER,
+    "rotation": 90.0,
+    "probability_rotation": 0.4,
+    "threshold_low": 0.5,
+    "threshold_high": 0.5,
+    "strength_low": 0.2,
+    "probability_shuffle": 0.0,
+    "loss_overlap": 0.0,
+    "probability_rotation_upsampler": 0.3,
+    "beta_max": 0.8,  # of the image in a blended patch
+}
+
+
+@dataclass(frozen=True)
+class Config(detector.Config):
+    """Structure of the system; a change of any field compiles anew."""
+
+    modalities: tuple[str, ...] = ("rgb",)
+    dada_hidden: int = 128
+    dada_residual: int = 64
+    dada_relu_skip: bool = True
+    codes: int = 4096
+    code_dimensions: int = 128
+    decoder_width: int = 256
+    segmentation_width: int = 64
+    upsampler_width: int = 64  # first width of the U-Net
+    patch_sides: tuple[int, ...] = ()
+    two_sided: bool = False
+    everywhere: bool = True
+    detached: bool = True
+    steps: int = 100_000
+    upsampler_steps: int = 50_000
+    score_window: int = 21
+
+
+def dsr(config: Config = Config()) -> System:  # noqa: B008 (frozen)
+    """Returns the system that `config` describes.
+
+    Raises:
+        ValueError: a field of the configuration has an unknown value.
+    """
+    detector.check(config)
+    if config.modalities != ("rgb",):
+        raise ValueError(
+            f"model.modalities: DSR has ('rgb',), found {config.modalities}; 3DSR has "
+            "depth"
+        )
+    modules = networks.build(config)
+
+    def init(key, batch):
+        size = map_size(batch)
+
+        def build(key):
+            params, extra = networks.init(config, modules, key, size)
+            refiner_key = jax.random.fold_in(key, len(params))
+            made = upsampler(config).init(refiner_key, jnp.zeros((1, *size, 8)))
+            return {**params, UPSAMPLER: made["params"]}, extra
+
+        params, extra = initialise(build, key)
+        return State(params=params, extra=extra, hyper=numbers(HYPER))
+
+    def loss(keys, params, state, batch, across):
+        """Focal loss of the refined map."""
+        image, mask = paint(keys, state, batch)
+        new = state._replace(params=params)
+        _, out = networks.inspect(config, modules, new, image)
+        refined = refine(config, training(params, state, batch, across), out)
+        focal = losses.focal_loss(refined, mask[..., 0], alpha=None)
+        info = {
+            "focal": jnp.mean(focal, axis=(1, 2)),
+            "mask_area": jnp.mean(mask, axis=(1, 2, 3)),
+        }
+        return info["focal"], {}, info
+
+    def optimizer(hyper, steps):
+        return adam(config.schedule, hyper["learning_rate"], steps)
+
+    def score(key, state, batch):
+        """Returns the refined map, and the coarse one's maximum after a mean filter."""
+        codes, out = networks.inspect(config, modules, state, batch.rgb)
+        refined = refine(config, scoring(state), out)
+        coarse = out.probabilities[..., 1:]
+        image = largest_mean(coarse, config.score_window)
+        parts = {**networks.shown(config, codes, out), "map_coarse": coarse}
+        return Scores(refined[..., 1:], image, parts)
+
+    update = Update(loss, optimizer, trainable=(UPSAMPLER,))
+    return System(
+        name="dsr",
+        needs_fit=detector.needs_fit(config, ("rgb",)),
+        needs_score=("rgb",),
+        init=init,
+        phases=(
+            auto_encoder.pretrain_phase(config),
+            detector.detector_phase(config, modules),
+            Train(UPSAMPLER, (update,), config.upsampler_steps),
+        ),
+        score=score,
+        pretrained=(auto_encoder.PRETRAINED,),
+        synthesise=detector.synthesiser(config, modules),
+    )
+
+
+# --- The third phase ------------------------------------------------------------------
+
+
+def upsampler(config: Config):
+    """Returns the U-Net that refines the map."""
+    dtype = jnp.dtype(config.dtype)
+    return networks.segmenting_unet(config.upsampler_width, dtype)
+
+
+def refine(config: Config, scope: Scope, out: Pass) -> Array:
+    """Returns the refined probabilities [B,H,W,2] of normal and anomalous."""
+    images = jnp.concatenate([out.specific, out.general, out.probabilities], axis=-1)
+    images = jax.lax.stop_gradient(images)
+    logits = scope.apply(UPSAMPLER, upsampler(config), images)
+    return jax.nn.softmax(logits, axis=-1)
+
+
+def paint(keys: Array, state: State, batch: Batch) -> tuple[Array, Array]:
+    """Returns turned images with patches of one colour, and the patches' mask.
+
+    [B,H,W,3] and [B,H,W,1] float32; a row depends on its own key alone.
+    """
+    hyper = state.hyper
+    whole = jnp.ones((*batch.rgb.shape[:3], 1), bool)
+    turned, _ = rotate_images(
+        fold_each(keys, 0),
+        {"rgb": batch.rgb},
+        whole,
+        hyper["rotation"],
+        hyper["probability_rotation_upsampler"],
+        fill="zero",
+    )
+    swap = Swap(
+        p_normal=hyper["probability_normal"],
+        threshold_low=hyper["threshold_low"],
+        threshold_high=hyper["threshold_high"],
+    )
+    mask = noise_masks(fold_each(keys, 1), whole, swap, two_sided=False)
+    mask = mask.astype(jnp.float32)
+
+    def one(key, image, mask):
+        *colour, position = jax.random.uniform(key, (4,))
+        colour = jnp.broadcast_to(jnp.stack(colour)[None, None], image.shape)
+        return blend(image, colour, mask, hyper["beta_max"] * position)
+
+    return jax.vmap(one)(fold_each(keys, 2), turned["rgb"], mask), mask
