@@ -123,7 +123,7 @@ class Train(NamedTuple):
     name: str
     updates: tuple[Update, ...]
     steps: int
-    source: str = "train"  # train | validation | pictures; never test
+    source: str = "train"  # train | validation | images | …; never test
     epochs: int | None = None  # passes over the source, in place of steps
     fold: Callable[[Tree, Tree], Tree] | None = None  # (extra, sums) -> extra
     cache: Callable[[State, Batch], Mapping[str, Array]] | None = None  # -> extras

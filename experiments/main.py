@@ -28,8 +28,9 @@ from ad3d_jax.report import write_report
 from ad3d_jax.workdir.checkpoint import Checkpointer, save_tree
 from ad3d_jax.workdir.folder import open_workdir, write_json
 from ad3d_jax.workdir.log import Log, read_log
-from data_pipelines import pictures
+from data_pipelines import sources
 from data_pipelines.errors import DiskFullError
+from data_pipelines.reader import Reader
 from experiments import flag_errors, session, weight_files
 
 MODES = ("fit", "eval", "fit_eval")
@@ -41,7 +42,7 @@ class Data(NamedTuple):
     """A class as it was prepared."""
 
     manifest: dict
-    samples: Dataset
+    samples: Reader
 
 
 class Opened(NamedTuple):
@@ -52,7 +53,7 @@ class Opened(NamedTuple):
     engine: engines.Engine
     folder: Path
     data: Data
-    dataset: Dataset  # samples, and pictures where the system reads them
+    dataset: Dataset  # samples, and images where the system reads them
     first: Batch
     facts: dict
     log: Log
@@ -68,8 +69,8 @@ def run(config: ConfigDict, workdir: str, mode: str, allow: Sequence[str] = ()) 
 
 def open_data(config: ConfigDict) -> Data:
     """Returns the data that the configuration names, prepared if need be."""
-    prepared = session.prepare_class(config)
-    return Data(prepared.manifest, open_samples(config, prepared))
+    prepared, samples = session.open_class(config, session.build_system(config))
+    return Data(prepared.manifest, samples)
 
 
 @contextlib.contextmanager
@@ -121,18 +122,13 @@ def opened(
             )
 
 
-def open_dataset(config: ConfigDict, system: System, samples: Dataset) -> Dataset:
-    """Returns the reader of a class joined with the pictures of a pretraining."""
-    if not any(p.source == pictures.SPLIT for p in phases_due(config, system)):
+def open_dataset(config: ConfigDict, system: System, samples: Reader) -> Reader:
+    """Returns the reader of a class joined with the images of a pretraining."""
+    if not any(p.source == "images" for p in phases_due(config, system)):
         return samples
-    data = config.data
-    if data.pictures:
-        found = pictures.read_pictures(data.pictures, data.image_size)
-    else:
-        key = session.key_of(config, "pictures")
-        count = data.procedural_pictures
-        found = pictures.make_pictures(key, count, data.image_size)
-    return pictures.Joined(samples, found)
+    data, key = config.data, session.key_of(config, "images")
+    wanted = sources.Images(key, data.images, data.procedural_images, data.image_size)
+    return samples.joined({"images": partial(sources.natural_images, wanted)})
 
 
 def phases_due(config: ConfigDict, system: System) -> tuple:
@@ -141,21 +137,6 @@ def phases_due(config: ConfigDict, system: System) -> tuple:
     return tuple(
         p for p in system.phases if not p.artifact or p.artifact.name not in ready
     )
-
-
-def open_samples(config: ConfigDict, prepared) -> Dataset:
-    """Returns the reader of prepared data that `data.reader` names."""
-    if config.data.reader == "resident":
-        from data_pipelines.resident import load_resident
-
-        return load_resident(prepared)
-    if config.data.reader != "stream":
-        raise ValueError(
-            f"data.reader: expected stream or resident, found {config.data.reader!r}"
-        )
-    from data_pipelines.stream import open_stream
-
-    return open_stream(prepared)
 
 
 def tensorboard(config: ConfigDict, folder: Path) -> Path | None:

@@ -18,13 +18,11 @@ from ad3d_jax.fit.positions import unpack_state
 from ad3d_jax.synthesis.textures import load_textures
 from ad3d_jax.systems import SYSTEMS, build, nearest
 from ad3d_jax.workdir.checkpoint import load_tree
-from data_pipelines import layout
-from data_pipelines.prepared import MANIFEST, Prepared, open_prepared
-from data_pipelines.preprocess import prepare
+from data_pipelines import layout, sources, synthetic
 from experiments import weight_files
 
 FINAL = "final"  # folder of the trained state below checkpoints/
-KEYS = {"init": 0, "fit": 1, "score": 2, "pictures": 3, "synthesis": 4}
+KEYS = {"init": 0, "fit": 1, "score": 2, "images": 3, "synthesis": 4}
 
 
 def plain(config: ConfigDict) -> dict:
@@ -77,7 +75,7 @@ def build_system(config: ConfigDict) -> System:
     return system
 
 
-def data_folder(config: ConfigDict) -> tuple[Path, str]:
+def data_folder(config: ConfigDict, whole: bool = False) -> tuple[Path, str]:
     """Returns (root, category); makes the sample set where `data.root` is empty.
 
     Of several processes the first makes it and the others wait.
@@ -95,59 +93,42 @@ def data_folder(config: ConfigDict) -> tuple[Path, str]:
             f"data.name={data.name} needs data.root: the sample set that is made where "
             f"it is empty has the layout {layout.MVTEC_3D}"
         )
-    from data_pipelines import synthetic
-
     category = data.category or synthetic.CATEGORIES[0]
-    if category not in synthetic.CATEGORIES:
-        raise ValueError(
-            f"data.category: the sample set has no {category!r}"
-            f"{nearest(category, synthetic.CATEGORIES)}"
-        )
-    numbers = data.sample_set.to_dict()
-    tag = config_hash({**numbers, "size": data.image_size})
-    root = Path(data.cache).expanduser() / f"sample-set-{tag}"
-    if processes.is_first():
-        size = data.image_size
-        synthetic.generate(root, categories=(category,), size=size, **numbers)
-    processes.wait()
-    return root, category
+    counts, size = data.sample_set.to_dict(), data.image_size
+    return sources.sample_set(data.cache, category, size, counts, whole), category
 
 
-def recipe_parameters(config: ConfigDict) -> dict:
-    """Returns the parameters that the recipe is applied with."""
-    data = config.data
-    return {
-        "image_size": data.image_size,
-        "mask_size": data.mask_size or data.image_size,
-        **data.recipe_parameters.to_dict(),
-    }
+def extras_of(system: System) -> list[str]:
+    """Returns the names of the extras that a system needs."""
+    needs = (*system.needs_fit, *system.needs_score)
+    names = {n.removeprefix("extras.") for n in needs if n.startswith("extras.")}
+    return sorted(names)
 
 
-def prepare_class(config: ConfigDict) -> Prepared:
+def open_class(config: ConfigDict, system: System) -> sources.Data:
     """Returns the class that the configuration names, preprocessed if need be.
 
-    Of several processes the first preprocesses it and the others wait.
+    The recipe makes the extras that the system needs.
 
     Raises:
-        ValueError: see `data_folder` and `preprocess.prepare`.
+        ValueError: see `data_folder` and `sources.open_data`.
     """
-    root, category = data_folder(config)
-    if not processes.is_first():
-        folder = Path(processes.word_of_first(""))
-        processes.wait_for(folder / MANIFEST)
-        return open_prepared(folder)
-    prepared = prepare(
+    data = config.data
+    whole = any(phase.source == "train_all" for phase in system.phases)
+    root, category = data_folder(config, whole)
+    return sources.open_data(
         root,
         category,
-        config.data.recipe,
-        recipe_parameters(config),
-        cache_dir=Path(config.data.cache).expanduser(),
-        on_missing=config.data.on_missing,
-        name=config.data.name,
+        data.recipe,
+        name=data.name,
+        image_size=data.image_size,
+        mask_size=data.mask_size or data.image_size,
+        parameters=data.recipe_parameters.to_dict(),
+        extras=extras_of(system),
+        cache=Path(data.cache).expanduser(),
+        reader=data.reader,
+        on_missing=data.on_missing,
     )
-    processes.word_of_first(str(prepared.folder))
-    processes.wait_for(prepared.folder)
-    return prepared
 
 
 def samples_of(manifest: Mapping, split: str) -> list[Sample]:

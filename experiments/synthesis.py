@@ -23,7 +23,6 @@ from ad3d_jax.evaluate import check_needs
 from ad3d_jax.features import weights
 from ad3d_jax.report.gallery import Draw, write_gallery
 from experiments import flag_errors, session, weight_files
-from experiments.main import open_samples
 
 
 def run(
@@ -45,8 +44,7 @@ def run(
     if system.synthesise is None:
         raise ValueError(f"{config.system} trains without artificial anomalies")
     weight_files.check(config)
-    prepared = session.prepare_class(config)
-    samples = open_samples(config, prepared)
+    prepared, samples = session.open_class(config, system)
     batch = next(iter(samples.ordered("train", count, 0)))
     check_needs(system, batch)
     state = ready_state(config, system, batch, workdir)

@@ -69,7 +69,10 @@ def make_batch(
         depth=depth[..., None].astype(np.float32),
         valid=everywhere,
         foreground=everywhere.copy(),
-        extras={"depth_normalised": normalised[..., None].astype(np.float32)},
+        extras={
+            name: normalised[..., None].astype(np.float32)
+            for name in ("depth_normalised", "height_normalised")
+        },
         weight=np.ones(count, np.float32),
         id=rng.choice(2**31 - 1, count, replace=False).astype(np.int32),
         category=np.zeros(count, np.int32),

@@ -196,7 +196,7 @@ def pretrain_phase(config: Config) -> Train:
         name=NAME,
         updates=(update,),
         steps=config.dada_steps,
-        source="pictures",
+        source="images",
         needs=("rgb",),
         fold=partial(fold, config),
         health=codebook_health,

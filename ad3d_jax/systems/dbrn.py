@@ -89,7 +89,7 @@ def dbrn(config: Config = Config()) -> System:  # noqa: B008 (frozen)
     """
     check(config)
     networks = build_networks(config)
-    depth_field = "extras.depth_normalised"
+    depth_field = "extras.height_normalised"
     needs = tuple({"rgb": "rgb", "depth": depth_field}[m] for m in config.modalities)
     train = Train(
         name="train",
@@ -308,7 +308,7 @@ def optimizer(
 
 def modality_inputs(config: Config, batch: Batch) -> dict[str, Array]:
     """Returns the network inputs by modality, each [B,H,W,C]."""
-    fields = {"rgb": batch.rgb, "depth": batch.extras.get("depth_normalised")}
+    fields = {"rgb": batch.rgb, "depth": batch.extras.get("height_normalised")}
     return {m: fields[m] for m in config.modalities}
 
 

@@ -46,7 +46,7 @@ from ad3d_jax.synthesis.textures import procedural_textures
 from ad3d_jax.systems.choices import check_choices
 
 CHANNELS = {"rgb": 3, "depth": 1}
-FIELDS = {"rgb": "rgb", "depth": "extras.depth_normalised"}
+FIELDS = {"rgb": "rgb", "depth": "extras.height_normalised"}
 # What a modality's pictures show: normalised depth is height over the table.
 PICTURES = {"rgb": "rgb", "depth": "height"}
 HYPER: Mapping[str, float] = {
@@ -193,7 +193,7 @@ def init(config: Config, networks: Mapping, key: Array, batch: Batch) -> State:
 
 def modality_inputs(config: Config, batch: Batch) -> dict[str, Array]:
     """Returns the network inputs by modality, each [B,H,W,C]."""
-    fields = {"rgb": batch.rgb, "depth": batch.extras.get("depth_normalised")}
+    fields = {"rgb": batch.rgb, "depth": batch.extras.get("height_normalised")}
     return {m: fields[m] for m in config.modalities}
 
 

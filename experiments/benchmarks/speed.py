@@ -47,6 +47,7 @@ from ad3d_jax.evaluate import check_needs
 from ad3d_jax.fit.step import begin, fixed_part, train_step
 from ad3d_jax.workdir.folder import write_json
 from data_pipelines.recipes import RECIPES
+from data_pipelines.samples import complete_parameters
 from experiments import flag_errors, session
 
 SCOPES = ("score", "end_to_end", "step")
@@ -157,11 +158,14 @@ def random_batch(config: ConfigDict, size: int) -> Batch:
     z = 0.4 + 0.01 * np.sin(20 * x) * np.cos(20 * y) + np.zeros((size, 1, 1))
     z = (z + 1e-3 * rng.standard_normal((size, side, side))).astype(np.float32)
     xyz = np.stack([x * z / 2, y * z / 2, z], axis=-1)
-    recipe = RECIPES[config.data.recipe]
-    parameters = {**recipe.defaults, **session.recipe_parameters(config)}
+    recipe = config.data.recipe
+    asked = session.extras_of(session.build_system(config))
+    parameters = complete_parameters(recipe, {"image_size": side, "extras": asked})
+    fields = RECIPES[recipe].fields(parameters, frozenset(("rgb", "xyz")))
     extras = {
         name: rng.uniform(0.2, 0.8, (size, *shape)).astype(dtype)
-        for name, (shape, dtype) in recipe.extras(parameters).items()
+        for name, (shape, dtype) in fields.items()
+        if name in parameters["extras"]
     }
     measured = np.ones((size, side, side, 1), bool)
     return Batch(

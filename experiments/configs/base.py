@@ -89,14 +89,14 @@ def with_backbone(config: ConfigDict, source: str) -> ConfigDict:
 
 
 def with_pretraining(config: ConfigDict, artifact: str) -> ConfigDict:
-    """Returns the configuration with the fields of a pretraining on natural pictures.
+    """Returns the configuration with the fields of a pretraining on natural images.
 
     Args:
-        config: of a system with a phase of source "pictures".
+        config: of a system with a phase of source "images".
         artifact: name of what that phase makes.
     """
-    config.data.pictures = ""  # folder of natural pictures; "" = procedural ones
-    config.data.procedural_pictures = 2048
+    config.data.images = ""  # folder of natural images; "" = procedural ones
+    config.data.procedural_images = 2048
     # Files that stand for the phase; "shipped:NAME" is one of experiments/pretrained.
     config.artifacts = ConfigDict({artifact: ""})
     config.save_artifacts = ConfigDict({artifact: ""})

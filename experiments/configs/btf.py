@@ -2,7 +2,7 @@
 
     python -m experiments.main --config=experiments/configs/btf.py:fpfh \
         --config.data.root=FOLDER --config.data.category=cable_gland \
-        [--config.data.recipe=raw|plane] [--config.fpfh=jnp|open3d]
+        [--config.data.recipe=raw|plane] [--config.model.fpfh=jnp|open3d]
 
 The seven feature sets of the paper's tables are variants (card: docs/systems/btf.md).
 Published means over the ten classes of MVTec 3D-AD on raw data, I-AUROC / P-AUROC /
@@ -11,7 +11,7 @@ AUPRO: `rgb_fpfh`, the default, .873 / .993 / .964; `fpfh` .753 / .980 / .928; `
 `raw` .528. `cpu` takes minutes on two cores.
 """
 
-from ml_collections import ConfigDict, FieldReference
+from ml_collections import ConfigDict
 
 from experiments.configs.base import apply_variants, base_config, with_backbone
 
@@ -47,14 +47,11 @@ VARIANTS = {
 def get_config(variant: str = "") -> ConfigDict:
     """Returns the configuration of the named variant.
 
-    `fpfh` says who makes that descriptor: `jnp` is the system, on the accelerator;
-    `open3d` the recipe, once, on the CPU. One value stands under three names.
+    `model.fpfh` says who makes that descriptor: `jnp` is the system, on the
+    accelerator; `open3d` the recipe, once, on the CPU.
     """
     config = with_backbone(base_config("btf", recipe="raw"), source="racm_in1k")
     config.data.image_size = 224
     config.model.match = True  # the report shows it
     config.data.recipe_parameters.interpolation = "bicubic"
-    config.fpfh = FieldReference(config.model.fpfh)
-    config.model.fpfh = config.get_ref("fpfh")
-    config.data.recipe_parameters.fpfh = config.get_ref("fpfh")
     return apply_variants(config, variant, VARIANTS)

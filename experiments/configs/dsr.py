@@ -1,7 +1,7 @@
 """DSR (arXiv 2208.01521): `dsr.py[:variant]`, variants joined by '+'.
 
     python -m experiments.main --config=experiments/configs/dsr.py:pretrain \
-        --config.data.pictures=FOLDER --config.save_artifacts.dada=dsr.safetensors
+        --config.data.images=FOLDER --config.save_artifacts.dada=dsr.safetensors
     python -m experiments.main --config=experiments/configs/dsr.py \
         --config.data.name=mvtec_ad --config.data.root=FOLDER \
         --config.data.category=screw --config.artifacts.dada=dsr.safetensors
@@ -18,7 +18,7 @@ from experiments.configs.base import apply_variants, base_config, with_pretraini
 CPU = {
     "data.image_size": 64,
     "data.batch_size": 8,
-    "data.procedural_pictures": 512,
+    "data.procedural_images": 512,
     "model.dada_hidden": 64,
     "model.dada_residual": 32,
     "model.dada_kernels": "he",

@@ -1,7 +1,7 @@
 """3DSR (arXiv 2311.01117): `dsr3d.py[:variant]`, variants joined by '+'.
 
     python -m experiments.main --config=experiments/configs/dsr3d.py:pretrain \
-        --config.data.pictures=FOLDER --config.save_artifacts.dada=dada.safetensors
+        --config.data.images=FOLDER --config.save_artifacts.dada=dada.safetensors
     python -m experiments.main --config=experiments/configs/dsr3d.py \
         --config.data.root=FOLDER --config.data.category=cable_gland \
         --config.artifacts.dada=dada.safetensors

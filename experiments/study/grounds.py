@@ -7,16 +7,17 @@ from ml_collections import ConfigDict
 
 from ad3d_jax.base import System
 from ad3d_jax.evaluate import Sample
-from data_pipelines import planted
-from data_pipelines.resident import Resident, load_resident
+from data_pipelines import planted, planting
+from data_pipelines.reader import Reader
+from data_pipelines.resident import load_resident
 from experiments import session
 
 
 class Ground(NamedTuple):
     """The data of a class: what is fitted on and what is judged on."""
 
-    samples: Resident
-    planted: planted.Planted
+    samples: Reader
+    planted: Reader
     rows: list[Sample]
     category: str
 
@@ -36,13 +37,15 @@ class Grounds:
             DatasetError: files are missing or damaged, or nothing can be planted.
         """
         planting = planting._replace(kinds=kinds_for(system, planting.kinds))
-        key = (config.data.to_json(), planting)
+        key = (config.data.to_json(), system.needs_fit, system.needs_score, planting)
         if self._known is None or self._known[0] != key:
-            self._known = key, self._opened(config, planting)
+            self._known = key, self._opened(config, system, planting)
         return self._known[1]
 
-    def _opened(self, config: ConfigDict, planting: planted.Settings) -> Ground:
-        prepared = session.prepare_class(config)
+    def _opened(
+        self, config: ConfigDict, system: System, planting: planted.Settings
+    ) -> Ground:
+        prepared = session.open_class(config, system).prepared
         category = prepared.manifest["category"]
         samples = load_resident(prepared)
         split, numbers = planted.hosts(prepared, planting.hold_out)
@@ -56,14 +59,14 @@ class Grounds:
             Sample(category, row["defect"], row["stem"], row["id"], row["label"])
             for row in judged.samples
         ]
-        return Ground(samples, judged, rows, category)
+        return Ground(samples, judged.dataset, rows, category)
 
 
 def kinds_for(system: System, kinds: tuple[str, ...]) -> tuple[str, ...]:
     """Returns the kinds of defects that a system can see by what it scores."""
     seen = {name.removeprefix("extras.") for name in system.needs_score}
     if "rgb" not in seen:
-        return tuple(kind for kind in kinds if kind in planted.SHAPE) or kinds
+        return tuple(kind for kind in kinds if kind in planting.SHAPE) or kinds
     if seen <= {"rgb"}:
-        return tuple(kind for kind in kinds if kind in planted.COLOUR) or kinds
+        return tuple(kind for kind in kinds if kind in planting.COLOUR) or kinds
     return kinds

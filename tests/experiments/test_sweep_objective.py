@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from data_pipelines.errors import DiskFullError
-from data_pipelines.resident import Resident
+from data_pipelines.reader import Reader
 from experiments.configs import btf, simplenet
 from experiments.study import objective, outcomes, trials
 from experiments.study.grounds import Grounds, kinds_for
@@ -44,13 +44,13 @@ def cache(tmp_path_factory):
 def read_splits(monkeypatch):
     """Returns the splits that are read from now on."""
     seen = set()
-    real = Resident._batch
+    real = Reader._batches
 
-    def batch(self, split, *arguments):
+    def batches(self, split, *arguments):
         seen.add((split, self.size(split)))
         return real(self, split, *arguments)
 
-    monkeypatch.setattr(Resident, "_batch", batch)
+    monkeypatch.setattr(Reader, "_batches", batches)
     return seen
 
 

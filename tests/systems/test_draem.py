@@ -94,7 +94,7 @@ def test_every_variant_builds(variant):
     config = get_config(variant)
     system = build("draem", config.model.to_dict())
     depth = "depth" in variant
-    assert ("extras.depth_normalised" in system.needs_fit) == depth
+    assert ("extras.height_normalised" in system.needs_fit) == depth
     assert config.data.recipe == ("ast" if depth else "raw")
     assert set(config.hyper) == set(draem.HYPER)
 
