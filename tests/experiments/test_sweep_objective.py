@@ -81,7 +81,7 @@ def test_a_memory_bank_is_judged_before_on_a_part_and_never_on_the_test_set(
         outcome.value == pytest.approx(expected) and metrics["judged_on"] == "planted"
     )
     assert [stage for stage, _ in reports] == [34]
-    assert read_splits == {("train", 6), ("train", 2)}
+    assert read_splits == {("train", 6), ("train", 2), ("planted", 6)}
     assert "1 x cpu (cpu:0)" in (tmp_path / "a" / "log.jsonl").read_text()
     # Again: nothing is fitted, and another metric is read from the file.
     read_splits.clear()
