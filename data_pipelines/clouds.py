@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data_pipelines.decode import check_file
 from data_pipelines.errors import CorruptSampleError
 
 SUFFIXES = (".ply", ".pcd")
@@ -90,13 +91,7 @@ def read_labels(path: str | Path) -> Labelled:
 
 
 def _bytes_of(path: Path) -> bytes:
-    if not path.is_file():
-        raise CorruptSampleError(path, "is not a file")
-    size = path.stat().st_size
-    if not 0 < size <= MAX_BYTES:
-        raise CorruptSampleError(
-            path, f"expected 1 to {MAX_BYTES} bytes, found {size} bytes"
-        )
+    check_file(path, MAX_BYTES)
     return path.read_bytes()
 
 

@@ -32,13 +32,14 @@ def _corrupt(path: Path) -> Iterator[None]:
         raise CorruptSampleError(path, reason) from error
 
 
-def _check_file(path: Path) -> None:
+def check_file(path: Path, most: int = MAX_BYTES) -> None:
+    """Raises CorruptSampleError unless a file is there and of 1 to `most` bytes."""
     if not path.is_file():
         raise CorruptSampleError(path, "is not a file")
     size = path.stat().st_size
-    if not 0 < size <= MAX_BYTES:
+    if not 0 < size <= most:
         raise CorruptSampleError(
-            path, f"expected 1 to {MAX_BYTES} bytes, found {size} bytes"
+            path, f"expected 1 to {most} bytes, found {size} bytes"
         )
 
 
@@ -52,7 +53,7 @@ def _check_sides(path: Path, height: int, width: int) -> None:
 
 
 def _read_image(path: Path, modes: tuple[str, ...]) -> Image.Image:
-    _check_file(path)
+    check_file(path)
     with _corrupt(path), Image.open(path, formats=("PNG", "JPEG", "BMP")) as image:
         _check_sides(path, image.height, image.width)
         if image.mode not in modes:
@@ -109,7 +110,7 @@ def read_xyz(path: str | Path) -> tuple[np.ndarray, int]:
             points not finite, or distances of 10 m and over (millimetres?).
     """
     path = Path(path)
-    _check_file(path)
+    check_file(path)
     with _corrupt(path), tifffile.TiffFile(path) as tiff:
         page = tiff.pages[0]
         _check_declared(path, tuple(page.shape), page.dtype)

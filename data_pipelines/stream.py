@@ -8,6 +8,7 @@ them the reader's order asks for.
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -55,14 +56,15 @@ class Shards(Source):
 
     def read(self, numbers: np.ndarray) -> Arrays:
         """Returns the fields of samples, see `Source.read`."""
-        return next(self.stream([numbers]))
+        with self._damage_told():
+            decoded = self._decode(tf.constant(self._serialized(numbers), tf.string))
+            return {name: array.numpy() for name, array in decoded.items()}
 
     def stream(self, batches: Iterable[np.ndarray]) -> Iterator[Arrays]:
         """Yields what `read` returns for each of `batches`, by tf.data."""
 
         def serialized():
-            for numbers in batches:
-                yield [_read(self._places[number]) for number in numbers]
+            yield from map(self._serialized, batches)
 
         signature = tf.TensorSpec([None], tf.string)
         dataset = tf.data.Dataset.from_generator(serialized, output_signature=signature)
@@ -70,8 +72,16 @@ class Shards(Source):
         options = tf.data.Options()
         options.threading.private_threadpool_size = THREADS
         dataset = dataset.with_options(options).prefetch(AHEAD)
-        try:
+        with self._damage_told():
             yield from dataset.as_numpy_iterator()
+
+    def _serialized(self, numbers: np.ndarray) -> list[bytes]:
+        return [_read(self._places[number]) for number in numbers]
+
+    @contextmanager
+    def _damage_told(self) -> Iterator[None]:
+        try:
+            yield
         except tf.errors.OpError as error:
             raise damaged(self._places[0].shard, error.message) from error
 
