@@ -15,7 +15,7 @@ from ad3d_jax.ops.blur import mean_filter
 
 def features(batch):
     """Returns colour and normalised depth of every pixel, [B,H,W,4]."""
-    return jnp.concatenate([batch.rgb, batch.extras["depth_normalised"]], axis=-1)
+    return jnp.concatenate([batch.rgb, batch.extras["height_normalised"]], axis=-1)
 
 
 def init(key, batch):
@@ -45,7 +45,7 @@ def score(key, state, batch):
     return Scores(map=map, image=jnp.max(map, axis=(1, 2, 3)))
 
 
-needs = ("rgb", "extras.depth_normalised")
+needs = ("rgb", "extras.height_normalised")
 pixels = System(
     name="pixels",
     needs_fit=needs,

@@ -1,4 +1,4 @@
-"""From a depth picture to an organised point cloud, with the camera's parameters."""
+"""From a depth image to an organised point cloud, with the camera's parameters."""
 
 import json
 import os
@@ -21,7 +21,7 @@ class Intrinsics(NamedTuple):
     fy: float  # pixels
     cx: float  # pixels, column of the principal point
     cy: float  # pixels, row of the principal point
-    scale: float = 0.001  # metres for one unit of the depth picture
+    scale: float = 0.001  # metres for one unit of the depth image
     kappa_x: float = 0.0  # distortion by pixel: 1 + kappa_x du^2 + kappa_y dv^2
     kappa_y: float = 0.0
 
@@ -93,7 +93,7 @@ def _number(path: str | Path, name: str, value) -> float:
 
 
 def xyz_from_depth(depth: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
-    """Returns the points that a depth picture shows, [H,W,3] float32 metres.
+    """Returns the points that a depth image shows, [H,W,3] float32 metres.
 
     Args:
         depth: [H,W] distances along the optical axis in metres, 0 where unmeasured.

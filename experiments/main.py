@@ -30,7 +30,13 @@ def main(values: flags.FlagValues) -> int:
 def fit_and_evaluate(values: flags.FlagValues) -> None:
     """Does what the flags say; prints the metrics and where the report lies."""
     config = command.config_of(values)
-    metrics = run(config, values.workdir, values.mode, values.allow_config_change)
+    metrics = run(
+        config,
+        values.workdir,
+        values.mode,
+        values.allow_config_change,
+        values.phases,
+    )
     if not metrics:
         return
     print(f"\n{metrics['system']} ({metrics['variant']}) on {metrics['category']}")
@@ -51,6 +57,7 @@ if __name__ == "__main__":
     command.define_config("quickstart")
     flags.DEFINE_string("workdir", "", "Default: runs/<system>-<category>.")
     flags.DEFINE_enum("mode", "fit_eval", MODES, "What to do.")
+    flags.DEFINE_list("phases", None, "Names of single phases to fit; default: all.")
     flags.DEFINE_multi_string(
         "allow_config_change", [], "Fields that may differ from the workdir's."
     )

@@ -37,8 +37,8 @@ class Trial:
         self.row, self.batch = row, row.make_batch(ROWS)
         samples = row.make_batch(6)
         splits = {"train": samples, "validation": self.batch}
-        if any(phase.source == "pictures" for phase in row.make().phases):
-            splits["pictures"] = pictures(32, samples.rgb.shape[1])
+        if any(phase.source == "images" for phase in row.make().phases):
+            splits["images"] = pictures(32, samples.rgb.shape[1])
         self.data = MemoryDataset(splits)
         self.system = count_steps(row.make(), self.data, ROWS)
         self.initial = self.system.init(KEY, without_truth(self.batch))

@@ -409,7 +409,7 @@ def test_library_imports_without_optional_libraries():
 
 
 def test_numpy_pipelines_import_without_optional_libraries():
-    names = ("data_pipelines.resident", "data_pipelines.synthetic")
+    names = tuple(f"data_pipelines.{n}" for n in ("planted", "sources", "synthetic"))
     modules = [
         module
         for file, _ in sources(ROOT)

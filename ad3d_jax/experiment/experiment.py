@@ -72,15 +72,18 @@ class Experiment:
 
         Args:
             phases: names of those to run; None = all that no file of weights brings.
+                Of single phases nothing is kept but what `save_weights` names.
             allow: fields of the configuration that may differ from the workdir's.
 
         Raises:
             ValueError: a mistake, named before any work.
             Preempted: SIGTERM or SIGINT came; the same call goes on from there.
         """
-        with run.opened(self.config, self.workdir, "fit", allow, self._read) as begun:
-            run.train(begun)
-        return self.detector
+        with self._opened("fit", allow, phases) as begun:
+            state = run.train(begun)
+        if phases is None:
+            return self.detector
+        return Detector(self.config, self.system, state, self.data.recipe)
 
     def evaluate(self, allow: Sequence[str] = ()) -> dict[str, Any]:
         """Scores the test split and returns what metrics.json says of it.
@@ -90,7 +93,7 @@ class Experiment:
         Raises:
             ValueError: a mistake, or nothing was fitted.
         """
-        with run.opened(self.config, self.workdir, "eval", allow, self._read) as begun:
+        with self._opened("eval", allow) as begun:
             return run.evaluate(begun)
 
     @property
@@ -111,7 +114,10 @@ class Experiment:
     @cached_property
     def data(self) -> Data:
         """The class, preprocessed: its manifest and its samples."""
-        return open_data(self.config)
+        return open_data(self.config, self.system)
 
-    def _read(self, _: ConfigDict) -> Data:
-        return self.data
+    def _opened(self, mode, allow, phases=None):
+        return run.opened(
+            *(self.config, self.workdir, mode, allow, phases),
+            read=lambda *_: self.data,
+        )

@@ -1,22 +1,24 @@
 """What a result says of the run that it comes from, so that it can be repeated."""
 
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
-from ad3d_jax.experiment import pretrained
 from ad3d_jax.experiment.config import config_hash, plain
 from ad3d_jax.experiment.data import category_of, mask_size
 
 
-def facts(config: ConfigDict, steps: int | None) -> dict:
+def facts(config: ConfigDict, steps: int | None, weights: Mapping[str, Any]) -> dict:
     """Returns what metrics.json says of a run besides its metrics.
 
     Args:
         config: of the run.
         steps: training steps of all phases, None where nothing is trained.
+        weights: what is known of each file that brought a pretrained part, by its name.
     """
     device = jax.local_devices()[0]
     return {
@@ -25,7 +27,7 @@ def facts(config: ConfigDict, steps: int | None) -> dict:
         "recipe": config.data.recipe,
         "resolution": config.data.image_size,
         "mask_size": mask_size(config),
-        "weights": pretrained.describe(config),
+        "weights": dict(weights),
         "category": category_of(config),
         "seed": config.seed,
         "steps": steps,

@@ -6,6 +6,7 @@ run alone makes it.
 """
 
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -18,14 +19,15 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from ad3d_jax import evaluate as evaluation
-from ad3d_jax.base import Batch, Dataset, State, System
+from ad3d_jax.base import Batch, Dataset, State, System, Tree
 from ad3d_jax.devices import compilation, engines
-from ad3d_jax.experiment import run
+from ad3d_jax.experiment import pretrained, run
 from ad3d_jax.experiment.cells import SAMPLE_SET, Grid, cell_folder, keep
 from ad3d_jax.experiment.config import Source, changed, fields_of, load
 from ad3d_jax.experiment.data import Data, category_of, mask_size, open_data
+from ad3d_jax.experiment.pretrained import Brought
 from ad3d_jax.experiment.run import Run
-from ad3d_jax.experiment.state import initial_state, key_of
+from ad3d_jax.experiment.state import build_system, initial_state, key_of
 from ad3d_jax.fit.fit import NonFiniteError
 from ad3d_jax.fit.members import unified
 from ad3d_jax.fit.population import Member, fit_population
@@ -44,6 +46,7 @@ class Part(NamedTuple):
     config: ConfigDict
     dataset: Dataset  # one object for all that have the same data
     first: Batch  # for shapes
+    brought: Mapping[str, Tree]  # what files bring, see `pretrained`
     log: Log | None = None
 
 
@@ -72,17 +75,31 @@ def run_members(
         Preempted: the process was asked to stop.
     """
     check_alike(configs)
+    if written := [name for name, file in configs[0].save_weights.items() if file]:
+        raise ValueError(
+            f"save_weights.{written[0]}: the members of a population would write one "
+            "file; fit one alone"
+        )
     known: dict[str, Data] = {}
 
-    def read(config: ConfigDict) -> Data:
+    def read(config: ConfigDict, system: System) -> Data:
         name = config.data.to_json()
         if name not in known:
-            known[name] = open_data(config)
+            known[name] = open_data(config, system)
         return known[name]
+
+    @functools.cache
+    def brought() -> Brought:
+        return pretrained.bring(configs[0], build_system(configs[0]))
+
+    def bring(*_) -> Brought:
+        return brought()  # the same files for all
 
     with contextlib.ExitStack() as stack:
         runs = [
-            stack.enter_context(run.opened(config, folder, mode, allow, read))
+            stack.enter_context(
+                run.opened(config, folder, mode, allow, read=read, bring=bring)
+            )
             for config, folder in zip(configs, workdirs, strict=True)
         ]
         if "fit" in mode:
@@ -98,7 +115,7 @@ def train(runs: Sequence[Run], checkpoints: Path) -> None:
     if all(x.exists() or y.exists() for x, y in zip(finals, failures, strict=True)):
         logging.info("all %d members are fitted already", len(runs))
         return
-    parts = [Part(x.config, x.dataset, x.first, x.log) for x in runs]
+    parts = [Part(x.config, x.dataset, x.first, x.brought, x.log) for x in runs]
     start = time.perf_counter()
     try:
         found = fitted(runs[0].system, runs[0].engine, parts, checkpoints)
@@ -134,7 +151,7 @@ def fitted(
     """
     states: list[State] = []
     for part in parts:
-        state = initial_state(part.config, system, part.first)
+        state = initial_state(part.config, system, part.first, part.brought)
         states.append(unified(state, states[0]) if states else state)
     members = [
         Member(

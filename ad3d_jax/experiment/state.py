@@ -1,21 +1,22 @@
 """The state of a run: its keys, its system, what a fit begins with and ends with."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from ad3d_jax.base import Array, Batch, State, System
+from ad3d_jax.base import Array, Batch, State, System, Tree
 from ad3d_jax.devices import processes
-from ad3d_jax.features.extractors import pretrained_backbone
 from ad3d_jax.fit.positions import unpack_state
-from ad3d_jax.synthesis.textures import load_textures
 from ad3d_jax.systems import SYSTEMS, build, nearest
 from ad3d_jax.workdir import names
 from ad3d_jax.workdir.checkpoint import load_tree
 
-KEYS = {"init": 0, "fit": 1, "score": 2, "pictures": 3, "synthesis": 4}
+KEYS = {"init": 0, "fit": 1, "score": 2, "images": 3, "synthesis": 4}
+NOTHING: Mapping[str, Tree] = MappingProxyType({})
 
 
 def key_of(config: ConfigDict, use: str) -> Array:
@@ -30,28 +31,29 @@ def build_system(config: ConfigDict) -> System:
     for name in config.hyper:
         if name not in known:
             raise ValueError(f"hyper.{name}: no such field{nearest(name, known)}")
-    if config.data.textures and "textures" not in config.model:
-        raise ValueError(
-            f"data.textures: {config.system} has no use for textures; expected '', "
-            f"found {config.data.textures!r}"
-        )
     return system
 
 
-def initial_state(config: ConfigDict, system: System, batch: Batch) -> State:
-    """Returns the untrained state with its numbers, textures and weights in place."""
+def initial_state(
+    config: ConfigDict,
+    system: System,
+    batch: Batch,
+    brought: Mapping[str, Tree] = NOTHING,
+) -> State:
+    """Returns the state that a fit begins with.
+
+    Args:
+        config: of the run.
+        system: of the configuration.
+        batch: for its shapes.
+        brought: what files bring, by the names of the system's pretrained parts.
+    """
     state = system.init(key_of(config, "init"), batch)
     hyper = {name: jnp.float32(value) for name, value in config.hyper.items()}
     state = state._replace(hyper={**state.hyper, **hyper})
-    if config.data.textures:
-        bank = state.frozen["textures"]
-        textures = load_textures(
-            config.data.textures, size=bank.shape[1], limit=None, seed=config.seed
-        )
-        state = state._replace(frozen={**state.frozen, "textures": textures})
-    if "backbone" in config and config.backbone.weights:
-        row = pretrained_backbone(config.backbone.name)
-        state = row.put(state, row.read(config.backbone.weights, row.get(state)))
+    for row in system.pretrained:
+        if row.name in brought:
+            state = row.put(state, brought[row.name])
     return state
 
 
@@ -60,7 +62,7 @@ def fitted_state(
 ) -> State:
     """Returns the state that a finished fit saved; `batch` gives shapes alone.
 
-    Files of weights or textures are not read: their content was saved.
+    Files of weights are not read: their content was saved.
 
     Raises:
         ValueError: the workdir holds none, or that of another configuration.

@@ -25,7 +25,6 @@ from ad3d_jax.experiment.state import (
     initial_state,
     key_of,
 )
-from ad3d_jax.features import weights
 from ad3d_jax.report.gallery import Draw, write_gallery
 
 
@@ -52,8 +51,7 @@ def draw_anomalies(
     system = build_system(config)
     if system.synthesise is None:
         raise ValueError(f"{config.system} trains without artificial anomalies")
-    pretrained.check(config)
-    data = open_data(config)
+    data = open_data(config, system)
     batch = next(iter(data.samples.ordered("train", count, 0)))
     check_needs(system, batch)
     state = ready_state(config, system, batch, workdir)
@@ -67,16 +65,11 @@ def draw_anomalies(
 def ready_state(
     config: ConfigDict, system: System, batch: Batch, workdir: str
 ) -> State:
-    """Returns the state that anomalies are drawn with, artifacts in place."""
+    """Returns the state that anomalies are drawn with, what files bring in place."""
     if workdir:
-        return fitted_state(config, system, batch, Path(workdir))
-    state = initial_state(config, system, batch)
-    files = pretrained.artifacts(config)
-    for artifact in (phase.artifact for phase in system.phases):
-        if artifact is not None and artifact.name in files:
-            tree = weights.load(files[artifact.name], artifact.get(state))
-            state = artifact.put(state, tree)
-    return state
+        return fitted_state(config, system, batch, Path(workdir).expanduser())
+    brought = pretrained.bring(config, system).trees
+    return initial_state(config, system, batch, brought)
 
 
 def draw_all(
@@ -108,7 +101,7 @@ def facts(config: ConfigDict, state: State) -> dict[str, str]:
         "variant": config.variant,
         "recipe": config.data.recipe,
         "resolution": str(config.data.image_size),
-        "textures": config.data.textures or "procedural",
+        "textures": config.weights.get("textures", "") or "procedural",
         "seed": str(config.seed),
         **{f"hyper.{name}": f"{float(x):g}" for name, x in sorted(state.hyper.items())},
     }

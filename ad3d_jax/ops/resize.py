@@ -41,20 +41,3 @@ def resize_nearest(x: jax.Array, size: tuple[int, int]) -> jax.Array:
     rows = np.arange(h) * height // h
     columns = np.arange(w) * width // w
     return jnp.take(jnp.take(x, rows, axis=1), columns, axis=2)
-
-
-def resize_area(x: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """Returns [B,h,w,C], each pixel the mean of the area of x [B,H,W,C] it covers."""
-    rows = _overlaps(x.shape[1], size[0])
-    columns = _overlaps(x.shape[2], size[1])
-    precision = jax.lax.Precision.HIGHEST
-    return jnp.einsum("ih,jw,bhwc->bijc", rows, columns, x, precision=precision)
-
-
-def _overlaps(length: int, new_length: int) -> np.ndarray:
-    """Returns [new_length, length], the share of each old pixel in each new one."""
-    ends = np.arange(new_length + 1) * (length / new_length)
-    pixels = np.arange(length)
-    first = np.maximum(ends[:-1, None], pixels[None])
-    last = np.minimum(ends[1:, None], pixels[None] + 1)
-    return (np.maximum(last - first, 0) * new_length / length).astype(np.float32)

@@ -21,7 +21,7 @@ from ad3d_jax.ops.fpfh import fpfh
 from ad3d_jax.ops.hog import hog
 from ad3d_jax.ops.sift import dense_sift
 from ad3d_jax.systems import banks
-from ad3d_jax.systems.backbones import init_frozen
+from ad3d_jax.systems.backbones import init_frozen, pretrained_parts
 from ad3d_jax.systems.fields import check_choices, check_counts
 from ad3d_jax.systems.modalities import map_size
 
@@ -44,6 +44,7 @@ class Config(banks.Bank):
     features: str = "rgb_fpfh"  # or rgb | depth | raw | hog | sift | fpfh
     backbone: str = "wide_resnet50"  # of rgb, depth and rgb_fpfh; "" where none is used
     layers: tuple[str, ...] = ("layer2", "layer3")
+    source: str = "racm_in1k"  # set of weights that is accepted, see features.known
     fpfh: str = "jnp"  # jnp | open3d, which the recipe has made
     cells: int = 28  # a side; a patch is a cell
     blur: str = "8bit"  # 8bit | gaussian
@@ -93,6 +94,7 @@ def btf(config: Config = Config()) -> System:  # noqa: B008 (immutable)
         init=init,
         phases=(banks.bank_phase(config, features),),
         score=score,
+        pretrained=pretrained_parts(config) if has_network(config) else (),
         sharded=("bank",),
     )
 

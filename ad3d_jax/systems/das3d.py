@@ -42,7 +42,7 @@ from ad3d_jax.systems.modalities import (
     modality_inputs,
     needed_fields,
 )
-from ad3d_jax.systems.textured import Textured, init_state
+from ad3d_jax.systems.textured import TEXTURES, Textured, init_state
 
 MODALITIES = tuple(CHANNELS)
 HYPER: Mapping[str, float] = {
@@ -137,6 +137,7 @@ def das3d(config: Config = Config()) -> System:  # noqa: B008 (frozen)
         init=init,
         phases=(train,),
         score=score,
+        pretrained=(TEXTURES,),
         synthesise=gallery(partial(make_anomalies, config), config.geometry),
     )
 

@@ -46,7 +46,7 @@ from ad3d_jax.systems.modalities import (
     modality_inputs,
     needed_fields,
 )
-from ad3d_jax.systems.textured import Textured, init_state
+from ad3d_jax.systems.textured import TEXTURES, Textured, init_state
 
 GEOMETRY = "height"
 SCALE_NAMES = ("full", "quarter", "eighth")
@@ -196,6 +196,7 @@ def dbrn(config: Config = Config()) -> System:  # noqa: B008 (frozen)
             ),
         ),
         score=score,
+        pretrained=(TEXTURES,),
         synthesise=gallery(partial(make_anomalies, config), GEOMETRY),
     )
 

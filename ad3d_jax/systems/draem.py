@@ -39,7 +39,7 @@ from ad3d_jax.systems.modalities import (
     modality_inputs,
     needed_fields,
 )
-from ad3d_jax.systems.textured import Textured, init_state
+from ad3d_jax.systems.textured import TEXTURES, Textured, init_state
 
 GEOMETRY = "height"
 HYPER: Mapping[str, float] = {
@@ -138,6 +138,7 @@ def draem(config: Config = Config()) -> System:  # noqa: B008 (frozen)
         init=init,
         phases=(train,),
         score=score,
+        pretrained=(TEXTURES,),
         synthesise=gallery(partial(make_anomalies, config), GEOMETRY),
     )
 

@@ -47,7 +47,7 @@ from ad3d_jax.systems.easynet_networks import (
 )
 from ad3d_jax.systems.fields import DTYPES, check_choices
 from ad3d_jax.systems.modalities import captioned, gallery, map_size
-from ad3d_jax.systems.textured import Textured, init_state
+from ad3d_jax.systems.textured import TEXTURES, Textured, init_state
 
 HYPER: Mapping[str, float] = {
     "learning_rate": 2e-4,
@@ -196,6 +196,7 @@ def easynet(config: Config = Config()) -> System:  # noqa: B008 (frozen)
         init=init,
         phases=tuple(phases),
         score=score,
+        pretrained=(TEXTURES,),
         synthesise=gallery(partial(make_anomalies, config), "depth"),
     )
 

@@ -22,6 +22,7 @@ from ad3d_jax.features.patches import as_rows, replicate_patches
 from ad3d_jax.ops import gaussian
 from ad3d_jax.ops.blur import gaussian_blur
 from ad3d_jax.ops.resize import resize_bilinear
+from ad3d_jax.systems.backbones import pretrained_parts
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Config:
     modalities: tuple[str, ...] = ("rgb",)  # depth is our extension
     backbone: str = "wide_resnet50"
     layers: tuple[str, ...] = ("layer1", "layer2", "layer3")
+    source: str = "tv_in1k"  # set of weights that is accepted, see features.known
     dimensions: int = 550  # channels that are kept of a modality: 100 for resnet18
     channel_seed: int = 1024  # of Python's generator, which draws the channels
     epsilon: float = 0.01  # on the diagonal; anomalib has 0.01001
@@ -66,18 +68,20 @@ def padim(config: Config = Config()) -> System:  # noqa: B008 (immutable)
         init=partial(init, config, embed),
         phases=(phase,),
         score=partial(score, config, embed),
+        pretrained=pretrained_parts(config),
     )
 
 
 def total_channels(config: Config) -> int:
     """Returns how many channels the layers have together."""
 
-    def maps(key, rgb):
-        backbone = init_backbone(key, config.backbone, deepest(config))
+    def maps(rgb):
+        # The key is made here, so that no device is looked for.
+        backbone = init_backbone(jax.random.key(0), config.backbone, deepest(config))
         return feature_maps(backbone, config.backbone, rgb, config.layers)
 
     picture = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
-    shapes = jax.eval_shape(maps, jax.random.key(0), picture)
+    shapes = jax.eval_shape(maps, picture)
     return sum(x.shape[-1] for x in shapes)
 
 

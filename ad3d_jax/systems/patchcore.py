@@ -15,7 +15,12 @@ from ad3d_jax.features.modalities import needed_fields
 from ad3d_jax.features.patches import concat_patches, patchcore_patches
 from ad3d_jax.ops.blur import gaussian_blur
 from ad3d_jax.systems import banks
-from ad3d_jax.systems.backbones import Backboned, features, init_frozen
+from ad3d_jax.systems.backbones import (
+    Backboned,
+    features,
+    init_frozen,
+    pretrained_parts,
+)
 from ad3d_jax.systems.fields import check_choices, check_counts
 from ad3d_jax.systems.modalities import map_size
 
@@ -62,5 +67,6 @@ def patchcore(config: Config = Config()) -> System:  # noqa: B008 (immutable)
         init=init,
         phases=(banks.bank_phase(config, embed),),
         score=score,
+        pretrained=pretrained_parts(config),
         sharded=("bank",),
     )

@@ -23,7 +23,7 @@ from ad3d_jax.nn.feature_discriminator import Adaptor, FeatureDiscriminator
 from ad3d_jax.nn.scope import init_networks, scoring, training
 from ad3d_jax.ops.blur import gaussian_blur
 from ad3d_jax.ops.resize import resize_bilinear
-from ad3d_jax.systems.backbones import Backboned, init_frozen
+from ad3d_jax.systems.backbones import Backboned, init_frozen, pretrained_parts
 from ad3d_jax.systems.fields import check_counts, numbers
 from ad3d_jax.systems.modalities import map_size
 
@@ -129,6 +129,7 @@ def simplenet(config: Config = Config()) -> System:  # noqa: B008 (immutable)
         init=init,
         phases=(phase,),
         score=score,
+        pretrained=pretrained_parts(config),
         cache=cache,
     )
 

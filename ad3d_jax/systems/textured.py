@@ -3,10 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ad3d_jax.base import Array, State
+from ad3d_jax.base import Array, Pretrained, State, Tree
 from ad3d_jax.nn.initialise import initialise
 from ad3d_jax.nn.scope import Shape, init_networks
-from ad3d_jax.synthesis.textures import procedural_textures
+from ad3d_jax.synthesis.textures import load_textures, procedural_textures
 from ad3d_jax.systems.fields import numbers
 
 
@@ -19,6 +19,19 @@ class Textured:
     schedule: str = "step"  # step (x0.2 at 80 % and 90 %) | cosine (50 warm-up steps)
     score_window: int = 21  # side of the mean filter before the image maximum, pixels
     dtype: str = "float32"  # compute type; parameters and statistics stay float32
+
+
+def put_textures(state: State, textures: Tree) -> State:
+    """Returns the state with other textures."""
+    return state._replace(frozen={**state.frozen, "textures": textures})
+
+
+TEXTURES = Pretrained(
+    name="textures",  # a folder of images
+    get=lambda state: state.frozen["textures"],
+    put=put_textures,
+    read=lambda folder, like: load_textures(folder, size=like.shape[1]),
+)
 
 
 def init_state(

@@ -17,7 +17,7 @@ from absl import flags
 
 from ad3d_jax.base import scoring
 from ad3d_jax.experiment.config import load
-from ad3d_jax.experiment.data import recipe_parameters
+from ad3d_jax.experiment.data import extras_of
 from ad3d_jax.experiment.detector import Detector
 from ad3d_jax.experiment.facts import commit
 from ad3d_jax.experiment.state import build_system
@@ -70,7 +70,8 @@ def made(name: str) -> Detector:
     batch = speed.random_batch(config, 1)
     state = speed.ready_state(config, system, batch, speed.TRAIN_SAMPLES)
     scans = (sample(CATEGORY, "good", seed=seed, size=256) for seed in range(2))
-    parameters = complete_parameters(recipe.name, recipe_parameters(config))
+    asked = {"image_size": config.data.image_size, "extras": extras_of(system)}
+    parameters = complete_parameters(recipe.name, asked)
     params = recipe.fit(parameters, (Sample(scan.rgb, scan.xyz) for scan in scans))
     return Detector(config, system, state, {"recipe": recipe.name, "params": params})
 

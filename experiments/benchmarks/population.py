@@ -12,7 +12,6 @@ after the other are K times the population of one.
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 from absl import flags
@@ -30,30 +29,12 @@ from ad3d_jax.fit.positions import Position
 from ad3d_jax.fit.run import Run
 from ad3d_jax.fit.vmapped import Together
 from ad3d_jax.workdir.json_files import write_json
+from data_pipelines.reader import Reader, of_batch
 from experiments import command
 from experiments.benchmarks import speed
 
 DIFFERENT = ("numbers", "seeds")
 SIZES = (1, 4, 16)
-
-
-class OneBatch(NamedTuple):
-    """A `base.Dataset` of the rows of one batch."""
-
-    batch: Batch
-
-    def size(self, split: str) -> int:
-        """Returns the number of rows."""
-        return len(self.batch.weight)
-
-    def endless(self, split: str, batch_size: int, seed: int, start: int):
-        """Yields the batch for ever."""
-        while True:
-            yield self.batch
-
-    def ordered(self, split: str, batch_size: int, start: int):
-        """Yields the batch once."""
-        yield self.batch
 
 
 def run(
@@ -75,7 +56,8 @@ def run(
     """
     system = build_system(config)
     size = config.data.batch_size
-    data = OneBatch(speed.random_batch(config, size))
+    batch = speed.random_batch(config, size)
+    data = Reader({"train": lambda: of_batch(batch)})
     phases = [
         phase
         for phase in count_steps(system, data, size).phases
@@ -87,14 +69,16 @@ def run(
     dtype = config.model.get("dtype", "float32")
     matmul = speed.calibrate(dtype, speed.FEWEST_RUNS)
     peak = matmul["flops_per_second"] if peak_tflops is None else peak_tflops * 1e12
-    state = initial_state(config, system, data.batch)
+    state = initial_state(config, system, batch)
     bound = config.fit.max_grad_norm
-    flops = speed.time_step(system, 0, bound, state, data.batch, 1)["flops"]
+    flops = speed.time_step(system, 0, bound, state, batch, 1)["flops"]
     engine = engines.make_engine(config.fit.engine)
     timings = []
     for different in DIFFERENT:
         for count in sorted({1, *sizes}):
-            runs, positions, keys = members(config, system, data, count, different)
+            runs, positions, keys = members(
+                config, system, batch, data, count, different
+            )
             options = fit_options(config)
             timing = timed(Together(runs, positions, keys, options, engine), steps)
             timing |= {"different": different, "members": count}
@@ -115,7 +99,7 @@ def run(
 
 
 def members(
-    config: ConfigDict, system, data: OneBatch, count: int, different: str
+    config: ConfigDict, system, batch: Batch, data: Reader, count: int, different: str
 ) -> tuple[list[Run], list[Position], list[jax.Array]]:
     """Returns runs, positions and keys of members that differ in numbers or seeds."""
     engine, options = engines.make_engine(config.fit.engine), fit_options(config)
@@ -124,7 +108,7 @@ def members(
         own = config.copy_and_resolve_references()
         if different == "seeds":
             own.seed = config.seed + number
-        state = initial_state(own, system, data.batch)
+        state = initial_state(own, system, batch)
         if states:  # as a backbone from a file is
             state = state._replace(frozen=states[0].frozen)
         hyper = {name: x * (1 + 0.01 * number) for name, x in state.hyper.items()}

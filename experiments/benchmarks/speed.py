@@ -47,13 +47,14 @@ from ad3d_jax.base import (
 from ad3d_jax.devices import compilation, memory
 from ad3d_jax.evaluate import check_needs
 from ad3d_jax.experiment.config import config_hash, plain
-from ad3d_jax.experiment.data import recipe_parameters
+from ad3d_jax.experiment.data import extras_of
 from ad3d_jax.experiment.facts import commit
 from ad3d_jax.experiment.state import build_system, initial_state
 from ad3d_jax.fit.phases import reads_cache
 from ad3d_jax.fit.step import begin, fixed_part, train_step
 from ad3d_jax.workdir.json_files import write_json
 from data_pipelines.recipes import RECIPES
+from data_pipelines.samples import complete_parameters
 from experiments import command
 
 SCOPES = ("score", "end_to_end", "step")
@@ -164,11 +165,13 @@ def random_batch(config: ConfigDict, size: int) -> Batch:
     z = 0.4 + 0.01 * np.sin(20 * x) * np.cos(20 * y) + np.zeros((size, 1, 1))
     z = (z + 1e-3 * rng.standard_normal((size, side, side))).astype(np.float32)
     xyz = np.stack([x * z / 2, y * z / 2, z], axis=-1)
-    recipe = RECIPES[config.data.recipe]
-    parameters = {**recipe.defaults, **recipe_parameters(config)}
+    recipe, asked = config.data.recipe, extras_of(build_system(config))
+    parameters = complete_parameters(recipe, {"image_size": side, "extras": asked})
+    fields = RECIPES[recipe].fields(parameters, frozenset(("rgb", "xyz")))
     extras = {
         name: rng.uniform(0.2, 0.8, (size, *shape)).astype(dtype)
-        for name, (shape, dtype) in recipe.extras(parameters).items()
+        for name, (shape, dtype) in fields.items()
+        if name in parameters["extras"]
     }
     measured = np.ones((size, side, side, 1), bool)
     return Batch(

@@ -13,7 +13,7 @@ from ad3d_jax.experiment.study import objective, outcomes, trials
 from ad3d_jax.experiment.study.grounds import Grounds, kinds_for
 from ad3d_jax.experiment.study.objective import Goal, Task
 from data_pipelines.errors import DiskFullError
-from data_pipelines.resident import Resident
+from data_pipelines.reader import Reader
 from experiments.configs import btf, simplenet
 
 SMALL = {
@@ -44,13 +44,13 @@ def cache(tmp_path_factory):
 def read_splits(monkeypatch):
     """Returns the splits that are read from now on."""
     seen = set()
-    real = Resident._batch
+    real = Reader._batches
 
-    def batch(self, split, *arguments):
+    def batches(self, split, *arguments):
         seen.add((split, self.size(split)))
         return real(self, split, *arguments)
 
-    monkeypatch.setattr(Resident, "_batch", batch)
+    monkeypatch.setattr(Reader, "_batches", batches)
     return seen
 
 
@@ -81,7 +81,7 @@ def test_a_memory_bank_is_judged_before_on_a_part_and_never_on_the_test_set(
         outcome.value == pytest.approx(expected) and metrics["judged_on"] == "planted"
     )
     assert [stage for stage, _ in reports] == [34]
-    assert read_splits == {("train", 6), ("train", 2)}
+    assert read_splits == {("train", 6), ("train", 2), ("planted", 6)}
     assert "1 x cpu (cpu:0)" in (tmp_path / "a" / "log.jsonl").read_text()
     # Again: nothing is fitted, and another metric is read from the file.
     read_splits.clear()

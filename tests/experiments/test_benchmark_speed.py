@@ -121,7 +121,7 @@ def test_warm_ups_are_not_counted(monkeypatch):
 
 def test_a_random_batch_has_what_systems_need(config):
     batch = speed.random_batch(config, 2)
-    assert batch.extras["depth_normalised"].shape == (2, 16, 16, 1)
+    assert batch.extras["height_normalised"].shape == (2, 16, 16, 1)
     assert batch.mask is None and batch.label is None
     for name in ("rgb", "xyz", "depth"):
         field = getattr(batch, name)

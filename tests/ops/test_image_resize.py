@@ -1,15 +1,9 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image
 from scipy import ndimage
 
-from ad3d_jax.ops.resize import (
-    at_size,
-    resize_area,
-    resize_bilinear,
-    resize_nearest,
-)
+from ad3d_jax.ops.resize import at_size, resize_bilinear, resize_nearest
 
 SIZES = [(8, 8), (12, 20), (5, 3), (16, 7)]
 
@@ -68,23 +62,3 @@ def test_a_host_image_that_has_the_size_is_left_alone():
 
 def test_nearest_keeps_booleans():
     assert resize_nearest(jnp.ones((1, 4, 4, 1), bool), (2, 3)).dtype == bool
-
-
-@pytest.mark.parametrize("size", [(8, 10), (4, 5), (5, 3), (3, 7)])
-def test_area_is_the_box_filter_of_pillow(size):
-    x = pictures()
-    resized = resize_area(x, size)
-    for c in range(3):
-        picture = Image.fromarray(x[0, ..., c])
-        expected = picture.reduce((10 // size[1], 8 // size[0]))
-        if (8 % size[0], 10 % size[1]) == (0, 0):
-            np.testing.assert_allclose(
-                resized[0, ..., c], np.asarray(expected), atol=1e-5
-            )
-    np.testing.assert_allclose(resized.mean((1, 2)), x.mean((1, 2)), rtol=1e-5)
-
-
-def test_area_splits_a_pixel_by_its_overlap():
-    x = np.array([1.0, 2.0, 6.0], np.float32).reshape(1, 1, 3, 1)
-    expected = [(1 + 0.5 * 2) / 1.5, (0.5 * 2 + 6) / 1.5]
-    np.testing.assert_allclose(resize_area(x, (1, 2)).ravel(), expected, rtol=1e-6)

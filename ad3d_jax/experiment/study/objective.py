@@ -20,12 +20,12 @@ from ad3d_jax.devices import compilation, engines
 from ad3d_jax.experiment import pretrained
 from ad3d_jax.experiment.config import plain
 from ad3d_jax.experiment.data import with_sources
-from ad3d_jax.experiment.run import limits, phases_due
+from ad3d_jax.experiment.run import fit_options, limits
 from ad3d_jax.experiment.state import build_system, key_of
 from ad3d_jax.experiment.study import stages
 from ad3d_jax.experiment.study.grounds import Ground, Grounds
 from ad3d_jax.experiment.study.stages import Trial, Watch
-from ad3d_jax.fit.fit import count_steps
+from ad3d_jax.fit.phases import count_steps, due
 from ad3d_jax.workdir import names
 from ad3d_jax.workdir.checkpoint import save_tree
 from ad3d_jax.workdir.folder import WorkdirError, open_workdir
@@ -106,15 +106,17 @@ def begin(task: Task, goal: Goal, grounds: Grounds, log: Log) -> tuple[Trial, Gr
     """
     config = task.config
     system = build_system(config)
-    pretrained.check(config)
+    brought = pretrained.bring(config, system).trees
     engine = engines.make_engine(config.fit.engine)
     ground = grounds.open(config, system, goal.planting)
-    dataset = with_sources(config, phases_due(config, system), ground.samples)
+    dataset = with_sources(
+        config, due(system, fit_options(config)).phases, ground.samples
+    )
     first = next(dataset.ordered("train", config.data.batch_size, 0))
     evaluation.check_needs(system, first)
     log.write(kind="start", mode="trial", devices=describe_devices(engine))
     system = count_steps(system, dataset, config.data.batch_size)
-    return Trial(config, system, dataset, first, engine), ground
+    return Trial(config, system, dataset, first, brought, engine), ground
 
 
 def conclude(

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ad3d_jax.experiment.study.storage import StudyError
-from data_pipelines import planted
+from data_pipelines import planting
 
 PRUNERS = ("median", "halving", "none")
 SAMPLERS = ("tpe", "random", "grid")
@@ -31,7 +31,7 @@ class Settings(NamedTuple):
     grace: int = 120  # seconds without one before a trial is lost
     planted_seed: int = 0  # of the planted defects
     planted_twins: int = 2  # altered samples for each good one
-    planted_kinds: Sequence[str] = planted.KINDS  # what is planted
+    planted_kinds: Sequence[str] = planting.KINDS  # what is planted
     hold_out: float = 0.2  # share of train, where a class has no validation split
 
 

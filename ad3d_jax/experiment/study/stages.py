@@ -1,15 +1,15 @@
 """Judging a trial before its end, so that a hopeless one is pruned."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from ad3d_jax.base import Batch, State, System, Train, Tree
+from ad3d_jax.base import Batch, Dataset, State, System, Train, Tree
 from ad3d_jax.devices import engines
 from ad3d_jax.experiment.run import fit_options
 from ad3d_jax.experiment.state import initial_state, key_of
@@ -29,8 +29,9 @@ class Trial(NamedTuple):
 
     config: ConfigDict
     system: System  # with its steps counted
-    dataset: Any  # base.Dataset; of a memory bank a Resident
+    dataset: Dataset
     first: Batch
+    brought: Mapping[str, Tree]  # what files bring, see `pretrained`
     engine: engines.Engine
 
 
@@ -102,9 +103,9 @@ def fitted(
     Raises:
         Pruned: the watch said so.
     """
-    config, system, dataset, first, engine = trial
+    config, system, dataset, first, brought, engine = trial
     watch.begin()
-    state = initial_state(config, system, first)
+    state = initial_state(config, system, first, brought)
     key, options = key_of(config, "fit"), fit_options(config)
     trained = [n for n, p in enumerate(system.phases) if isinstance(p, Train)]
     if trained:
@@ -133,7 +134,7 @@ def _look(
 
     What follows that phase is done for the judgement alone.
     """
-    config, system, dataset, _, engine = trial
+    config, system, dataset, _, _, engine = trial
     position = unpack(system, state, tree)
     if position.carry is None or position.phase != last:
         return
@@ -156,7 +157,7 @@ def _look_at_part(
 
     A bank has no steps; later stages would cost as much as they could save.
     """
-    config, system, dataset, _, engine = trial
+    config, system, dataset, _, _, engine = trial
     stage = watch.first()
     if stage is None:
         return

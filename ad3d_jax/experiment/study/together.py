@@ -56,7 +56,9 @@ def _fitted(due: Sequence[tuple], goal: Goal, grounds: Grounds) -> list:
         return begun
     trials = [begun[n][0] for n in members]
     parts = [
-        population.Part(trial.config, trial.dataset, trial.first, due[n][1])
+        population.Part(
+            *(trial.config, trial.dataset, trial.first, trial.brought), log=due[n][1]
+        )
         for n, trial in zip(members, trials, strict=True)
     ]
     system, engine = build_system(trials[0].config), trials[0].engine

@@ -232,7 +232,7 @@ def pretrain_phase(config: Config) -> Train:
         name=NAME,
         updates=(Update(loss, optimizer, trainable=(NAME,)),),
         steps=config.dada_steps,
-        source="pictures",
+        source="images",
         needs=("rgb",),
         fold=fold,
         health=lambda extra: level_health(extra["codebooks"]),

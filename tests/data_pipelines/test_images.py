@@ -1,13 +1,17 @@
-"""Pictures of a pretraining, from a folder and procedural ones."""
+"""Natural images of a pretraining, from a folder and procedural ones."""
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 
+from data_pipelines import images
 from data_pipelines.batches import check_batch
-from data_pipelines.errors import DatasetError
-from data_pipelines.pictures import Joined, make_pictures, read_pictures
+from data_pipelines.reader import Reader
+
+
+def read(folder, size):
+    return Reader({"images": lambda: images.Folder(folder, size)})
 
 
 @pytest.fixture
@@ -24,9 +28,9 @@ def folder(tmp_path):
 
 
 def test_a_folder_is_read_in_order_of_path_at_one_size(folder):
-    pictures = read_pictures(folder, 16)
-    assert pictures.size("pictures") == 6
-    first, last = pictures.ordered("pictures", 4, 0)
+    reader = read(folder, 16)
+    assert reader.size("images") == 6
+    first, last = reader.ordered("images", 4, 0)
     check_batch(first)
     assert first.rgb.shape == (4, 16, 16, 3) and first.xyz is None
     levels = np.round(255 * first.rgb[:, 3, 3, 0])
@@ -38,11 +42,11 @@ def test_a_folder_is_read_in_order_of_path_at_one_size(folder):
     assert len(set(first.id.tolist())) == 4
 
 
-def test_endless_batches_can_begin_anywhere_and_visit_every_picture(folder):
-    pictures = read_pictures(folder, 16)
+def test_endless_batches_can_begin_anywhere_and_visit_every_image(folder):
+    reader = read(folder, 16)
 
     def ids(start, count):
-        batches = pictures.endless("pictures", 4, 3, start)
+        batches = reader.endless("images", 4, 3, start)
         return [next(batches).id.tolist() for _ in range(count)]
 
     whole = ids(0, 6)
@@ -51,30 +55,33 @@ def test_endless_batches_can_begin_anywhere_and_visit_every_picture(folder):
     assert len(set(epoch[:6])) == len(set(epoch[6:])) == 6
 
 
-def test_a_picture_that_cannot_be_read_is_named(folder):
+def test_an_image_that_cannot_be_read_is_named(folder):
     (folder / "broken.png").write_bytes(b"no picture")
     with pytest.raises(ValueError, match="broken.png"):
-        list(read_pictures(folder, 16).ordered("pictures", 8, 0))
+        list(read(folder, 16).ordered("images", 8, 0))
     with pytest.raises(ValueError, match="expected a folder"):
-        read_pictures(folder / "nowhere", 16)
+        read(folder / "nowhere", 16).size("images")
 
 
-def test_procedural_pictures_depend_on_the_key_alone():
-    one, same, other = (make_pictures(jax.random.key(k), 3, 16) for k in (0, 0, 1))
-    (a,), (b,), (c,) = (list(p.ordered("pictures", 3, 0)) for p in (one, same, other))
+def test_procedural_images_depend_on_the_key_alone():
+    made = (images.procedural(jax.random.key(k), 3, 16) for k in (0, 0, 1))
+    readers = [Reader({"images": lambda source=source: source}) for source in made]
+    (a,), (b,), (c,) = (list(r.ordered("images", 3, 0)) for r in readers)
     check_batch(a)
     np.testing.assert_array_equal(a.rgb, b.rgb)
     assert not np.array_equal(a.rgb, c.rgb)
     assert a.id.tolist() == [0, 1, 2]
 
 
-def test_joined_sends_each_split_to_its_reader(folder):
-    class Samples:
-        def size(self, split):
-            return {"train": 7}[split]
-
-    joined = Joined(Samples(), read_pictures(folder, 16))
-    assert (joined.size("train"), joined.size("pictures")) == (7, 6)
-    assert next(joined.endless("pictures", 2, 0, 0)).rgb.shape == (2, 16, 16, 3)
-    with pytest.raises(DatasetError, match="pictures"):
-        read_pictures(folder, 16).size("train")
+def test_a_share_decodes_its_own_images_and_knows_the_ids_of_all(folder, monkeypatch):
+    whole = read(folder, 16)
+    (full, _), decoded = whole.ordered("images", 4, 0), []
+    real = images.read_picture
+    monkeypatch.setattr(
+        images, "read_picture", lambda *a: decoded.append(a[0]) or real(*a)
+    )
+    part = next(whole.share(1, 2).ordered("images", 4, 0))
+    np.testing.assert_array_equal(part.id, full.id)
+    np.testing.assert_array_equal(part.rgb[2:], full.rgb[2:])
+    assert not part.rgb[:2].any()
+    assert len(decoded) == 2

@@ -8,13 +8,13 @@ from PIL import Image
 from data_pipelines.resize import (
     centre_crop,
     nearest_rows,
+    resize_image,
     resize_nearest,
-    resize_picture,
     resized_size,
 )
 
 
-def picture(height: int, width: int) -> np.ndarray:
+def image(height: int, width: int) -> np.ndarray:
     random = np.random.default_rng(0)
     return random.integers(0, 256, (height, width, 3), dtype=np.uint8)
 
@@ -35,35 +35,35 @@ def test_nearest_picks_samples_of_any_dtype():
 
 
 def test_shrinking_averages_areas():
-    source = picture(10, 14)
+    source = image(10, 14)
     # The area mean by brute force: blow each pixel up, then average whole blocks.
     blown = source.repeat(4, 0).repeat(6, 1).astype(np.float64)
     expected = blown.reshape(4, 10, 6, 14, 3).mean((1, 3))
-    assert np.abs(resize_picture(source, (4, 6)) - expected).max() <= 0.5 + 1e-3
+    assert np.abs(resize_image(source, (4, 6)) - expected).max() <= 0.5 + 1e-3
 
 
 def test_enlarging_is_bilinear_with_half_pixel_centres():
-    source = picture(9, 7)
+    source = image(9, 7)
     expected = Image.fromarray(source).resize((20, 31), Image.Resampling.BILINEAR)
-    out = resize_picture(source, (31, 20))
+    out = resize_image(source, (31, 20))
     assert out.dtype == np.uint8 and out.flags.c_contiguous
     assert np.abs(out.astype(int) - np.asarray(expected, int)).max() <= 1
 
 
-def test_a_constant_picture_stays_constant():
+def test_a_constant_image_stays_constant():
     for value in (0, 7, 255):
         for size in ((5, 30), (30, 5), (16, 16)):
-            out = resize_picture(np.full((16, 11, 3), value, np.uint8), size)
+            out = resize_image(np.full((16, 11, 3), value, np.uint8), size)
             assert (out == value).all() and out.shape == (*size, 3)
 
 
 @pytest.mark.parametrize("name", ["bilinear", "bicubic", "lanczos"])
 @pytest.mark.parametrize("size", [(12, 9), (40, 20), (30, 70)])
 def test_named_interpolations_are_pillows(name, size):
-    source = picture(37, 53)
+    source = image(37, 53)
     kernel = getattr(Image, name.upper())
     expected = Image.fromarray(source).resize((size[1], size[0]), kernel)
-    np.testing.assert_array_equal(resize_picture(source, size, name), expected)
+    np.testing.assert_array_equal(resize_image(source, size, name), expected)
 
 
 def test_shorter_side_and_crop_by_hand():
@@ -82,9 +82,9 @@ def test_shorter_side_and_crop_by_hand():
 @pytest.mark.parametrize("name", ["bilinear", "bicubic", "lanczos"])
 def test_resize_and_crop_are_torchvisions(shape, name):
     transforms = import_networks()[1].transforms
-    source = picture(*shape)
+    source = image(*shape)
     size = resized_size(shape, (24, 20), 31)
-    ours = centre_crop(resize_picture(source, size, name), (24, 20))
+    ours = centre_crop(resize_image(source, size, name), (24, 20))
     mode = transforms.InterpolationMode(name)
     resize = transforms.Resize(31, interpolation=mode)
     theirs = transforms.CenterCrop((24, 20))(resize(Image.fromarray(source)))
