@@ -44,7 +44,7 @@ def bring(config: ConfigDict, system: System) -> Brought:
     made = {phase.pretrained for phase in system.phases}
     trees, facts = {}, {}
     for row in system.pretrained:
-        name, value = row.name, config.weights[row.name]
+        name, value = row.name, config.weights.get(row.name, "")
         if not value and name in made:
             continue
         part = row.get(shapes(config, system))
