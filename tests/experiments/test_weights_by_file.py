@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from reference_systems import bank, make_batch
 
 from ad3d_jax.features import weights
 from ad3d_jax.features.image import init_backbone
@@ -98,3 +99,29 @@ def test_an_artifact_is_checked_before_any_work(tmp_path):
     weights.save(tmp_path / "dada.safetensors", {"a": np.zeros(3, np.float32)})
     weight_files.check(config)
     assert weight_files.describe(config)["file"] == "dada.safetensors"
+
+
+def test_what_a_phase_made_is_written_and_put_back(tmp_path):
+    system, file = bank(), tmp_path / "adapter.safetensors"
+    (row,) = system.pretrained
+    system = system._replace(pretrained=(row._replace(read=weights.load),))
+    batch = make_batch(2, size=8)
+    made, other = (system.init(jax.random.key(i), batch) for i in range(2))
+    config = dbrn.get_config()
+    config.save_artifacts = {"adapter": str(file)}
+    weight_files.save(config, system, "bank", made)
+    assert not file.exists(), "another phase makes it"
+    weight_files.save(config, system, "adapt", made)
+    config.artifacts = {"adapter": str(file)}
+    found = weight_files.put(config, system, other)
+    jax.tree.map(np.testing.assert_array_equal, found.params, made.params)
+    jax.tree.map(np.testing.assert_array_equal, found.frozen, other.frozen)
+
+
+@pytest.mark.parametrize("field", ["artifacts", "save_artifacts"])
+def test_a_file_of_what_the_system_lacks_is_refused(field):
+    config = dbrn.get_config()
+    config[field] = {"adaptor": "somewhere.safetensors"}
+    words = rf"{field}.adaptor: bank has no such part.*adapter"
+    with pytest.raises(ValueError, match=words):
+        weight_files.check_names(config, bank())
