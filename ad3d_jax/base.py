@@ -8,6 +8,7 @@ C channels, K scales, N bank rows, D features.
 """
 
 from collections.abc import Callable, Mapping
+from os import PathLike
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -115,6 +116,20 @@ class Artifact(NamedTuple):
     name: str
     get: Callable[[State], Tree]
     put: Callable[[State, Tree], State]
+
+
+class Pretrained(NamedTuple):
+    """A part of the state that a file brings.
+
+    Backbones, encoders, anomaly textures and what phases of earlier runs made are all
+    rows of this one kind.
+    """
+
+    name: str  # config.weights.NAME = file, folder or name on the hub
+    get: Callable[[State], Tree]
+    put: Callable[[State, Tree], State]
+    read: Callable[[str | PathLike, Tree], Tree]  # (file, like) -> tree as `like`
+    sources: tuple[str, ...] = ()  # provenances that are accepted; () = any
 
 
 class Train(NamedTuple):

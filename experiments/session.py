@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from ad3d_jax.base import Array, Batch, State, System
 from ad3d_jax.devices import processes
-from ad3d_jax.features import image
+from ad3d_jax.features.extractors import pretrained_backbone
 from ad3d_jax.fit.positions import unpack_state
 from ad3d_jax.synthesis.textures import load_textures
 from ad3d_jax.systems import SYSTEMS, build, nearest
@@ -158,10 +158,8 @@ def initial_state(config: ConfigDict, system: System, batch: Batch) -> State:
         )
         state = state._replace(frozen={**state.frozen, "textures": textures})
     if "backbone" in config and config.backbone.weights:
-        backbone = image.load_backbone(
-            config.backbone.weights, config.backbone.name, state.frozen["backbone"]
-        )
-        state = state._replace(frozen={**state.frozen, "backbone": backbone})
+        row = pretrained_backbone(config.backbone.name)
+        state = row.put(state, row.read(config.backbone.weights, row.get(state)))
     return state
 
 

@@ -6,7 +6,8 @@ import jax
 from absl import logging
 from ml_collections import ConfigDict
 
-from ad3d_jax.features import image, weights
+from ad3d_jax.features import provenance, weights
+from ad3d_jax.features.extractors import extractor
 from ad3d_jax.systems import nearest
 
 SHIPPED = "shipped:"  # prefix of the files that come with the project
@@ -43,13 +44,15 @@ def describe(config: ConfigDict) -> dict | str | None:
         ValueError: the file is known to be another set than `backbone.source`.
     """
     for file in artifacts(config).values():
-        return image.describe(file)
+        return provenance.describe(file)
     if "backbone" not in config or not config.backbone.name:
         return None
     if not config.backbone.weights:
         return "random"
-    image.check_source(config.backbone.weights, config.backbone.source)
-    return image.describe(config.backbone.weights)
+    file = weights.read(config.backbone.weights)
+    source = config.backbone.source
+    provenance.check_source(file, (source,) if source else ())
+    return provenance.describe(file)
 
 
 def check(config: ConfigDict) -> None:
@@ -70,11 +73,9 @@ def check(config: ConfigDict) -> None:
             f"backbone.weights: {config.system} ({config.variant}) has no backbone"
         )
     if isinstance(found, dict) and "backbone" in config:
-        name, deepest = config.backbone.name, max(config.model.layers)
-        like = jax.eval_shape(
-            lambda key: image.init_backbone(key, name, deepest), jax.random.key(0)
-        )
-        image.load_backbone(config.backbone.weights, name, like)
+        network, deepest = extractor(config.backbone.name), max(config.model.layers)
+        like = jax.eval_shape(lambda key: network.init(key, deepest), jax.random.key(0))
+        network.read(config.backbone.weights, like)
     if found == "random":
         logging.warning(
             "RANDOM WEIGHTS: the %s was not trained, so that figures are not those of "

@@ -61,8 +61,8 @@ def native_class() -> Path:
 
 @pytest.fixture(scope="session")
 def resnet18_file() -> Path:
-    """Returns a folder of ImageNet weights of resnet18 through layer3, or skips."""
-    folder = SHARED / "resnet18_imagenet_bnfolded_conv1_to_layer3"
-    if not folder.is_dir():
+    """Returns a file of ImageNet weights of resnet18 through layer3, or skips."""
+    file = SHARED / "resnet18_imagenet_bnfolded_conv1_to_layer3.safetensors"
+    if not file.is_file():
         pytest.skip("the pretrained ResNet-18 is not on this machine")
-    return folder
+    return file

@@ -43,6 +43,7 @@ HOMES = {
     "jax._src": ("ad3d_jax/devices/processes.py",),
     "jax.distributed": ("ad3d_jax/devices/processes.py",),
     "jax.experimental.multihost_utils": ("ad3d_jax/devices/processes.py",),
+    "huggingface_hub": ("ad3d_jax/features/hub.py",),
     "open3d": ("data_pipelines/geometry.py",),
     "tensorflow": ("data_pipelines/",),
     "tensorflow_datasets": ("data_pipelines/",),

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 import jax.numpy as jnp
 
 from ad3d_jax.base import Array, Batch, Tree
-from ad3d_jax.features.image import feature_maps
+from ad3d_jax.features.extractors import feature_maps
 
 NEEDS = {"rgb": ("rgb",), "depth": ("depth", "valid")}
 
@@ -54,7 +54,7 @@ def modality_maps(
     """Returns the maps of all modalities, "MODALITY_LAYER" -> [B,h,w,C] float32.
 
     Args:
-        backbone: parameters, see `features.image.init_backbone`.
+        backbone: parameters, see `features.extractors.init_backbone`.
         name: of the backbone.
         batch: holds `needed_fields(modalities)`.
         modalities: names in NEEDS; each passes through the same backbone.

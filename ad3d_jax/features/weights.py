@@ -1,31 +1,87 @@
-"""Pretrained weights in files that cannot carry code: safetensors, npz, npy."""
+"""Pretrained weights in files that cannot carry code: safetensors and npz."""
 
 import hashlib
-import io
 import os
-import zipfile
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
+from absl import logging
 
 from ad3d_jax.base import Tree
-from ad3d_jax.features.npy_files import plain_files, read_folder, read_npz
-from ad3d_jax.features.safetensors_header import check_header
+from ad3d_jax.features.formats import is_pickle, read_npz, read_safetensors
 from ad3d_jax.workdir import trees
 from ad3d_jax.workdir.atomic import write_bytes
 
 REFUSED = (".pkl", ".pickle", ".pckl", ".pth", ".pt", ".t7", ".ckpt", ".bin")
+FIRST_PART = re.compile(r"([^./]+)[./]")  # of a name such as module.conv1.weight
 
 
-def load(path: str | os.PathLike, like: Tree) -> Tree:
-    """Reads weights from a file or a folder into the structure of `like`.
+class WeightFile(NamedTuple):
+    """A file of weights that was read and hashed, and stands for its path from then on.
+
+    Whoever takes a path of weights takes this, too, and reads nothing again.
+    """
+
+    path: Path
+    arrays: Mapping[str, np.ndarray]  # by the names that the file uses
+    sha256: str  # of the file's bytes, 64 hexadecimal digits
+    metadata: Mapping[str, str]  # text beside the tensors of a safetensors file
+    name: str = ""  # what results call it; "" = the file's name
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+
+def read(file: str | os.PathLike) -> WeightFile:
+    """Reads and hashes a file of weights, in one pass over its bytes.
 
     Args:
-        path: as for `read`; its names are the keys of the tree joined by "/".
+        file: a `.safetensors` or `.npz` file; a `WeightFile` is returned as it is.
+
+    Raises:
+        ValueError: the file may carry code (a pickle, by its extension or by its first
+            bytes), has another format, or lies about what it holds.
+        FileNotFoundError: there is no such file.
+    """
+    if isinstance(file, WeightFile):
+        return file
+    path = Path(file)
+    suffix = path.suffix.lower()
+    if suffix in REFUSED:
+        raise ValueError(_refusal(path, f"a {path.suffix} file"))
+    if path.is_dir():
+        raise ValueError(
+            f"{path}: expected a .safetensors or .npz file, found a folder"
+        )
+    data = path.read_bytes()
+    if is_pickle(data):
+        raise ValueError(_refusal(path, "pickled data"))
+    if suffix not in (".safetensors", ".npz"):
+        raise ValueError(
+            f"{path}: expected a .safetensors or .npz file, found {path.suffix!r}"
+        )
+    try:
+        if suffix == ".npz":
+            arrays, metadata = read_npz(data), {}
+        else:
+            arrays, metadata = read_safetensors(data)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return WeightFile(path, arrays, hashlib.sha256(data).hexdigest(), metadata)
+
+
+def load(file: str | os.PathLike, like: Tree) -> Tree:
+    """Reads weights from a file into the structure of `like`.
+
+    Args:
+        file: as for `read`; its names are the keys of the tree joined by "/", behind a
+            common prefix or not.
         like: tree of arrays or of anything else with shape and dtype.
 
     Returns:
@@ -35,9 +91,41 @@ def load(path: str | os.PathLike, like: Tree) -> Tree:
     Raises:
         ValueError: the file is refused (see `read`), or names, shapes or dtypes differ.
             Then all differences are listed, and nothing is loaded.
-        FileNotFoundError: there is no such file or folder.
+        FileNotFoundError: there is no such file.
     """
-    return fit(path, read(path), like)
+    file = read(file)
+    known = {name.partition("/")[0] for name in trees.by_name(like)}
+    found = without_prefix(file.path, file.arrays, known.__contains__)
+    return fit(file.path, found, like)
+
+
+def without_prefix(
+    path: str | os.PathLike,
+    found: Mapping[str, np.ndarray],
+    known: Callable[[str], bool],
+) -> Mapping[str, np.ndarray]:
+    """Returns the arrays without what all their names begin with, such as "module.".
+
+    A network that was wrapped before it was saved has such names; what is left out is
+    told.
+
+    Args:
+        path: where they come from, for the message.
+        found: arrays by names whose parts are joined by "." or "/".
+        known: says whether a first part belongs to the network and has to stay.
+    """
+    prefix = ""
+    while True:
+        begins = [FIRST_PART.match(name) for name in found]
+        if not begins or not all(begins) or len({b[0] for b in begins}) > 1:
+            break
+        if known(begins[0][1]):
+            break
+        prefix += begins[0][0]
+        found = {name[begins[0].end() :]: array for name, array in found.items()}
+    if prefix:
+        logging.warning("%s: all names begin with %s, which is left out", path, prefix)
+    return found
 
 
 def fit(path: str | os.PathLike, found: Mapping[str, np.ndarray], like: Tree) -> Tree:
@@ -75,39 +163,6 @@ def faults(found: Mapping[str, np.ndarray], like: Tree) -> list[str]:
     return missing + unexpected + mismatched
 
 
-def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Reads weights as a flat dictionary of arrays.
-
-    Args:
-        path: a `.safetensors` or `.npz` file, or a folder of `.npy` files, one an
-            array, whose names are the files' with "/" for each dot.
-
-    Raises:
-        ValueError: the file may carry code (a pickle, by its extension or by its first
-            bytes), has another format, or lies about what it holds; a folder holds
-            anything but plain `.npy` files of numbers.
-        FileNotFoundError: there is no such file or folder.
-    """
-    path = Path(path)
-    if path.is_dir():
-        return read_folder(path)
-    if path.suffix.lower() in REFUSED:
-        raise ValueError(_refusal(path, f"a {path.suffix} file"))
-    data = path.read_bytes()
-    if _is_pickle(data):
-        raise ValueError(_refusal(path, "pickled data"))
-    readers = {".safetensors": _read_safetensors, ".npz": read_npz}
-    if path.suffix.lower() not in readers:
-        raise ValueError(
-            f"{path}: expected a .safetensors or .npz file or a folder of .npy files,"
-            f" found {path.suffix!r}"
-        )
-    try:
-        return readers[path.suffix.lower()](data)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-
-
 def save(
     path: str | os.PathLike, tree: Tree, metadata: Mapping[str, str] | None = None
 ) -> None:
@@ -127,49 +182,7 @@ def save(
     leaves = trees.by_name(tree).items()
     # The format stores raw bytes: other strides would be written as they lie.
     arrays = {name: np.array(leaf, order="C") for name, leaf in leaves}
-    data = safetensors.numpy.save(arrays, dict(metadata or {}) or None)
-    check_header(data)
-    write_bytes(path, data)
-
-
-def fingerprint(path: str | os.PathLike) -> str:
-    """Returns the SHA-256 of a file's bytes, 64 hexadecimal digits.
-
-    Of a folder: the SHA-256 of lines "NAME DIGEST", one a file, sorted by name; what
-    `sha256sum` prints for the files, in another order of columns.
-
-    Raises:
-        ValueError: a folder holds anything but plain files.
-    """
-    path = Path(path)
-    if path.is_dir():
-        lines = (f"{file.name} {fingerprint(file)}\n" for file in plain_files(path))
-        return hashlib.sha256("".join(lines).encode()).hexdigest()
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _read_safetensors(data: bytes) -> dict[str, np.ndarray]:
-    check_header(data)
-    try:
-        return safetensors.numpy.load(data)
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"expected safetensors, found: {error}") from error
-
-
-def _is_pickle(data: bytes) -> bool:
-    """Says whether the bytes are a binary pickle or a zip archive around one."""
-    if data.startswith(b"PK"):
-        try:
-            with zipfile.ZipFile(io.BytesIO(data)) as archive:
-                return any(name.endswith(".pkl") for name in archive.namelist())
-        except (zipfile.BadZipFile, RuntimeError, ValueError, OSError):
-            return False  # damaged: the reader of the format says how
-    # A safetensors header of 640 bytes begins like a pickle of protocol 2.
-    header = data[3:9] == b"\0\0\0\0\0{"
-    return (
-        data[:1] == b"\x80" and data[1:2] in (b"\2", b"\3", b"\4", b"\5") and not header
-    )
+    write_bytes(path, safetensors.numpy.save(arrays, dict(metadata or {}) or None))
 
 
 def _refusal(path: Path, found: str) -> str:

@@ -115,8 +115,8 @@ def kernel_gradient(
     """Returns the gradient of the kernel of `conv`, [h,w,I,O] in the type of x.
 
     XLA convolves with the cotangent as a kernel of the image's size, which takes a CPU
-    up to four times as long (docs/results/rivals/kernel-gradients.json). Here each of
-    the kernel's taps is one matrix product of the shifted input with the cotangent,
+    up to four times as long (docs/results/baselines/kernel-gradients.json). Here each
+    of the kernel's taps is one matrix product of the shifted input with the cotangent,
     over all pixels. The pixels are taken strip by strip, so that the shifted copies
     stay in the cache; a strip is no smaller than the sum that it is added to.
 

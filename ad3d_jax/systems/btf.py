@@ -15,14 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ad3d_jax.base import Array, Batch, Gather, Scores, State, System, Tree
-from ad3d_jax.features.image import (
-    BACKBONES,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    feature_maps,
-    init_backbone,
-)
+from ad3d_jax.features.extractors import BACKBONES, feature_maps, init_backbone
 from ad3d_jax.features.patches import as_rows, cell_pool
+from ad3d_jax.features.resnet import IMAGENET_MEAN, IMAGENET_STD
 from ad3d_jax.ops import coreset, knn
 from ad3d_jax.ops.blur import blur_8bit, gaussian_blur
 from ad3d_jax.ops.fpfh import fpfh

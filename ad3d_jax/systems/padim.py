@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from ad3d_jax.base import Array, Batch, Gather, Plan, Scores, State, System, Tree
-from ad3d_jax.features.image import feature_maps, init_backbone
+from ad3d_jax.features.extractors import feature_maps, init_backbone
 from ad3d_jax.features.modalities import needed_fields, patch_features
 from ad3d_jax.features.patches import as_rows, replicate_patches
 from ad3d_jax.ops import gaussian

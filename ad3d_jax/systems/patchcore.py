@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ad3d_jax.base import Array, Batch, Gather, Plan, Scores, State, System, Tree
-from ad3d_jax.features.image import init_backbone
+from ad3d_jax.features.extractors import init_backbone
 from ad3d_jax.features.modalities import needed_fields, patch_features
 from ad3d_jax.features.patches import as_rows, concat_patches, patchcore_patches
 from ad3d_jax.ops import coreset, knn, reweight

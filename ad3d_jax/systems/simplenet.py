@@ -26,7 +26,7 @@ from ad3d_jax.base import (
     Tree,
     Update,
 )
-from ad3d_jax.features.image import init_backbone
+from ad3d_jax.features.extractors import init_backbone
 from ad3d_jax.features.modalities import (
     embed_maps,
     modality_maps,

@@ -73,7 +73,7 @@ def with_backbone(config: ConfigDict, source: str) -> ConfigDict:
 
     Args:
         config: of a system whose `Config` has the field `backbone`.
-        source: weights that the paper used, a name of `ad3d_jax.features.image`;
+        source: weights that the paper used, one of `ad3d_jax.features.known.SOURCES`;
             others are refused, "" takes any.
     """
     name = FieldReference(config.model.backbone)
@@ -81,7 +81,7 @@ def with_backbone(config: ConfigDict, source: str) -> ConfigDict:
     config.backbone = ConfigDict(
         {
             "name": name,
-            "weights": "",  # safetensors, npz or folder of .npy; "" = random weights
+            "weights": "",  # safetensors or npz; "" = random weights
             "source": source,
         }
     )

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from ad3d_jax.features import weights
-from ad3d_jax.features.image import init_backbone
-from ad3d_jax.features.provenance import SOURCES
+from ad3d_jax.features.extractors import init_backbone
+from ad3d_jax.features.known import KNOWN
 from experiments import main, weight_files
 from experiments.configs import btf, dbrn, patchcore
 
@@ -42,13 +42,13 @@ def test_a_file_is_named_with_its_digest(config, tmp_path, caplog):
     config.backbone.weights = save(tmp_path / "w.safetensors")
     weight_files.check(config)
     assert "w.safetensors: whose weights these are is not known" in caplog.text
-    digest = weights.fingerprint(tmp_path / "w.safetensors")
+    digest = weights.read(tmp_path / "w.safetensors").sha256
     expected = {"file": "w.safetensors", "sha256": digest, "source": None}
     assert weight_files.describe(config) == expected
 
 
 def test_another_known_set_is_refused(config, tmp_path):
-    digest = next(d for d, name in SOURCES.items() if name == "a1_in1k")
+    (digest,) = KNOWN["timm/resnet18.a1_in1k"].torch
     path = save(tmp_path / "w.safetensors", source="r.pth", sha256=digest + "0" * 56)
     config.backbone.weights = path
     refused(config, tmp_path, "a1_in1k")

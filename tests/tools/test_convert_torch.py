@@ -13,7 +13,8 @@ import pytest
 import safetensors
 from oracles.torch_models import import_networks
 
-from ad3d_jax.features import image, provenance, weights
+from ad3d_jax.features import known, provenance, weights
+from ad3d_jax.features.extractors import extractor
 
 SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "convert_torch.py"
 
@@ -84,7 +85,7 @@ def test_state_dict_is_converted(script, torch, tmp_path, capsys):
         weights.read(source)
     script.main([str(source), str(target)])
     assert "left out, not tensors: epoch" in capsys.readouterr().out
-    found = weights.read(target)
+    found = weights.read(target).arrays
     assert set(found) == {
         "state_dict/layer1/0/weight",
         "state_dict/half",
@@ -125,10 +126,9 @@ def test_backbone_goes_from_torch_to_here(script, tmp_path, monkeypatch, legacy)
     network = torchvision.models.resnet18(weights=None)
     torch.save(network.state_dict(), source, _use_new_zipfile_serialization=not legacy)
     script.main([str(source), str(target)])
-    like = jax.eval_shape(
-        lambda key: image.init_backbone(key, "resnet18"), jax.random.key(0)
-    )
-    params = image.load_backbone(target, "resnet18", like)
+    resnet18 = extractor("resnet18")
+    like = jax.eval_shape(lambda key: resnet18.init(key, "layer3"), jax.random.key(0))
+    params = resnet18.read(target, like)
     kernel = network.layer2[0].downsample[0].weight.detach().numpy()[:, :, 0, 0].T
     np.testing.assert_allclose(
         params["layer2_0"]["downsample"]["kernel"][0, 0],
@@ -137,5 +137,5 @@ def test_backbone_goes_from_torch_to_here(script, tmp_path, monkeypatch, legacy)
     )
     assert provenance.provenance(target) is None
     digits = hashlib.sha256(source.read_bytes()).hexdigest()[:8]
-    monkeypatch.setitem(provenance.SOURCES, digits, "tv_in1k")
-    assert provenance.check_source(target, "tv_in1k") == "tv_in1k"
+    monkeypatch.setitem(known.KNOWN, "a/b", known.Known("tv_in1k", torch=(digits,)))
+    assert provenance.check_source(target, ("tv_in1k",)) == "tv_in1k"

@@ -10,7 +10,7 @@ import pytest
 from oracles.public_resnets import drawn_weights, folded, picture, public_shapes
 from oracles.torch_models import import_networks, randomised
 
-from ad3d_jax.features import image, weights
+from ad3d_jax.features import resnet, weights
 from ad3d_jax.nn.resnet import LAYERS
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "resnet_maps.npz"
@@ -19,12 +19,17 @@ STEM = ("conv1",)
 
 
 def shapes(name, last_layer="layer3"):
-    build = partial(image.init_backbone, name=name, last_layer=last_layer)
+    build = partial(resnet.init_resnet, name=name, last_layer=last_layer)
     return jax.eval_shape(build, jax.random.key(0))
 
 
 def maps_of(params, name, rgb, layers):
-    return jax.jit(image.feature_maps, static_argnums=(1, 3))(params, name, rgb, layers)
+    return jax.jit(resnet.resnet_maps, static_argnums=(1, 3))(params, name, rgb, layers)
+
+
+def in_memory(arrays):
+    """A file of weights that was read, without a file."""
+    return weights.WeightFile(Path("w.npz"), arrays, "0" * 64, {})
 
 
 @pytest.fixture
@@ -48,9 +53,7 @@ def stem_file(tmp_path):
         ("wide_resnet50", 68_883_240, 320, 24_862_528),
     ],
 )
-def test_files_of_public_size_are_what_is_loaded(
-    name, whole, entries, through_layer3, monkeypatch
-):
+def test_files_of_public_size_are_what_is_loaded(name, whole, entries, through_layer3):
     """The sheet's counts hold for the names and shapes that the loader asks for."""
 
     def parameters(named):
@@ -62,8 +65,7 @@ def test_files_of_public_size_are_what_is_loaded(
     trunk = public_shapes(name, stages=3)
     assert through_layer3 in (None, parameters(trunk))
     found = {place: np.broadcast_to(np.float32(1), s) for place, s in public.items()}
-    monkeypatch.setattr(weights, "read", lambda path: found)
-    params = image.load_backbone("whole.npz", name, shapes(name))
+    params = resnet.read_resnet(in_memory(found), name, shapes(name))
     assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, shapes(name))
 
 
@@ -73,7 +75,7 @@ BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 @pytest.mark.parametrize(("name", "seed"), [("resnet18", 21), ("resnet50", 22)])
 def test_maps_are_torchvisions(name, seed, tmp_path):
     np.savez(tmp_path / "weights.npz", **drawn_weights(name, seed))
-    params = image.load_backbone(tmp_path / "weights.npz", name, shapes(name))
+    params = resnet.read_resnet(tmp_path / "weights.npz", name, shapes(name))
     maps = maps_of(params, name, picture(seed + 100), LAYERS[:4])
     with np.load(GOLDEN) as golden:
         for layer, found in zip(LAYERS, maps, strict=False):
@@ -87,35 +89,64 @@ def test_maps_are_torchvisions(name, seed, tmp_path):
 
 
 def test_every_form_of_a_file_is_the_same_network(tmp_path):
-    """Norms apart or folded; dots or slashes; safetensors, npz or a folder; our own."""
+    """Norms apart or folded; dots or slashes; safetensors or npz; our own."""
     public = drawn_weights("resnet18", 3, stages=1)
     like = shapes("resnet18", "layer1")
-    apart, slashes, own, half = (tmp_path / f"{n}.safetensors" for n in "abcd")
+    apart, slashes, own = (tmp_path / f"{n}.safetensors" for n in "abc")
     weights.save(apart, public)
     weights.save(slashes, {k.replace(".", "/"): v for k, v in public.items()})
     np.savez(tmp_path / "folded.npz", **folded(public))
-    (tmp_path / "folder").mkdir()
-    for place, array in folded(public).items():
-        np.save(tmp_path / "folder" / f"{place}.npy", array)
-    expected = image.load_backbone(apart, "resnet18", like)
+    expected = resnet.read_resnet(apart, "resnet18", like)
     weights.save(own, expected)
-    for path in (slashes, own, tmp_path / "folded.npz", tmp_path / "folder"):
-        found = image.load_backbone(path, "resnet18", like)
+    for path in (slashes, own, tmp_path / "folded.npz"):
+        found = resnet.read_resnet(path, "resnet18", like)
         jax.tree.map(np.testing.assert_array_equal, found, expected)
-    weights.save(half, {k: np.float16(v) for k, v in folded(public).items()})
-    for found, leaf in zip(
-        jax.tree.leaves(image.load_backbone(half, "resnet18", like)),
-        jax.tree.leaves(expected),
-        strict=True,
+
+
+@pytest.mark.parametrize(
+    ("dtype", "error"), [(np.float16, 2**-11), (jnp.bfloat16, 2**-8)]
+)
+def test_half_precision_is_read_as_float32(tmp_path, dtype, error):
+    """To the last bit of the shorter type, with or without norms to fold."""
+    public = folded(drawn_weights("resnet18", 3, stages=1))
+    like = shapes("resnet18", "layer1")
+    weights.save(tmp_path / "full.safetensors", public)
+    weights.save(
+        tmp_path / "half.safetensors", {k: v.astype(dtype) for k, v in public.items()}
+    )
+    expected = resnet.read_resnet(tmp_path / "full.safetensors", "resnet18", like)
+    found = resnet.read_resnet(tmp_path / "half.safetensors", "resnet18", like)
+    for short, full in zip(
+        jax.tree.leaves(found), jax.tree.leaves(expected), strict=True
     ):
-        assert found.dtype == np.float32
-        np.testing.assert_allclose(found, leaf, rtol=1e-3, atol=1e-6)
+        assert short.dtype == np.float32
+        np.testing.assert_array_equal(short, full.astype(dtype).astype(np.float32))
+        np.testing.assert_allclose(short, full, rtol=error, atol=1e-7)
+        assert (short != full).any() or not full.any()
+
+
+@pytest.mark.parametrize("prefix", ["module.", "model/", "module.backbone."])
+def test_a_common_prefix_is_left_out_and_told(tmp_path, caplog, prefix):
+    public = drawn_weights("resnet18", 3, stages=1)
+    like = shapes("resnet18", "layer1")
+    weights.save(tmp_path / "a.safetensors", public)
+    weights.save(tmp_path / "b.safetensors", {prefix + k: v for k, v in public.items()})
+    expected = resnet.read_resnet(tmp_path / "a.safetensors", "resnet18", like)
+    assert "left out" not in caplog.text
+    found = resnet.read_resnet(tmp_path / "b.safetensors", "resnet18", like)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    told = f"b.safetensors: all names begin with {prefix}, which is left out"
+    assert caplog.text.count(told) == 1
+    one = {prefix + k: v for k, v in public.items() if k != "bn1.bias"}
+    weights.save(tmp_path / "c.safetensors", one | {"bn1.bias": public["bn1.bias"]})
+    with pytest.raises(ValueError, match="missing: conv1/weight"):
+        resnet.read_resnet(tmp_path / "c.safetensors", "resnet18", like)
 
 
 def test_layout_goes_there_and_back_bit_by_bit(tmp_path):
     public = folded(drawn_weights("resnet18", 4, stages=1))
     np.savez(tmp_path / "a.npz", **public)
-    params = image.load_backbone(
+    params = resnet.read_resnet(
         tmp_path / "a.npz", "resnet18", shapes("resnet18", "layer1")
     )
     kernel = params["layer1_1"]["conv2"]["kernel"]
@@ -134,7 +165,7 @@ def test_every_difference_is_listed(stem_file):
         }
     )
     with pytest.raises(ValueError) as caught:
-        image.load_backbone(path, "resnet18", shapes("resnet18", "conv1"))
+        resnet.read_resnet(path, "resnet18", shapes("resnet18", "conv1"))
     text = str(caught.value)
     assert text.startswith(f"{path}: 4 of its weights do not fit, nothing was loaded")
     assert "missing: bn1/running_var" in text
@@ -157,7 +188,7 @@ def test_every_difference_is_listed(stem_file):
     ],
 )
 @pytest.mark.parametrize("form", ["norms", "own"])
-def test_another_network_is_named(held, asked, form, monkeypatch):
+def test_another_network_is_named(held, asked, form):
     found = {
         "norms": public_shapes(held),
         "own": {
@@ -168,9 +199,8 @@ def test_another_network_is_named(held, asked, form, monkeypatch):
         },
     }[form]
     arrays = {place: np.broadcast_to(np.float32(1), s) for place, s in found.items()}
-    monkeypatch.setattr(weights, "read", lambda path: arrays)
     with pytest.raises(ValueError, match=f"mismatched.*\n.*of {held}, not of {asked}"):
-        image.load_backbone("w.npz", asked, shapes(asked))
+        resnet.read_resnet(in_memory(arrays), asked, shapes(asked))
 
 
 @pytest.mark.parametrize(
@@ -188,7 +218,7 @@ def test_values_that_are_not_finite_are_refused(stem_file, place, value):
     with pytest.raises(
         ValueError, match="not finite, nothing was loaded: .*(conv|bn)1"
     ):
-        image.load_backbone(
+        resnet.read_resnet(
             stem_file({place: array}), "resnet18", shapes("resnet18", "conv1")
         )
 
@@ -201,35 +231,35 @@ def test_unneeded_names_are_passed_over_and_others_not(stem_file):
         "fc.weight": np.ones(3),
         "fc.bias": np.ones(3),
     }
-    image.load_backbone(stem_file(deeper), "resnet18", like)
+    resnet.read_resnet(stem_file(deeper), "resnet18", like)
     with pytest.raises(ValueError, match="unexpected: fc2/weight"):
-        image.load_backbone(stem_file({"fc2.weight": np.ones(3)}), "resnet18", like)
+        resnet.read_resnet(stem_file({"fc2.weight": np.ones(3)}), "resnet18", like)
     with pytest.raises(ValueError, match="unexpected: layer5/0/conv1/weight"):
-        image.load_backbone(
+        resnet.read_resnet(
             stem_file({"layer5.0.conv1.weight": np.ones(3)}), "resnet18", like
         )
     with pytest.raises(ValueError, match="differ in '.' and '/' alone"):
-        image.load_backbone(stem_file({"bn1/bias": np.ones(64)}), "resnet18", like)
+        resnet.read_resnet(stem_file({"bn1/bias": np.ones(64)}), "resnet18", like)
 
 
 def test_torch_files_are_refused_with_the_converter(tmp_path):
     path = tmp_path / "wide_resnet50_2-95faca4d.pth"
     path.write_bytes(b"PK")
     with pytest.raises(ValueError, match="python tools/convert_torch.py wide_resnet50"):
-        image.load_backbone(path, "resnet18", shapes("resnet18", "conv1"))
+        resnet.read_resnet(path, "resnet18", shapes("resnet18", "conv1"))
 
 
-def test_picture_is_normalised_with_imagenets_statistics():
-    params = image.init_backbone(jax.random.key(0), "resnet18", "conv1")
+def test_image_is_normalised_with_imagenets_statistics():
+    params = resnet.init_resnet(jax.random.key(0), "resnet18", "conv1")
     params["conv1"]["bias"] = jnp.linspace(-1.0, 1.0, 64)
     mean = jnp.full((1, 32, 32, 3), jnp.array([0.485, 0.456, 0.406]))
-    (flat,) = image.feature_maps(params, "resnet18", mean, STEM)
+    (flat,) = resnet.resnet_maps(params, "resnet18", mean, STEM)
     expected = jnp.broadcast_to(jnp.maximum(params["conv1"]["bias"], 0), flat.shape)
     np.testing.assert_allclose(flat, expected, atol=1e-6)
     # A step of one standard deviation in a channel is a step of one in its input.
     kernel = params["conv1"]["kernel"].at[:, :, 1:].set(0.0)
     params["conv1"] = {"kernel": kernel, "bias": jnp.zeros(64)}
-    (red,) = image.feature_maps(params, "resnet18", mean.at[..., 0].add(0.229), STEM)
+    (red,) = resnet.resnet_maps(params, "resnet18", mean.at[..., 0].add(0.229), STEM)
     np.testing.assert_allclose(
         red[0, 8, 8], jnp.maximum(kernel.sum((0, 1, 2)), 0), atol=1e-5
     )
@@ -237,25 +267,23 @@ def test_picture_is_normalised_with_imagenets_statistics():
 
 def test_wrong_requests_are_told():
     key, rgb = jax.random.key(0), jnp.zeros((1, 32, 32, 3))
-    with pytest.raises(ValueError, match="backbone: expected one of.*found 'resnet34'"):
-        image.init_backbone(key, "resnet34")
     with pytest.raises(ValueError, match="layers: expected some of.*layer5"):
-        image.init_backbone(key, "resnet18", "layer5")
-    params = image.init_backbone(key, "resnet18", "conv1")
+        resnet.init_resnet(key, "resnet18", "layer5")
+    params = resnet.init_resnet(key, "resnet18", "conv1")
     with pytest.raises(ValueError, match="layer3 is deeper than the weights.*conv1"):
-        image.feature_maps(params, "resnet18", rgb, ("conv1", "layer3"))
+        resnet.resnet_maps(params, "resnet18", rgb, ("conv1", "layer3"))
     with pytest.raises(ValueError, match="layers: expected some of"):
-        image.feature_maps(params, "resnet18", rgb, ())
+        resnet.resnet_maps(params, "resnet18", rgb, ())
 
 
 def test_pretrained_weights_load(resnet18_file):
-    params = image.load_backbone(resnet18_file, "resnet18", shapes("resnet18"))
+    params = resnet.read_resnet(resnet18_file, "resnet18", shapes("resnet18"))
     second, third = maps_of(params, "resnet18", picture(5, 224), ("layer2", "layer3"))
     assert second.shape == (1, 28, 28, 128) and third.shape == (1, 14, 14, 256)
     assert np.isfinite(second).all() and np.isfinite(third).all()
     assert not any((np.asarray(m) == 0).all() for m in (second, third))
     with pytest.raises(ValueError, match="weights of resnet18, not of resnet50"):
-        image.load_backbone(resnet18_file, "resnet50", shapes("resnet50"))
+        resnet.read_resnet(resnet18_file, "resnet50", shapes("resnet50"))
 
 
 # --- Against torch --------------------------------------------------------------------
@@ -273,11 +301,11 @@ def close(found, expected):
 def loaded(network, name, path):
     state = {place: x.numpy().copy() for place, x in network.state_dict().items()}
     weights.save(path, state)
-    return image.load_backbone(path, name, shapes(name, "layer4"))
+    return resnet.read_resnet(path, name, shapes(name, "layer4"))
 
 
 def normalised(torch, rgb):
-    mean, std = (np.float32(v) for v in (image.IMAGENET_MEAN, image.IMAGENET_STD))
+    mean, std = (np.float32(v) for v in (resnet.IMAGENET_MEAN, resnet.IMAGENET_STD))
     return torch.tensor(((rgb - mean) / std).transpose(0, 3, 1, 2).copy())
 
 
@@ -321,14 +349,13 @@ def test_pretrained_folded_weights_give_torchvisions_maps(resnet18_file):
     torch, torchvision, _ = import_networks()
     network = torchvision.models.resnet18(weights=None).eval()
     state = network.state_dict()
-    for file in resnet18_file.glob("*.npy"):
-        place = file.name.removesuffix(".npy")
+    for place, array in weights.read(resnet18_file).arrays.items():
         if place.endswith(".bias"):  # the norm's shift; its scale is one
             place = place.replace("conv", "bn").replace("ple.0", "ple.1")
             state[place.replace("bias", "running_var")].fill_(1 - 1e-5)
-        state[place].copy_(torch.tensor(np.load(file)))
+        state[place].copy_(torch.tensor(array))
     rgb = picture(10, 224)
-    params = image.load_backbone(resnet18_file, "resnet18", shapes("resnet18"))
+    params = resnet.read_resnet(resnet18_file, "resnet18", shapes("resnet18"))
     maps = maps_of(params, "resnet18", rgb, ("layer1", "layer2", "layer3"))
     with torch.no_grad():
         x = network.bn1(network.conv1(normalised(torch, rgb)))

@@ -1,4 +1,4 @@
-"""Feature maps of pictures from frozen residual networks, and their weights."""
+"""Feature maps of images from frozen residual networks, and their weights."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -10,20 +10,16 @@ import numpy as np
 
 from ad3d_jax.base import Array, Tree
 from ad3d_jax.features import weights
-from ad3d_jax.features.provenance import check_source as check_source
-from ad3d_jax.features.provenance import describe as describe
-from ad3d_jax.features.provenance import provenance as provenance
 from ad3d_jax.nn.initialise import initialise
-from ad3d_jax.nn.resnet import LAYERS, RESNETS
+from ad3d_jax.nn.resnet import LAYERS, RESNETS, ResNet
 
-BACKBONES = tuple(RESNETS)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # RGB in [0,1]
 IMAGENET_STD = (0.229, 0.224, 0.225)
 BATCH_NORM_EPSILON = 1e-5  # of torchvision's and timm's networks
 BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
 
 
-def init_backbone(key: Array, name: str, last_layer: str = "layer3") -> Tree:
+def init_resnet(key: Array, name: str, last_layer: str = "layer3") -> Tree:
     """Returns random weights of a network up to a layer, to be replaced by a file's.
 
     He-normal kernels, the last one of each block scaled down so that activations stay
@@ -31,7 +27,7 @@ def init_backbone(key: Array, name: str, last_layer: str = "layer3") -> Tree:
 
     Args:
         key: random key.
-        name: one of BACKBONES.
+        name: one of RESNETS.
         last_layer: "conv1", "layer1", …, "layer4".
 
     Returns:
@@ -39,7 +35,7 @@ def init_backbone(key: Array, name: str, last_layer: str = "layer3") -> Tree:
         float32, kernels HWIO, batch norms folded in.
 
     Raises:
-        ValueError: an unknown name or layer.
+        ValueError: an unknown layer.
     """
     network = _network(name, (last_layer,))
 
@@ -49,11 +45,11 @@ def init_backbone(key: Array, name: str, last_layer: str = "layer3") -> Tree:
     return initialise(build, key)
 
 
-def feature_maps(
+def resnet_maps(
     params: Tree,
     name: str,
     rgb: Array,
-    layers: tuple[str, ...] = ("layer2", "layer3"),
+    layers: tuple[str, ...],
 ) -> tuple[Array, ...]:
     """Returns the maps of a frozen network's layers, [B,h,w,C] float32 each.
 
@@ -61,13 +57,13 @@ def feature_maps(
     layer3 14x14, of 128 and 256 channels for resnet18, else of 512 and 1024.
 
     Args:
-        params: from `init_backbone` or `load_backbone`.
-        name: one of BACKBONES.
+        params: from `init_resnet` or `read_resnet`.
+        name: one of RESNETS.
         rgb: [B,H,W,3] float32 in [0,1]; normalised here with ImageNet's statistics.
         layers: names of layers, in the order in which the maps are returned.
 
     Raises:
-        ValueError: an unknown name or layer, or one that `params` does not reach.
+        ValueError: an unknown layer, or one that `params` does not reach.
     """
     network = _network(name, layers)
     for layer in layers:
@@ -81,31 +77,34 @@ def feature_maps(
     return network.apply({"params": params}, (rgb - mean) / std, tuple(layers))
 
 
-def load_backbone(path: str | os.PathLike, name: str, like: Tree) -> Tree:
-    """Returns the weights of a network from a file or a folder, as `init_backbone`.
+def read_resnet(file: str | os.PathLike, name: str, like: Tree) -> Tree:
+    """Returns the weights of a network from a file, as `init_resnet`.
 
     Names are torchvision's and timm's, which are the same, separated by "." or "/",
-    with kernels OIHW; or this library's, with kernels HWIO. Public files hold batch
-    norms, to be folded (in float64), or have them folded already, so that each
-    convolution has a bias; the names say which. Layers deeper than those of `like`, the
-    classifier and `num_batches_tracked` are passed over.
+    with kernels OIHW; or this library's, with kernels HWIO; a common prefix is left
+    out. Public files hold batch norms, to be folded (in float64), or have them folded
+    already, so that each convolution has a bias; the names say which. Layers deeper
+    than those of `like`, the classifier and `num_batches_tracked` are passed over.
 
     Args:
-        path: see `weights.read`.
-        name: one of BACKBONES, for the message.
-        like: from `init_backbone`, or its shapes.
+        file: see `weights.read`; any floating-point dtype.
+        name: one of RESNETS, for the message.
+        like: from `init_resnet`, or its shapes.
 
     Raises:
         ValueError: the file is refused (see `weights.read`); names or shapes do not
             fit, with a list of them all and the network that would fit; or values are
             not finite. Nothing is loaded then.
-        FileNotFoundError: there is no such file or folder.
+        FileNotFoundError: there is no such file.
     """
-    found = _needed(_with_slashes(path, weights.read(path)), like)
+    file = weights.read(file)
+    path = file.path
+    found = weights.without_prefix(path, file.arrays, _is_part)
+    found = _needed(_with_slashes(path, found), like)
     try:
         weights.fit(path, found, _file_form(found, like))
     except ValueError as error:
-        fitting = [other for other in BACKBONES if _fits(found, other, _deepest(like))]
+        fitting = [other for other in RESNETS if _fits(found, other, _deepest(like))]
         hint = (
             f"\n  these are weights of {fitting[0]}, not of {name}" if fitting else ""
         )
@@ -117,14 +116,17 @@ def load_backbone(path: str | os.PathLike, name: str, like: Tree) -> Tree:
     return weights.fit(path, found, like)
 
 
-def _network(name: str, layers: tuple[str, ...]):
-    """Returns the module of a backbone, after a check of what is asked of it."""
-    if name not in RESNETS:
-        raise ValueError(f"backbone: expected one of {BACKBONES}, found {name!r}")
+def _network(name: str, layers: tuple[str, ...]) -> ResNet:
+    """Returns the module of a network, after a check of the layers asked of it."""
     unknown = [layer for layer in layers if layer not in LAYERS]
     if unknown or not layers:
         raise ValueError(f"layers: expected some of {LAYERS}, found {layers!r}")
     return RESNETS[name]
+
+
+def _is_part(first: str) -> bool:
+    """Says whether a name that begins so is one of the network's, not a prefix."""
+    return first.startswith((*LAYERS, "bn1", "fc"))
 
 
 def _with_slashes(
@@ -185,7 +187,7 @@ def _file_form(found: Mapping[str, np.ndarray], like: Tree) -> Tree:
 
 def _fits(found: Mapping[str, np.ndarray], name: str, last_layer: str) -> bool:
     """Says whether a file's weights are those of a network, by names and shapes."""
-    build = partial(init_backbone, name=name, last_layer=last_layer)
+    build = partial(init_resnet, name=name, last_layer=last_layer)
     like = jax.eval_shape(build, jax.random.key(0))
     return not weights.faults(found, _file_form(found, like))
 
