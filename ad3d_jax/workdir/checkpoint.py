@@ -134,8 +134,9 @@ class Checkpointer:
         self.close()
 
     def _write(self, step: int, content: Tree) -> None:
-        arguments = ocp.args.PyTreeSave(content)
-        _orbax().save(self._folder / str(step), arguments, force=True)
+        target, arguments = self._folder / str(step), ocp.args.PyTreeSave(content)
+        with _orbax() as orbax:
+            orbax.save(target, arguments, force=True)
 
     def _finish(self) -> None:
         """Waits for the save under way and removes the steps that it replaces."""
@@ -271,7 +272,8 @@ def _load(folder: Path, step: int) -> dict[str, Any]:
 def _read(folder: Path, step: int) -> tuple[dict[str, np.ndarray], list[_Leaf]]:
     """Returns arrays and manifest of a step; _BrokenError if they cannot be read."""
     try:
-        content = _orbax().restore(folder)
+        with _orbax() as orbax:
+            content = orbax.restore(folder)
         manifest = _decode_manifest(content["manifest"])
         return {n: np.asarray(x) for n, x in content["leaves"].items()}, manifest
     # Of a damaged file orbax passes on whatever its readers raise, bare Exception too.
