@@ -56,7 +56,8 @@ class Checkpointer:
     `keep` is the number of newest steps that stay on disk. Saving is asynchronous: the
     arrays are copied before `save` returns and written afterwards. The failure of a
     save is raised as CheckpointError by the next call of any method, `close` included.
-    Of several processes each saves and loads for itself alone.
+    Of several processes the first alone may save, and any may load; neither waits for
+    another.
     """
 
     def __init__(self, folder: str | Path, keep: int = 2):
@@ -81,6 +82,12 @@ class Checkpointer:
         self._finish()
         if step < 0:
             raise CheckpointError(f"step must be at least 0, found {step}", step)
+        if jax.process_index() != 0:  # whose NumPy arrays orbax leaves out in silence
+            raise CheckpointError(
+                f"{self._folder}: of several processes the first saves, found process "
+                f"{jax.process_index()}",
+                step,
+            )
         content = _encode(tree)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
