@@ -31,12 +31,11 @@ from ad3d_jax.ops.codebook import (
 from ad3d_jax.schedules import SCHEDULES, adam
 from ad3d_jax.synthesis.depth import simulate_depth
 from ad3d_jax.synthesis.rgbd import LUMA
-from ad3d_jax.systems.fields import DTYPES, check_choices
+from ad3d_jax.systems.fields import DTYPES, Fields, one_of
 from ad3d_jax.systems.modalities import CHANNELS
 
 NAME = "dada"
 LEVELS = ("lo", "hi")
-SIMULATIONS = ("perlin_affine", "perlin", "grey")
 HYPER: Mapping[str, float] = {
     "dada_learning_rate": 2e-4,
     "dada_loss_commitment": 0.25,
@@ -45,28 +44,29 @@ HYPER: Mapping[str, float] = {
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Fields):
     """Fields that every system on a discrete auto-encoder has.
 
     The defaults are 3DSR's with RGB and depth.
     """
 
-    modalities: tuple[str, ...] = ("depth", "rgb")  # in the order of the channels
+    # In the order of the channels.
+    modalities: tuple[str, ...] = one_of(("depth", "rgb"), ("depth",), ("rgb",))
     dada_grouped: bool = True  # modalities apart but in the choice of a code
     dada_hidden: int = 256
     dada_residual: int = 128
     dada_residual_layers: int = 2
     dada_relu_skip: bool = False  # see `nn.residual_stack`; True in DSR
-    dada_kernels: str = "normal"  # how they start: normal | he (narrow networks)
+    dada_kernels: str = one_of(*KERNELS)  # how they start; "he" in narrow networks
     codes: int = 2048  # entries of each codebook
     code_dimensions: int = 256
     code_decay: float = DECAY  # of the codebooks' moving averages, a step
     code_revive_below: float = 0.0  # hits a batch, see `fold_codebook`; 0 = never
-    simulation: str = "perlin_affine"  # perlin_affine | perlin | grey (of the image)
-    dada_distance: str = "l1"  # l1 | l2; the depth-only version has l2
-    dada_schedule: str = "step"  # step (x0.1 at 80 % and 90 %) | cosine
+    simulation: str = one_of("perlin_affine", "perlin", "grey")  # grey of the image
+    dada_distance: str = one_of("l1", "l2")  # the depth-only version has l2
+    dada_schedule: str = one_of(*SCHEDULES)  # step: x0.1 at 80 % and 90 %
     dada_steps: int = 100_000
-    dtype: str = "float32"  # compute type; parameters and codebooks stay float32
+    dtype: str = one_of(*DTYPES)
 
 
 class Codes(NamedTuple):
@@ -81,19 +81,6 @@ class Codes(NamedTuple):
     q_hi: Array  # [B,h,w,D]
     index_hi: Array  # [B,h,w] int32
     reconstruction: Array  # [B,H,W,C]
-
-
-def check(config: Config) -> None:
-    """Raises ValueError where a field holds a value that no variant has."""
-    allowed = {
-        "modalities": (("depth", "rgb"), ("depth",), ("rgb",)),
-        "simulation": SIMULATIONS,
-        "dada_distance": ("l1", "l2"),
-        "dada_schedule": tuple(SCHEDULES),
-        "dada_kernels": tuple(KERNELS),
-        "dtype": DTYPES,
-    }
-    check_choices(config, allowed)
 
 
 def build(config: Config) -> DiscreteAutoEncoder:

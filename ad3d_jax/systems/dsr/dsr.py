@@ -22,7 +22,7 @@ from ad3d_jax.nn.scope import Scope, scoring, training
 from ad3d_jax.ops.blur import largest_mean
 from ad3d_jax.schedules import adam
 from ad3d_jax.synthesis.blend import blend
-from ad3d_jax.synthesis.codes import Swap, noise_masks
+from ad3d_jax.synthesis.codes import noise_masks, swap
 from ad3d_jax.synthesis.rgbd import rotate_images
 from ad3d_jax.systems.dsr import auto_encoder, detector, networks
 from ad3d_jax.systems.dsr.networks import Pass
@@ -65,19 +65,17 @@ class Config(detector.Config):
     upsampler_steps: int = 50_000
     score_window: int = 21
 
+    def __post_init__(self):
+        super().__post_init__()
+        if self.modalities != ("rgb",):
+            raise ValueError(
+                f"model.modalities: DSR has ('rgb',), found {self.modalities}; "
+                "3DSR has depth"
+            )
+
 
 def dsr(config: Config = Config()) -> System:  # noqa: B008 (frozen)
-    """Returns the system that `config` describes.
-
-    Raises:
-        ValueError: a field of the configuration has an unknown value.
-    """
-    detector.check(config)
-    if config.modalities != ("rgb",):
-        raise ValueError(
-            f"model.modalities: DSR has ('rgb',), found {config.modalities}; 3DSR has "
-            "depth"
-        )
+    """Returns the system that `config` describes."""
     modules = networks.build(config)
 
     def init(key, batch):
@@ -120,7 +118,7 @@ def dsr(config: Config = Config()) -> System:  # noqa: B008 (frozen)
     update = Update(loss, optimizer, trainable=(UPSAMPLER,))
     return System(
         name="dsr",
-        needs_fit=detector.needs_fit(config, ("rgb",)),
+        needs_fit=detector.needs_fit(config),
         needs_score=("rgb",),
         init=init,
         phases=(
@@ -165,12 +163,7 @@ def paint(keys: Array, state: State, batch: Batch) -> tuple[Array, Array]:
         hyper["probability_rotation_upsampler"],
         fill="zero",
     )
-    swap = Swap(
-        p_normal=hyper["probability_normal"],
-        threshold_low=hyper["threshold_low"],
-        threshold_high=hyper["threshold_high"],
-    )
-    mask = noise_masks(fold_each(keys, 1), whole, swap, two_sided=False)
+    mask = noise_masks(fold_each(keys, 1), whole, swap(hyper), two_sided=False)
     mask = mask.astype(jnp.float32)
 
     def one(key, image, mask):
