@@ -7,8 +7,8 @@ from flax import linen as nn
 
 from ad3d_jax.base import Array
 from ad3d_jax.nn.conv import Layer, conv3x3, layers
-from ad3d_jax.nn.rescale import divisible, double, max_pool
 from ad3d_jax.nn.rows import SCORING, Rows
+from ad3d_jax.ops.rescale import divisible, double, max_pool
 
 
 class UNet(nn.Module):
