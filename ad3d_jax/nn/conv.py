@@ -58,8 +58,8 @@ class ConvNormRelu(nn.Module):
     """
 
     features: int
-    stride: int = 1
     norm: str = "batch"
+    stride: int = 1
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact

@@ -52,6 +52,11 @@ class UNet(nn.Module):
         return head(x).astype(jnp.float32)
 
 
+def draem_widths(width: int, levels: int) -> tuple[int, ...]:
+    """Returns the widths of the way down, doubled three times at most as in DRAEM."""
+    return tuple(width * min(2**level, 8) for level in range(levels + 1))
+
+
 def draem_up_widths(widths: tuple[int, ...]) -> tuple[int, ...]:
     """Returns DRAEM's widths on the way up, deepest level first."""
     return (*widths[-3::-1], widths[0])

@@ -26,7 +26,7 @@ from ad3d_jax.nn.auto_encoder import AutoEncoder, scaled
 from ad3d_jax.nn.batch_norm import fold_modules
 from ad3d_jax.nn.paired_unet import PairedUNet
 from ad3d_jax.nn.scope import Scope, scoring, training
-from ad3d_jax.nn.unet import UNet
+from ad3d_jax.nn.unet import UNet, draem_widths
 from ad3d_jax.ops.blur import largest_mean
 from ad3d_jax.schedules import adam
 from ad3d_jax.synthesis.anomalies import Anomalies
@@ -145,16 +145,11 @@ def build_networks(config: Config) -> dict:
     def restorer(channels: int):
         if config.reconstruction == "auto_encoder":
             return AutoEncoder(*scaled(*size), out_channels=channels, dtype=dtype)
-        return UNet(unet_widths(*size), out_channels=channels, dtype=dtype)
+        return UNet(draem_widths(*size), out_channels=channels, dtype=dtype)
 
-    widths = unet_widths(config.discriminator_width, config.discriminator_levels)
+    widths = draem_widths(config.discriminator_width, config.discriminator_levels)
     modules = {m: restorer(CHANNELS[m]) for m in MODALITIES}
     return {**modules, "discriminator": PairedUNet(widths, dtype=dtype)}
-
-
-def unet_widths(width: int, levels: int) -> tuple[int, ...]:
-    """Returns the widths of the way down, doubled three times at most as in DRAEM."""
-    return tuple(width * min(2**level, 8) for level in range(levels + 1))
 
 
 def forward(networks: Mapping, scope: Scope, inputs: Mapping[str, Array]) -> Pass:

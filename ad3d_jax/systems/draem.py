@@ -22,7 +22,7 @@ from ad3d_jax.base import Array, Scores, System, Train, Update, fold_each
 from ad3d_jax.nn.auto_encoder import AutoEncoder, scaled
 from ad3d_jax.nn.batch_norm import fold_modules
 from ad3d_jax.nn.scope import Scope, scoring, training
-from ad3d_jax.nn.unet import UNet
+from ad3d_jax.nn.unet import UNet, draem_widths
 from ad3d_jax.ops.blur import largest_mean
 from ad3d_jax.ops.ssim import ssim_map
 from ad3d_jax.schedules import adam
@@ -155,8 +155,7 @@ def build_networks(config: Config) -> dict:
                 widths, stages, CHANNELS[modality], dtype=dtype
             )
     if config.networks != "reconstruction":
-        levels = range(config.discriminator_levels + 1)
-        widths = tuple(config.discriminator_width * min(2**i, 8) for i in levels)
+        widths = draem_widths(config.discriminator_width, config.discriminator_levels)
         modules["discriminator"] = UNet(widths, dtype=dtype)
     return modules
 

@@ -18,16 +18,8 @@ import jax.numpy as jnp
 
 from ad3d_jax.base import Array, Artifact, Batch, State, Train, Tree, Update, fold_each
 from ad3d_jax.nn.discrete_auto_encoder import KERNELS, DiscreteAutoEncoder
-from ad3d_jax.ops.codebook import (
-    DECAY,
-    Codebook,
-    code_sums,
-    fold_codebook,
-    health,
-    init_codebook,
-    nearest_code,
-    straight_through,
-)
+from ad3d_jax.ops import codebook
+from ad3d_jax.ops.codebook import Codebook, nearest_code, straight_through
 from ad3d_jax.schedules import SCHEDULES, adam
 from ad3d_jax.synthesis.depth import simulate_depth
 from ad3d_jax.synthesis.rgbd import LUMA
@@ -60,7 +52,7 @@ class Config(Fields):
     dada_kernels: str = one_of(*KERNELS)  # how they start; "he" in narrow networks
     codes: int = 2048  # entries of each codebook
     code_dimensions: int = 256
-    code_decay: float = DECAY  # of the codebooks' moving averages, a step
+    code_decay: float = codebook.DECAY  # of the codebooks' moving averages, a step
     code_revive_below: float = 0.0  # hits a batch, see `fold_codebook`; 0 = never
     simulation: str = one_of("perlin_affine", "perlin", "grey")  # grey of the image
     dada_distance: str = one_of("l1", "l2")  # the depth-only version has l2
@@ -104,7 +96,7 @@ def init(config: Config, key: Array) -> tuple[Tree, dict[str, Codebook]]:
     key, *book_keys = jax.random.split(key, 1 + len(LEVELS))
     params = module.init(key, jnp.zeros((1, 16, 16, sum(module.channels))))["params"]
     codebooks = {
-        level: init_codebook(book_key, config.codes, config.code_dimensions)
+        level: codebook.init_codebook(book_key, config.codes, config.code_dimensions)
         for level, book_key in zip(LEVELS, book_keys, strict=True)
     }
     return params, codebooks
@@ -183,7 +175,7 @@ def pretrain_phase(config: Config) -> Train:
         for number, (level, (z, q, index)) in enumerate(levels.items()):
             info[f"commitment_{level}"] = jnp.mean((z - q) ** 2, (1, 2, 3))
             own = fold_each(keys, 1 + number)
-            sums[level] = code_sums(config.codes, z, index, batch.weight, own)
+            sums[level] = codebook.code_sums(config.codes, z, index, batch.weight, own)
         commitment = info["commitment_lo"] + info["commitment_hi"]
         total = total + hyper["dada_loss_commitment"] * commitment
         return total, {"codebooks": sums}, info
@@ -195,7 +187,7 @@ def pretrain_phase(config: Config) -> Train:
     def fold(extra, sums):
         """Returns `extra` with both codebooks moved by a batch."""
         codebooks = {
-            level: fold_codebook(
+            level: codebook.fold_codebook(
                 extra["codebooks"][level],
                 sums["codebooks"][level],
                 decay=config.code_decay,
@@ -233,7 +225,7 @@ def level_health(codebooks: Mapping[str, Codebook], before: str = "") -> dict:
     return {
         f"{before}{name}_{level}": value
         for level in LEVELS
-        for name, value in health(codebooks[level]).items()
+        for name, value in codebook.health(codebooks[level]).items()
     }
 
 
