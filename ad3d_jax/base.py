@@ -7,7 +7,8 @@ Dimension names used in all docstrings: B batch rows, H and W image height and w
 C channels, K scales, N bank rows, D features.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import wraps
 from os import PathLike
 from typing import Any, NamedTuple, Protocol
 
@@ -17,12 +18,31 @@ import numpy as np
 Array = jax.Array | np.ndarray
 Tree = Any
 
+# As the default of a field: an empty dict of the instance's own. One that all instances
+# share would carry what is written to one of them into every other.
+OWN: Any = object()
 
+
+def with_own_dicts(named_tuple: type) -> type:
+    """Returns the NamedTuple class; its fields that are `OWN` become new dicts."""
+    plain = named_tuple.__new__
+
+    @wraps(plain)
+    def new(cls, *args, **kwargs):
+        fields = plain(cls, *args, **kwargs)
+        return cls._make({} if field is OWN else field for field in fields)
+
+    named_tuple.__new__ = staticmethod(new)
+    return named_tuple
+
+
+@with_own_dicts
 class Batch(NamedTuple):
     """Samples as measured, book-keeping and, for evaluation alone, the truth.
 
     The same type holds NumPy arrays on the host and JAX arrays on a device. A modality
-    that was not measured is None.
+    that was not measured is None. A cloud without rows and columns has H = N points and
+    W = 1.
     """
 
     rgb: Array | None = None  # [B,H,W,3] float32 in [0,1]
@@ -30,7 +50,7 @@ class Batch(NamedTuple):
     depth: Array | None = None  # [B,H,W,1] float32 metres, as the recipe filled it
     valid: Array | None = None  # [B,H,W,1] bool, measured by the sensor
     foreground: Array | None = None  # [B,H,W,1] bool, on the object
-    extras: Mapping[str, Array] = {}  # what the recipe or a phase's cache adds, by name
+    extras: Mapping[str, Array] = OWN  # what the recipe or `System.cache` adds, by name
     weight: Array | None = None  # [B] float32, 0 marks a padded row
     id: Array | None = None  # [B] int32 >= 0, hash of the image file; seeds keys alone
     category: Array | None = None  # [B] int32, index of the class
@@ -41,22 +61,24 @@ class Batch(NamedTuple):
 TRUTH = ("mask", "label")
 
 
+@with_own_dicts
 class State(NamedTuple):
     """All that a system knows; every leaf is an array."""
 
-    params: Tree = {}  # differentiated
-    frozen: Tree = {}  # pretrained weights and texture banks, never written by a step
-    extra: Tree = {}  # batch statistics, moving-average codebooks
-    memory: Tree = {}  # banks and calibration written by Gather phases
-    hyper: Mapping[str, Array] = {}  # 0-d arrays: learning rates, noise, loss weights
+    params: Tree = OWN  # differentiated
+    frozen: Tree = OWN  # pretrained weights and texture banks, never written by a step
+    extra: Tree = OWN  # batch statistics, moving-average codebooks
+    memory: Tree = OWN  # banks and statistics, written by Gather and Sum phases
+    hyper: Mapping[str, Array] = OWN  # 0-d arrays: learning rates, noise, loss weights
 
 
+@with_own_dicts
 class Scores(NamedTuple):
     """What a system says of a batch; higher is more anomalous."""
 
     map: Array  # [B,H,W,1] float32, finite
     image: Array  # [B] float32, finite
-    parts: Mapping[str, Array] = {}  # maps and pictures by name, each [B,H,W,C] float32
+    parts: Mapping[str, Array] = OWN  # maps and images by name, each [B,H,W,C] float32
     match: Array | None = None  # [B,5] int32, see MATCH; of memory banks, on request
 
 
@@ -100,7 +122,7 @@ class Loss(Protocol):
 class Update(NamedTuple):
     """One gradient update; the updates of a phase alternate within each step.
 
-    The steps that `optimizer` gets are a number, or a [] array where members of a
+    The steps that `optimizer` gets are a number, or a [] array where the runs of a
     population differ in them.
     """
 
@@ -108,42 +130,41 @@ class Update(NamedTuple):
     optimizer: Callable[[Mapping[str, Array], int], Any]  # (hyper, steps) -> optax
     trainable: tuple[str, ...] | None = None  # top-level names of params; None = all
     repeat: int = 1  # times in a row (a critic's five steps to one)
-
-
-class Artifact(NamedTuple):
-    """A part of the state that a file may stand for: one phase serves many runs."""
-
-    name: str
-    get: Callable[[State], Tree]
-    put: Callable[[State, Tree], State]
+    fresh: bool = False  # each repetition has a batch of its own
 
 
 class Pretrained(NamedTuple):
-    """A part of the state that a file brings.
+    """A part of the state that a file may bring.
 
-    Backbones, encoders, anomaly textures and what phases of earlier runs made are all
-    rows of this one kind.
+    Backbones, banks of textures, and what a phase of an earlier run has made.
+    `read(file, like)` returns a tree of the structure, shapes and dtypes of `like`;
+    where any number of rows is good, as of textures, the first axis may differ.
     """
 
-    name: str  # config.weights.NAME = file, folder or name on the hub
+    name: str  # `config.weights.NAME` names the file
     get: Callable[[State], Tree]
     put: Callable[[State, Tree], State]
-    read: Callable[[str | PathLike, Tree], Tree]  # (file, like) -> tree as `like`
+    read: Callable[[str | PathLike, Tree], Tree]
     sources: tuple[str, ...] = ()  # provenances that are accepted; () = any
 
 
 class Train(NamedTuple):
-    """A phase that minimises losses over a stream of batches."""
+    """A phase that minimises losses over a stream of batches.
+
+    `weigh(state, batch)` returns factors [B] >= 0 of the rows' weights; what it makes 0
+    is left out as padding is.
+    """
 
     name: str
     updates: tuple[Update, ...]
     steps: int
-    source: str = "train"  # train | validation | pictures; never test
+    source: str = "train"  # a row of the table of sources; never test
     epochs: int | None = None  # passes over the source, in place of steps
+    batch_size: int | None = None  # rows of an update; None = that of the fit
     fold: Callable[[Tree, Tree], Tree] | None = None  # (extra, sums) -> extra
-    cache: Callable[[State, Batch], Mapping[str, Array]] | None = None  # -> extras
-    artifact: Artifact | None = None
+    weigh: Callable[[State, Batch], Array] | None = None
     needs: tuple[str, ...] | None = None  # fields of its source; None = needs_fit
+    pretrained: str | None = None  # the row of `System.pretrained` that it makes
     health: Callable[[Tree], Mapping[str, Array]] | None = None  # extra -> logged, []
 
 
@@ -161,7 +182,7 @@ class Plan(NamedTuple):
 
 
 class Select(NamedTuple):
-    """The long choice of the rows that are kept, in slices.
+    """The long choice of the rows of one leaf that are kept, in slices.
 
     Between two slices progress shows, and the carry is saved, so that a kill costs one
     slice. `prepare(key, state, rows)` returns (data, carry): a tree of [N,...] arrays
@@ -169,7 +190,7 @@ class Select(NamedTuple):
     where N does not divide (`data["number"]` [N] int32 is the row's number, and -1 in
     what fills up), and the beginning. `advance(data, carry, across)` returns the carry
     after one slice and runs on each device's rows; `done(carry)` returns (done, total)
-    and `take(rows, carry)` the rows to absorb, on the host.
+    and `take(rows, carry)` what is absorbed in the leaf's place, on the host.
     """
 
     prepare: Callable[[Array, State, Tree], tuple[Mapping[str, Array], Tree]]
@@ -179,16 +200,41 @@ class Select(NamedTuple):
 
 
 class Gather(NamedTuple):
-    """A phase that visits each sample once and builds memory from what it emits."""
+    """A phase that visits each sample once and builds memory from what it emits.
+
+    Where `select` has a choice for a name of what is emitted, its result is absorbed in
+    place of the rows; names without one are absorbed whole.
+    """
 
     name: str
     emit: Callable[[Array, State, Batch], Tree]  # rows: a tree of [B,...] arrays
     absorb: Callable[[Array, State, Tree], State]  # rows in manifest order, no padding
-    source: str = "train"
-    select: Select | None = None  # which rows are absorbed; None = all
+    source: str = "train"  # a row of the table of sources; never test
+    select: Mapping[str, Select] | None = None  # by the names of what is emitted
     plan: Callable[[State, Tree], Plan] | None = None  # of shapes of all emitted rows
-    cache: Callable[[State, Batch], Mapping[str, Array]] | None = None
-    artifact: Artifact | None = None
+    pretrained: str | None = None  # the row of `System.pretrained` that it makes
+    needs: tuple[str, ...] | None = None  # fields of its source; None = needs_fit
+
+
+class Sum(NamedTuple):
+    """A phase that visits each sample once and adds up what is emitted.
+
+    `emit(key, state, batch)` returns a tree of additive statistics over the rows of one
+    device, each row times its `batch.weight`. They are added on the devices, and
+    `finish(key, state, sums)` gets the sums over all samples on the host, in float64.
+    `weigh` is as of `Train`.
+    """
+
+    name: str
+    emit: Callable[[Array, State, Batch], Tree]
+    finish: Callable[[Array, State, Tree], State]
+    source: str = "train"  # a row of the table of sources; never test
+    weigh: Callable[[State, Batch], Array] | None = None
+    needs: tuple[str, ...] | None = None  # fields of its source; None = needs_fit
+    pretrained: str | None = None  # the row of `System.pretrained` that it makes
+
+
+Phase = Train | Gather | Sum
 
 
 class System(NamedTuple):
@@ -197,28 +243,39 @@ class System(NamedTuple):
     `needs_fit` and `needs_score` name the batch fields that must be present, an entry
     of `extras` as "extras.NAME". `init(key, batch)` depends on the key and on the
     shapes of the batch alone. `score(key, state, batch)` treats each row by itself.
-    `synthesise(keys, state, batch)` returns what the losses train on: pictures
-    [B,H,W,C] by the names of `Scores.parts`, the clean ones as "clean_NAME", the
-    altered ones as "altered_NAME", and "mask" [B,H,W,1] float32, the altered pixels.
+    `cache(state, batch)` returns frozen features [B,...] by name, of `state.frozen` and
+    `state.hyper` alone. They are among the extras of every batch that `score`, and a
+    phase without `needs` of its own, sees (`with_cache`), and a fit computes them once
+    a sample.
+    `synthesise(keys, state, batch)` returns what the losses train on: images [B,H,W,C]
+    by the names of `Scores.parts`, the clean ones as "clean_NAME", the altered ones as
+    "altered_NAME", and "mask" [B,H,W,1] float32, the altered pixels.
     """
 
     name: str
     needs_fit: tuple[str, ...]
     needs_score: tuple[str, ...]
     init: Callable[[Array, Batch], State]
-    phases: tuple[Train | Gather, ...]
+    phases: tuple[Phase, ...]
     score: Callable[[Array, State, Batch], Scores]
-    sharded: tuple[str, ...] = ()
+    pretrained: tuple[Pretrained, ...] = ()
+    cache: Callable[[State, Batch], Mapping[str, Array]] | None = None
+    sharded: tuple[str, ...] = ()  # banks in memory that may be split over devices
     synthesise: Callable[[Array, State, Batch], Mapping[str, Array]] | None = None
 
 
 class Dataset(Protocol):
-    """Where the drivers read from; `data_pipelines` has the implementations."""
+    """Where the drivers read from; `data_pipelines` has the implementations.
+
+    A split is a row of the table of sources, or "test".
+    """
 
     def size(self, split: str) -> int:
         """Returns the number of samples of a split."""
 
-    def endless(self, split: str, batch_size: int, seed: int, start: int):
+    def endless(
+        self, split: str, batch_size: int, seed: int, start: int
+    ) -> Iterator[Batch]:
         """Yields full batches for ever, from batch `start` on.
 
         Each epoch is a permutation that depends on (seed, epoch) alone; epochs follow
@@ -226,11 +283,37 @@ class Dataset(Protocol):
         a batch where the split is smaller.
         """
 
-    def ordered(self, split: str, batch_size: int, start: int):
+    def ordered(self, split: str, batch_size: int, start: int) -> Iterator[Batch]:
         """Yields each sample once in manifest order, from batch `start` on.
 
         The last batch is filled up with rows of weight 0.
         """
+
+    def share(self, process: int, processes: int) -> "Dataset":
+        """Returns a view whose batches hold what one of several processes needs.
+
+        Those are the rows `process * B / processes` and on, B / processes of them; of
+        the others the book-keeping alone.
+        """
+
+    def only(self, split: str, numbers: Array) -> "Dataset":
+        """Returns a view with some samples of a split, by their numbers in order."""
+
+
+def with_cache(system: System, state: State, batch: Batch) -> Batch:
+    """Returns the batch with what `system.cache` computes among its extras."""
+    if system.cache is None:
+        return batch
+    return batch._replace(extras={**batch.extras, **system.cache(state, batch)})
+
+
+def scoring(system: System) -> Callable[[Array, State, Batch], Scores]:
+    """Returns `score(key, state, batch)` of batches as they are measured."""
+
+    def score(key: Array, state: State, batch: Batch) -> Scores:
+        return system.score(key, state, with_cache(system, state, batch))
+
+    return score
 
 
 def sample_keys(key: Array, batch: Batch) -> Array:

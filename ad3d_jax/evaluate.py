@@ -1,15 +1,7 @@
-"""Scores a split once and writes what was found: maps, scores and metrics.
+"""Scores a split, measures how well, and chooses the samples that are shown."""
 
-Everything that a report says later is read from these files.
-"""
-
-import csv
-import os
-import resource
-import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -25,21 +17,12 @@ from ad3d_jax.base import (
     State,
     System,
     missing_fields,
+    scoring,
 )
 from ad3d_jax.devices import compilation, engines, memory, processes
 from ad3d_jax.metrics import exact, tables
-from ad3d_jax.ops.resize import resize_bilinear
-from ad3d_jax.report.files import file_stem
-
-
-class Sample(NamedTuple):
-    """Where a row of the split comes from; the manifest's order is the split's."""
-
-    category: str
-    defect: str
-    stem: str
-    id: int
-    label: int
+from ad3d_jax.ops.resize import at_size
+from ad3d_jax.workdir.scores import Row
 
 
 class Scored(NamedTuple):
@@ -103,7 +86,8 @@ def compile_score(
 
 def score_program(system: System, engine: engines.Engine) -> compilation.Compiled:
     """Returns the system's score as `compilation.compile_map` gives it."""
-    return compilation.compile_map(engine, system.score, name=f"score of {system.name}")
+    name = f"score of {system.name}"
+    return compilation.compile_map(engine, scoring(system), name=name)
 
 
 def check_needs(system: System, batch: Batch) -> None:
@@ -152,7 +136,7 @@ def score_split(
     ) as bar:
         for batch, scores, each in score_batches(score, batches):
             size = batch.mask.shape[1:3]
-            maps.append(at_size(scores.map, size))
+            maps.append(at_size(scores.map, size)[..., 0])
             masks.append(batch.mask[..., 0])
             image.append(scores.image)
             seconds.append(np.full(len(scores.image), each))
@@ -160,7 +144,7 @@ def score_split(
                 match.append(scores.match)
             for name, part in scores.parts.items():
                 if name.startswith("map_"):
-                    parts.setdefault(name, []).append(at_size(part, size))
+                    parts.setdefault(name, []).append(at_size(part, size)[..., 0])
             bar.update(len(scores.image))
     nothing = np.zeros((0, 1, 1), np.float32)  # of a split without samples
     return Scored(
@@ -173,17 +157,22 @@ def score_split(
     )
 
 
-def at_size(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Returns maps [B,H,W,1] as [B,*size], bilinear where the size differs."""
-    if maps.shape[1:3] != size:
-        maps = np.asarray(resize_bilinear(jax.numpy.asarray(maps), size))
-    return maps[..., 0]
+def scored_rows(scored: Scored, rows: Sequence[Row]) -> list[Row]:
+    """Returns the rows of a split, in manifest order, with what was found of each."""
+    match = np.zeros((len(rows), 0), int) if scored.match is None else scored.match
+    found = zip(rows, scored.image, scored.seconds, match, strict=True)
+    return [
+        row._replace(
+            score=float(score), seconds=float(seconds), match=tuple(map(int, matched))
+        )
+        for row, score, seconds, matched in found
+    ]
 
 
-def measure(scored: Scored, samples: list[Sample]) -> dict:
+def measure(scored: Scored, rows: Sequence[Row]) -> dict:
     """Returns the metrics of a scored split, flat, with `notes` and `parts`."""
-    names = [f"{s.defect}/{s.stem}" for s in samples]
-    labels = np.array([s.label for s in samples])
+    names = [f"{row.defect}/{row.stem}" for row in rows]
+    labels = np.array([row.label for row in rows])
     metrics = exact.evaluate(scored.maps, scored.masks, scored.image, labels, names)
     result = tables.to_json(metrics)
     result["parts"] = {}
@@ -193,124 +182,69 @@ def measure(scored: Scored, samples: list[Sample]) -> dict:
         result["parts"][name] = tables.to_json(part)
     total = float(scored.seconds.sum())
     result["seconds_score"] = total
-    result["images_per_second"] = len(samples) / total if samples else None
+    result["images_per_second"] = len(rows) / total if rows else None
     return result
 
 
-def peak_memory_bytes() -> int:
-    """Returns the peak of the first device where it tells, else of this process."""
-    stats = jax.local_devices()[0].memory_stats()
-    if stats and "peak_bytes_in_use" in stats:
-        return int(stats["peak_bytes_in_use"])
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-# --- Files ----------------------------------------------------------------------------
-
-
-def file_name(sample: Sample) -> str:
-    """Returns the name of a sample's file below maps."""
-    return file_stem(sample.defect, sample.stem) + ".npz"
-
-
-def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Writes an npz file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "wb") as file:
-        np.savez_compressed(file, **arrays)
-    os.replace(partial, path)
-
-
-def write_maps(folder: Path, scored: Scored, samples: list[Sample]) -> None:
-    """Writes `<defect>_<stem>.npz` with `map` and `mask` for each sample.
-
-    The folder is emptied first: what an earlier scoring left there is no longer true.
-    """
-    shutil.rmtree(folder, ignore_errors=True)
-    for sample, scores, mask in zip(samples, scored.maps, scored.masks, strict=True):
-        save_arrays(folder / file_name(sample), {"map": scores, "mask": mask})
-
-
-def write_scores(path: Path, scored: Scored, samples: list[Sample]) -> None:
-    """Writes the image scores as CSV, a row a sample in manifest order.
-
-    The columns of `base.MATCH` follow where the system says what it matched.
-    """
-    match = np.zeros((len(samples), 0), int) if scored.match is None else scored.match
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        names = MATCH[: match.shape[1]]
-        writer.writerow((*Sample._fields, "score", "seconds", *names))
-        for sample, image, seconds, matched in zip(
-            samples, scored.image, scored.seconds, match, strict=True
-        ):
-            row = (f"{image:.9g}", f"{seconds:.6g}", *matched)
-            writer.writerow((*sample, *row))
-    os.replace(partial, path)
-
-
-def chosen_rows(scored: Scored, samples: list[Sample], count: int) -> list[int]:
-    """Returns, for each defect type, the rows that were told best and worst.
+def chosen_rows(rows: Sequence[Row], count: int) -> list[int]:
+    """Returns, for each defect type, the numbers of the rows told best and worst.
 
     Best is a high score on a defective sample and a low one on a good sample; `count`
     is halved between both ends.
     """
-    rows = []
-    for defect in sorted({s.defect for s in samples}):
-        of_type = [i for i, s in enumerate(samples) if s.defect == defect]
-        of_type.sort(key=lambda i: scored.image[i] * (1 if samples[i].label else -1))
+    chosen: list[int] = []
+    for defect in sorted({row.defect for row in rows}):
+        of_type = [i for i, row in enumerate(rows) if row.defect == defect]
+        of_type.sort(key=lambda i: rows[i].score * (1 if rows[i].label else -1))
         worst = of_type[: count // 2]
         best = of_type[::-1][: count - len(worst)]
-        rows += dict.fromkeys((*best, *worst))
-    return rows
+        chosen += dict.fromkeys((*best, *worst))
+    return chosen
 
 
-def write_pictures(
-    folder: Path,
+def samples_in_full(
     score: Callable[[Batch], Scores],
     dataset: Dataset,
-    samples: list[Sample],
-    rows: list[int],
+    rows: Iterable[int],
     batch_size: int,
     split: str = "test",
-) -> None:
-    """Scores the chosen rows again and writes inputs and every part of their scores.
+) -> dict[int, dict[str, np.ndarray]]:
+    """Scores some rows again; returns their inputs and all parts of their scores.
 
-    Where the system says what it matched, that training sample is written too. Of
-    several processes all take part and the first writes.
+    Where the system says what it matched, that training sample is there, too. Of
+    several processes all take part and the first gets the samples, the others none.
+
+    Args:
+        score: from `compile_score`.
+        dataset: that the rows are of.
+        rows: numbers in the split.
+        batch_size: rows of a batch.
+        split: whose rows.
     """
-    wanted, pictures = set(rows), {}
-    for number, batch in enumerate(dataset.ordered(split, batch_size, 0)):
-        here = [
-            (i, number * batch_size + i)
-            for i in range(batch_size)
-            if number * batch_size + i in wanted
-        ]
+    wanted = set(rows)
+    found: dict[int, dict[str, np.ndarray]] = {}
+    for turn, batch in enumerate(dataset.ordered(split, batch_size, 0)):
+        first = turn * batch_size
+        here = sorted(wanted.intersection(range(first, first + batch_size)))
         if not here:
             continue
         scores = score(batch)
         if not processes.is_first():
             continue
-        for i, row in here:
+        for row in here:
+            i = row - first
             arrays = _measured(batch, i, ("rgb", "xyz", "depth", "valid", "foreground"))
             arrays |= {"map": scores.map[i, ..., 0], "mask": batch.mask[i, ..., 0]}
             arrays |= {f"part/{name}": x[i] for name, x in scores.parts.items()}
             if scores.match is not None:
                 arrays["match"] = scores.match[i]
-            pictures[row] = arrays
-    matched = [
-        int(arrays["match"][MATCH.index("sample")])
-        for arrays in pictures.values()
-        if "match" in arrays
-    ]
-    found = _training_samples(dataset, matched, batch_size)
-    for row, arrays in pictures.items():
-        if "match" in arrays:
-            sample = found[int(arrays["match"][MATCH.index("sample")])]
-            arrays |= {f"match/{name}": x for name, x in sample.items()}
-        save_arrays(folder / file_name(samples[row]), arrays)
+            found[row] = arrays
+    place = MATCH.index("sample")
+    matched = {i: int(x["match"][place]) for i, x in found.items() if "match" in x}
+    training = _training_samples(dataset, matched.values(), batch_size)
+    for row, number in matched.items():
+        found[row] |= {f"match/{name}": x for name, x in training[number].items()}
+    return found
 
 
 def _measured(batch: Batch, row: int, names: Iterable[str]) -> dict[str, np.ndarray]:

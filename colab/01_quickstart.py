@@ -22,26 +22,23 @@ for axis, picture, title in zip(axes, shown, titles, strict=True):
     axis.axis("off")
 
 # %% [markdown]
-# ## Train and evaluate
-# The first run of any system: a configuration, a folder for all that the run says.
-# PaDiM fits a distribution to each place of the training pictures, in seconds;
-# replace `padim` by `dbrn`, `easynet`, `dsr3d` or `das3d` (minutes) to train a
-# network that restores and judges colour and shape. Each `get_config` takes the name
-# of a variant; `cpu` is light.
+# ## Fit and evaluate
+# A run is a system by its name, a class, and a folder for all that it leaves. PaDiM
+# fits a distribution to each place of the training images, in seconds; replace `padim`
+# by `dbrn`, `easynet`, `dsr3d` or `das3d` (minutes) to train a network that restores
+# and judges colour and shape. What stands after the colon is a variant; `cpu` is light.
 
 # %%
-from experiments import main
-from experiments.configs import padim
+import ad3d_jax as ad
 
-config = padim.get_config("cpu")
-config.data.category = "bun"
-config.data.cache = "runs/cache"
-metrics = main.run(config, workdir="runs/quickstart", mode="fit_eval")
+run = ad.Experiment("padim:cpu", category="bun", workdir="runs/quickstart")
+detector = run.fit()
+metrics = run.evaluate()
 
 # %% [markdown]
 # The backbone is random here, as no file of weights was named (the report says so,
-# too); `config.backbone.weights` takes one. What is undefined is `None` with a
-# reason.
+# too); `weights={"backbone": "resnet18.safetensors"}` brings one. What is undefined is
+# `None` with a reason.
 
 # %%
 for name in (
@@ -55,20 +52,27 @@ for name in (
     print(f"{name:18} {metrics[name]:.3f}")
 
 # %% [markdown]
-# ## What lies in the workdir
-# Every number said anywhere comes from these files; `report/index.html` shows them.
+# ## Score arrays
+# The detector takes what a sensor measured, one sample or a batch.
 
 # %%
-from pathlib import Path
-
-for path in sorted(Path("runs/quickstart").iterdir()):
-    print(path.name)
+for part, title in ((good, "good"), (bad, "hole")):
+    print(f"{title:5} {detector.score(rgb=part.rgb, xyz=part.xyz).image:.3f}")
 
 # %%
 from ad3d_jax.report import heat_map
 
-maps = np.load(sorted(Path("runs/quickstart/maps").glob("*hole*.npz"))[0])["map"]
+scores = detector.score(rgb=bad.rgb, xyz=bad.xyz)
 plt.figure(figsize=(3, 3))
-plt.imshow(heat_map(np.squeeze(maps), float(maps.min()), float(maps.max())))
-plt.title("anomaly map of a hole", fontsize=9)
+plt.imshow(heat_map(scores.map[..., 0], scores.map.min(), scores.map.max()))
+plt.title("anomaly map of the hole", fontsize=9)
 _ = plt.axis("off")
+
+# %% [markdown]
+# ## What lies in the workdir
+# Every number said anywhere comes from these files; `report/index.html` shows them, and
+# `ad.load("runs/quickstart")` opens the detector again.
+
+# %%
+for path in sorted(run.workdir.iterdir()):
+    print(path.name)

@@ -41,40 +41,44 @@ print(*sorted(p.relative_to(ROOT) for p in ROOT.glob("*/*/*/*")), sep="\n")
 # One scan is cut off in the middle, as after a copy that broke.
 
 # %%
-import subprocess
-import sys
+from data_pipelines.validate import validate
 
 broken = ROOT / "bread/train/good/xyz/005.tiff"
 whole = broken.read_bytes()
 broken.write_bytes(whole[: len(whole) // 2])
-command = [sys.executable, "-m", "data_pipelines.validate", str(ROOT)]
-print(subprocess.run(command, capture_output=True, text=True).stdout)
+for fault in validate(ROOT, "bread"):
+    print(fault.message)
 _ = broken.write_bytes(whole)
 
 # %% [markdown]
-# ## Train, evaluate, inspect
+# ## Fit, evaluate, inspect
 # BTF keeps what the surface looks like around each point of the training scans (FPFH,
 # a histogram of angles between normals) and asks of a new point how far the most
-# similar one is. It needs no weights; systems with a backbone take a file of weights
-# by `config.backbone.weights`.
+# similar one is. It needs no weights; systems with a backbone take a file of them by
+# `weights={"backbone": FILE}`.
 
 # %%
-from experiments import main
-from experiments.configs import btf
+import ad3d_jax as ad
 
-config = btf.get_config("cpu")
-config.data.root, config.data.category = str(ROOT), "bread"
-config.data.cache = "runs/cache"
-metrics = main.run(config, workdir="runs/bread", mode="fit_eval")
+run = ad.Experiment("btf:cpu", data=ROOT, category="bread", workdir="runs/bread")
+detector = run.fit()
+metrics = run.evaluate()
+print(f"I-AUROC {metrics['i_auroc']:.3f}, AUPRO {metrics['aupro_30']:.3f}")
 
 # %% [markdown]
 # ## New parts, without labels
-# `predict` takes RGB with xyz, RGB with 16-bit depth and intrinsics, or pictures
-# alone for a system that needs no more.
+# The detector takes arrays: colour with points, or colour with depth and the camera's
+# intrinsics, or colour alone for a system that needs no more.
 
 # %%
-from experiments import predict
+for kind in ("good", "hole"):
+    scan = sample("bun", kind, seed=999, size=96)
+    print(f"{kind:5} {detector.score(rgb=scan.rgb, xyz=scan.xyz).image:.4f}")
 
+# %% [markdown]
+# A folder of new scans gets heat maps, overlays and a table of scores.
+
+# %%
 inbox = Path("inbox")
 for name in ("rgb", "xyz"):
     (inbox / name).mkdir(parents=True, exist_ok=True)
@@ -82,7 +86,7 @@ for kind in ("good", "hole"):
     scan = sample("bun", kind, seed=999, size=96)
     Image.fromarray(scan.rgb).save(inbox / "rgb" / f"{kind}.png")
     tifffile.imwrite(inbox / "xyz" / f"{kind}.tiff", scan.xyz)
-scores = predict.run(Path("runs/bread"), inbox, Path("inspected"))
+scores = ad.inspect("runs/bread", inbox, "inspected")
 print(scores.read_text())
 
 # %%

@@ -15,7 +15,7 @@ from ad3d_jax.ops.blur import mean_filter
 
 def features(batch):
     """Returns colour and normalised depth of every pixel, [B,H,W,4]."""
-    return jnp.concatenate([batch.rgb, batch.extras["depth_normalised"]], axis=-1)
+    return jnp.concatenate([batch.rgb, batch.extras["height_normalised"]], axis=-1)
 
 
 def init(key, batch):
@@ -45,7 +45,7 @@ def score(key, state, batch):
     return Scores(map=map, image=jnp.max(map, axis=(1, 2, 3)))
 
 
-needs = ("rgb", "extras.depth_normalised")
+needs = ("rgb", "extras.height_normalised")
 pixels = System(
     name="pixels",
     needs_fit=needs,
@@ -86,7 +86,7 @@ state = fit(pixels, state, jax.random.key(1), data, Options(batch_size=8))
 # %%
 from ad3d_jax import evaluate as evaluation
 from ad3d_jax.devices import engines
-from experiments.session import samples_of
+from ad3d_jax.experiment.data import samples_of
 
 engine = engines.make_engine("jit")
 compiled = evaluation.compile_score(pixels, engine, jax.random.key(2), state)

@@ -4,13 +4,12 @@
 # cloud with its anomaly scores, to be turned by hand.
 
 # %%
-from experiments import main
-from experiments.configs import btf
+import ad3d_jax as ad
 
-config = btf.get_config("cpu")
-config.data.category, config.data.cache = "bun", "runs/cache"
-config.data.sample_set.train, config.data.sample_set.test_per_defect = 40, 4
-metrics = main.run(config, workdir="runs/bun", mode="fit_eval")
+fields = {"data.sample_set.train": 40, "data.sample_set.test_per_defect": 4}
+run = ad.Experiment("btf:cpu", category="bun", workdir="runs/bun", set=fields)
+run.fit()
+metrics = run.evaluate()
 
 # %% [markdown]
 # ## Scores by defect
@@ -19,12 +18,11 @@ metrics = main.run(config, workdir="runs/bun", mode="fit_eval")
 # %%
 import csv
 from collections import defaultdict
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 
-workdir = Path("runs/bun")
+workdir = run.workdir
 with (workdir / "scores.csv").open(newline="") as file:
     rows = list(csv.DictReader(file))
 by_defect = defaultdict(list)
@@ -74,5 +72,4 @@ view.show()
 # The same and more is in one self-contained page.
 
 # %%
-report = workdir / "report" / "index.html"
-print(report, f"{report.stat().st_size / 1e6:.1f} MB")
+print(run.report, f"{run.report.stat().st_size / 1e6:.1f} MB")

@@ -8,8 +8,6 @@ import numpy as np
 from ad3d_jax.base import Batch
 from data_pipelines.errors import DatasetError
 
-MEASURED = ("xyz", "depth", "valid", "foreground")
-OTHER = ("id", "category", "mask", "label")
 MAX_METRES = 10.0
 # Field -> (rank, size of the last axis or None, dtype).
 FIELDS = {
@@ -24,18 +22,18 @@ FIELDS = {
     "mask": (4, 1, "bool"),
     "label": (1, None, "int32"),
 }
-IMAGES = ("rgb", *MEASURED)
+IMAGES = ("rgb", "xyz", "depth", "valid", "foreground")
 
 
 def assemble(arrays: Mapping[str, np.ndarray], batch_size: int) -> Batch:
     """Returns arrays as a batch, filled up with rows of zeros and of weight 0.
 
     Args:
-        arrays: [n,...] of each field by name, n <= batch_size; rgb is uint8; names that
-            `base.Batch` does not have become extras.
+        arrays: [n,...] of each field by name, n <= batch_size; rgb is uint8, or float32
+            in [0,1]; names that `base.Batch` does not have become extras.
         batch_size: rows of the batch.
     """
-    count = len(arrays["rgb"])
+    count = len(next(iter(arrays.values())))
     padding = batch_size - count
 
     def fill(array: np.ndarray) -> np.ndarray:
@@ -45,14 +43,12 @@ def assemble(arrays: Mapping[str, np.ndarray], batch_size: int) -> Batch:
         return np.concatenate([array, zeros])
 
     full = {name: fill(array) for name, array in arrays.items()}
-    fields = {name: full.get(name) for name in (*MEASURED, *OTHER)}
-    extras = {n: a for n, a in full.items() if n not in fields and n != "rgb"}
-    return Batch(
-        rgb=full["rgb"].astype(np.float32) / np.float32(255),
-        weight=fill(np.ones(count, np.float32)),
-        extras=extras,
-        **fields,
-    )
+    if "rgb" in full and full["rgb"].dtype == np.uint8:
+        full["rgb"] = full["rgb"].astype(np.float32) / np.float32(255)
+    full["weight"] = fill(np.ones(count, np.float32))
+    fields = {name: full.get(name) for name in FIELDS}
+    extras = {name: array for name, array in full.items() if name not in FIELDS}
+    return Batch(**fields, extras=extras)
 
 
 def among(

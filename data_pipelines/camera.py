@@ -1,8 +1,10 @@
-"""From a depth picture to an organised point cloud, with the camera's parameters."""
+"""From a depth image to an organised point cloud, with the camera's parameters."""
 
 import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,7 +21,7 @@ class Intrinsics(NamedTuple):
     fy: float  # pixels
     cx: float  # pixels, column of the principal point
     cy: float  # pixels, row of the principal point
-    scale: float = 0.001  # metres for one unit of the depth picture
+    scale: float = 0.001  # metres for one unit of the depth image
     kappa_x: float = 0.0  # distortion by pixel: 1 + kappa_x du^2 + kappa_y dv^2
     kappa_y: float = 0.0
 
@@ -39,6 +41,21 @@ def read_intrinsics(path: str | Path) -> Intrinsics:
         table = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise DatasetError(f"{path}: cannot be read as JSON: {error}") from error
+    return _from_table(path, table)
+
+
+def intrinsics_of(
+    camera: Intrinsics | Mapping[str, Any] | str | os.PathLike,
+) -> Intrinsics:
+    """Returns the intrinsics that a table or a file holds, see `read_intrinsics`."""
+    if isinstance(camera, Intrinsics):
+        return camera
+    if isinstance(camera, Mapping):
+        return _from_table("intrinsics", dict(camera))
+    return read_intrinsics(camera)
+
+
+def _from_table(path: str | Path, table: Any) -> Intrinsics:
     if not isinstance(table, dict):
         raise DatasetError(f"{path}: expected a JSON table, found {type(table)}")
     names = HALCON if "focus" in table else PINHOLE
@@ -76,7 +93,7 @@ def _number(path: str | Path, name: str, value) -> float:
 
 
 def xyz_from_depth(depth: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
-    """Returns the points that a depth picture shows, [H,W,3] float32 metres.
+    """Returns the points that a depth image shows, [H,W,3] float32 metres.
 
     Args:
         depth: [H,W] distances along the optical axis in metres, 0 where unmeasured.

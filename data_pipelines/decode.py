@@ -32,13 +32,14 @@ def _corrupt(path: Path) -> Iterator[None]:
         raise CorruptSampleError(path, reason) from error
 
 
-def _check_file(path: Path) -> None:
+def check_file(path: Path, most: int = MAX_BYTES) -> None:
+    """Raises CorruptSampleError unless a file is there and of 1 to `most` bytes."""
     if not path.is_file():
         raise CorruptSampleError(path, "is not a file")
     size = path.stat().st_size
-    if not 0 < size <= MAX_BYTES:
+    if not 0 < size <= most:
         raise CorruptSampleError(
-            path, f"expected 1 to {MAX_BYTES} bytes, found {size} bytes"
+            path, f"expected 1 to {most} bytes, found {size} bytes"
         )
 
 
@@ -51,29 +52,29 @@ def _check_sides(path: Path, height: int, width: int) -> None:
         )
 
 
-def _read_picture(path: Path, modes: tuple[str, ...]) -> Image.Image:
-    _check_file(path)
+def _read_image(path: Path, modes: tuple[str, ...]) -> Image.Image:
+    check_file(path)
     with _corrupt(path), Image.open(path, formats=("PNG", "JPEG", "BMP")) as image:
         _check_sides(path, image.height, image.width)
         if image.mode not in modes:
             raise CorruptSampleError(
-                path, f"expected a picture of mode {modes}, found {image.mode!r}"
+                path, f"expected an image of mode {modes}, found {image.mode!r}"
             )
         image.load()
         return image.copy()
 
 
 def read_rgb(path: str | Path) -> np.ndarray:
-    """Reads a PNG, JPEG or BMP picture of 8 bits a channel.
+    """Reads a PNG, JPEG or BMP image of 8 bits a channel.
 
     Returns:
-        [H,W,3] uint8; a grey picture is repeated, transparency and orientation tags are
+        [H,W,3] uint8; a grey image is repeated, transparency and orientation tags are
         ignored.
 
     Raises:
-        CorruptSampleError: the file is no such picture, or a side is out of 16...4096.
+        CorruptSampleError: the file is no such image, or a side is out of 16...4096.
     """
-    image = _read_picture(Path(path), ("RGB", "L", "RGBA", "P", "1"))
+    image = _read_image(Path(path), ("RGB", "L", "RGBA", "P", "1"))
     return np.asarray(image.convert("RGB"))
 
 
@@ -84,9 +85,9 @@ def read_mask(path: str | Path) -> np.ndarray:
         [H,W] uint8 as stored: 0 is normal, any other value a defect's id.
 
     Raises:
-        CorruptSampleError: the file is no 8-bit picture, or a side is out of 16...4096.
+        CorruptSampleError: the file is no 8-bit image, or a side is out of 16...4096.
     """
-    image = _read_picture(Path(path), ("L", "1", "P", "RGB"))
+    image = _read_image(Path(path), ("L", "1", "P", "RGB"))
     values = np.asarray(image)
     if values.ndim == 3:
         values = values.max(axis=-1)
@@ -109,7 +110,7 @@ def read_xyz(path: str | Path) -> tuple[np.ndarray, int]:
             points not finite, or distances of 10 m and over (millimetres?).
     """
     path = Path(path)
-    _check_file(path)
+    check_file(path)
     with _corrupt(path), tifffile.TiffFile(path) as tiff:
         page = tiff.pages[0]
         _check_declared(path, tuple(page.shape), page.dtype)
@@ -157,7 +158,7 @@ def _check_metres(path: Path, values: np.ndarray) -> None:
 def read_depth_png(
     path: str | Path, intrinsics: Intrinsics
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Reads a 16-bit depth picture.
+    """Reads a 16-bit depth image.
 
     Returns:
         (depth, xyz): [H,W] and [H,W,3] float32 metres, 0 where unmeasured.
@@ -167,7 +168,7 @@ def read_depth_png(
             distances of 10 m and over (a wrong `intrinsics.scale`?).
     """
     path = Path(path)
-    image = _read_picture(path, ("I;16", "I;16B", "I"))
+    image = _read_image(path, ("I;16", "I;16B", "I"))
     units = np.asarray(image).astype(np.float64)
     depth = (units * intrinsics.scale).astype(np.float32)
     _check_metres(path, depth)

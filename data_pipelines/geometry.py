@@ -162,6 +162,38 @@ def _joined(
     return np.array([root(k) for k in range(len(cells))])
 
 
+def normals(
+    points: np.ndarray, radius: float = 0.10, neighbours: int = 30
+) -> np.ndarray:
+    """Returns unit normals [N,3] float64, turned towards the origin, the camera.
+
+    A normal is the direction of least variance of a point's nearest points. (0,0,1),
+    turned, where fewer than three are near.
+
+    Args:
+        points: [N,3] metres.
+        radius: metres, beyond which no point is a neighbour.
+        neighbours: most points that count, the point itself included.
+
+    Source: Open3D, PointCloud.estimate_normals with KDTreeSearchParamHybrid; Open3D
+    leaves the sign open.
+    """
+    points = np.asarray(points, np.float64)
+    if not len(points):
+        return np.zeros((0, 3))
+    count = min(neighbours, len(points))
+    distance, nearest = cKDTree(points).query(points, k=np.arange(1, count + 1))
+    near = distance <= radius
+    steps = np.where(near[..., None], points[nearest] - points[:, None], 0)
+    number = near.sum(1)
+    mean = steps.sum(1) / number[:, None]
+    steps = np.where(near[..., None], steps - mean[:, None], 0)
+    normal = np.linalg.eigh(np.einsum("nki,nkj->nij", steps, steps))[1][:, :, 0]
+    normal = np.where((number < 3)[:, None], [0.0, 0.0, 1.0], normal)
+    leaving = (normal * points).sum(1) > 0
+    return np.where(leaving[:, None], -normal, normal)
+
+
 def open3d() -> ModuleType:
     """Returns the module open3d.
 

@@ -4,18 +4,21 @@ mvtec_3d:
     <root>/<category>/{train,validation}/good/{rgb/NNN.png,xyz/NNN.tiff}
     <root>/<category>/test/{good,<defect>}/{rgb,xyz,gt}/NNN.*
     <root>/<category>/class_ids.json                          (optional)
+    lists of points: xyz/NNN.{ply,pcd} and gt/NNN.txt, a line a point
 mvtec_ad:
     <root>/<category>/{train/good,test/{good,<defect>}}/NNN.png
     <root>/<category>/ground_truth/<defect>/NNN_mask.png
 
 Files are paired by stem, never by order. In mvtec_3d a class without any `xyz` folder
-is one of pictures alone; in mvtec_ad every class is, and there is no validation split.
+is one of images alone, one without any `rgb` folder one of points alone; in mvtec_ad
+every class is of images alone, and there is no validation split.
 """
 
 import json
 from pathlib import Path
 from typing import NamedTuple
 
+from data_pipelines import clouds
 from data_pipelines.errors import DatasetError
 
 EXPECTED = __doc__
@@ -25,8 +28,8 @@ GOOD = "good"
 GROUND_TRUTH, MASK_ENDING = "ground_truth", "_mask"  # of mvtec_ad
 SUFFIXES = {
     "rgb": (".png", ".jpg", ".jpeg", ".bmp"),
-    "xyz": (".tiff", ".tif"),
-    "gt": (".png", ".bmp"),
+    "xyz": (".tiff", ".tif", *clouds.SUFFIXES),
+    "gt": (".png", ".bmp", clouds.LABEL_SUFFIX),
 }
 
 
@@ -44,6 +47,11 @@ class SampleFiles(NamedTuple):
     def key(self) -> str:
         """Returns `split/defect/stem`."""
         return f"{self.split}/{self.defect}/{self.stem}"
+
+    @property
+    def first(self) -> str:
+        """Returns the modality whose file gives the sample its id: rgb, else xyz."""
+        return "xyz" if self.rgb is None else "rgb"
 
 
 class Fault(NamedTuple):
@@ -129,7 +137,8 @@ def scan(root: str | Path, category: str, name: str = MVTEC_3D) -> Layout:
     samples: list[SampleFiles] = []
     incomplete: list[SampleFiles] = []
     faults: list[Fault] = []
-    with_xyz = not flat and any(True for _ in folder.glob("*/*/xyz"))
+    there = [m for m in ("rgb", "xyz") if any(folder.glob(f"*/*/{m}"))]
+    required = ("rgb",) if flat or not there else tuple(there)
     for split in ("test", "train") if flat else sorted(SPLITS):
         if not (folder / split).is_dir():
             message = f"the split {split} is missing; expected {folder / split}"
@@ -139,7 +148,7 @@ def scan(root: str | Path, category: str, name: str = MVTEC_3D) -> Layout:
             continue
         for defect in _defects(folder / split, split, faults):
             places = _places(folder, split, defect, flat)
-            complete, partial = _pair(places, split, defect, with_xyz, faults)
+            complete, partial = _pair(places, split, defect, required, faults)
             samples += complete
             incomplete += partial
     if flat:
@@ -175,13 +184,13 @@ def _places(folder: Path, split: str, defect: str, flat: bool) -> dict[str, _Pla
 
 
 def _note_stray_masks(folder: Path, faults: list[Fault]) -> None:
-    """Adds the folders of masks, and files beside them, to which no pictures belong."""
+    """Adds the folders of masks, and files beside them, to which no images belong."""
     if not (folder / GROUND_TRUTH).is_dir():
         return
     for path in sorted((folder / GROUND_TRUTH).iterdir(), key=lambda p: p.name):
         if path.name.startswith(".") or (folder / "test" / path.name).is_dir():
             continue
-        message = f"no pictures belong to it; expected {folder / 'test' / path.name}"
+        message = f"no images belong to it; expected {folder / 'test' / path.name}"
         faults.append(Fault("extra_file", str(path), message))
 
 
@@ -225,15 +234,12 @@ def _pair(
     places: dict[str, _Place],
     split: str,
     defect: str,
-    with_xyz: bool,
+    required: tuple[str, ...],
     faults: list[Fault],
 ) -> tuple[list[SampleFiles], list[SampleFiles]]:
     files = {m: _files(place, m, faults) for m, place in places.items()}
-    required = ["rgb"]
-    if with_xyz:
-        required.append("xyz")
     if split == "test" and defect != GOOD:
-        required.append("gt")
+        required = (*required, "gt")
     complete: list[SampleFiles] = []
     incomplete: list[SampleFiles] = []
     for stem in sorted(set().union(*files.values())):
@@ -258,7 +264,7 @@ def _note_empty(
         if flat and (place / "rgb").is_dir():
             message += f"; the folder rgb in it looks like {MVTEC_3D}: see data.name"
         elif not flat and any(place.glob("*.png")):
-            message += f"; the pictures in it look like {MVTEC_AD}: see data.name"
+            message += f"; the images in it look like {MVTEC_AD}: see data.name"
         faults.append(Fault("empty_class", str(place), message))
     test = [s for s in samples if s.split == "test"]
     if test and all(s.defect == GOOD for s in test):

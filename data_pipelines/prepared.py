@@ -1,15 +1,13 @@
 """A preprocessed class on disk: its folder and its manifest."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ad3d_jax.base import Batch
-from data_pipelines.batches import among, assemble
 from data_pipelines.errors import DatasetError
+from data_pipelines.layout import SPLITS
 
 MANIFEST = "manifest.json"
 
@@ -33,11 +31,15 @@ class Prepared(NamedTuple):
         Raises:
             DatasetError: no such split is known.
         """
-        if split not in ("train", "validation", "test"):
+        if split not in SPLITS:
             raise DatasetError(
-                f"split: expected train, validation or test, found {split!r}"
+                f"split: expected {' or '.join(SPLITS)}, found {split!r}"
             )
         return [row for row in self.manifest["samples"] if row["split"] == split]
+
+    def facts(self, split: str) -> dict[str, np.ndarray]:
+        """Returns the facts of a split's samples, in order, see `facts_of`."""
+        return facts_of(self.rows(split), self.manifest["category_index"])
 
 
 def open_prepared(folder: str | Path) -> Prepared:
@@ -64,30 +66,15 @@ def damaged(shard: str | Path, reason: object) -> DatasetError:
     )
 
 
-def to_batch(
-    prepared: Prepared,
-    rows: list[dict[str, Any]],
-    arrays: Mapping[str, np.ndarray],
-    batch_size: int,
-    own: slice | None = None,
-) -> Batch:
-    """Returns stored arrays as a batch, filled up with rows of zeros and of weight 0.
+def facts_of(rows: list[dict[str, Any]], category: int) -> dict[str, np.ndarray]:
+    """Returns what is one number a sample: id, label and category, [n] int32 each.
 
     Args:
-        prepared: where the arrays come from.
-        rows: the manifest's entries of the samples, n <= batch_size of them.
-        arrays: [n,...] of each field of the manifest; of the rows `own` alone.
-        batch_size: rows of the batch.
-        own: the rows of the batch that were read; None = all.
+        rows: entries of a manifest, n of them.
+        category: index of their class.
     """
-    index = prepared.manifest["category_index"]
-    numbers = {
+    return {
         "id": np.array([row["id"] for row in rows], np.int32),
         "label": np.array([row["label"] for row in rows], np.int32),
-        "category": np.full(len(rows), index, np.int32),
+        "category": np.full(len(rows), category, np.int32),
     }
-    if own is None:
-        return assemble({**arrays, **numbers}, batch_size)
-    mine = {name: x[own] for name, x in numbers.items()}
-    part = assemble({**arrays, **mine}, own.stop - own.start)
-    return among(part, own, numbers, batch_size)

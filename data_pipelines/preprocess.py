@@ -10,16 +10,12 @@ under another name and renamed at the end.
 """
 
 import collections
-import errno
 import hashlib
 import importlib.util
 import json
-import os
 import re
-import shutil
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +23,7 @@ from absl import app, flags, logging
 from tqdm import tqdm
 
 import ad3d_jax
-from data_pipelines import layout, shards
+from data_pipelines import clouds, layout, shards
 from data_pipelines.errors import DatasetError, DiskFullError
 from data_pipelines.layout import GOOD, Layout
 from data_pipelines.prepared import MANIFEST, Prepared, open_prepared
@@ -36,10 +32,11 @@ from data_pipelines.samples import (
     Processed,
     complete_parameters,
     fit_recipe,
-    record_fields,
+    measured_by,
     sample_id,
     sha256,
 )
+from data_pipelines.whole_folder import complete_or_absent
 
 FORMATS = ("tfds", "npz")
 ON_MISSING = ("error", "skip")
@@ -83,11 +80,7 @@ def prepare(
     parameters = complete_parameters(recipe, parameters)
     found = layout.scan(root, category, name)
     _refuse_faults(found, on_missing)
-    if RECIPES[recipe].needs_xyz and found.samples[0].xyz is None:
-        raise DatasetError(
-            f"data.recipe: {recipe} needs points, and {found.root / category} holds "
-            "pictures alone; raw does without"
-        )
+    _refuse_unsuited(recipe, parameters, found)
     digests = _digests(found)
     inputs = {
         "package": ad3d_jax.__version__,
@@ -102,9 +95,27 @@ def prepare(
     inputs["hash"] = hashlib.sha256(whole).hexdigest()
     folder = Path(cache_dir) / f"{safe_name(category)}-{inputs['hash'][:12]}"
     if not (folder / MANIFEST).is_file():
-        with _complete_or_absent(folder) as unfinished:
+        with complete_or_absent(folder) as unfinished:
             _write(unfinished, found, inputs, digests)
     return open_prepared(folder)
+
+
+def _refuse_unsuited(recipe: str, parameters: Mapping[str, Any], found: Layout) -> None:
+    """Raises DatasetError where a recipe cannot work on what a class holds."""
+    xyz, folder = found.samples[0].xyz, found.root / found.category
+    asked = set(parameters["extras"]) - set(RECIPES[recipe].defaults["extras"])
+    if xyz is None and (RECIPES[recipe].needs_xyz or asked):
+        needs = " and ".join([recipe, *sorted(asked)])
+        raise DatasetError(
+            f"data.recipe: {needs} needs points, and {folder} holds images alone; raw "
+            "does without"
+        )
+    a_list = xyz is not None and xyz.suffix.lower() in clouds.SUFFIXES
+    if a_list and not RECIPES[recipe].takes_lists:
+        raise DatasetError(
+            f"data.recipe: {recipe} expects points in rows and columns, as a camera "
+            f"sees them, and {xyz} is a list of points; the recipe points takes lists"
+        )
 
 
 def _check_choice(field: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -150,41 +161,6 @@ def _refuse_faults(found: Layout, on_missing: str) -> None:
         logging.warning("%s: %s", fault.kind, fault.message)
 
 
-@contextmanager
-def _complete_or_absent(folder: Path) -> Iterator[Path]:
-    """Gives a folder to write into that becomes `folder` if all goes well."""
-    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.unfinished")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(folder)
-        unfinished.mkdir()
-        yield unfinished
-        if not (folder / MANIFEST).is_file():  # another process may have been faster
-            shutil.rmtree(folder, ignore_errors=True)
-            unfinished.rename(folder)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise DiskFullError(
-                f"no space is left in {folder.parent}; nothing was kept of what was "
-                "being written"
-            ) from error
-        raise DatasetError(f"{folder.parent}: cannot be written: {error}") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def _remove_abandoned(folder: Path) -> None:
-    for path in folder.parent.glob(f".{folder.name}.*.unfinished"):
-        process = int(path.name.split(".")[-2])
-        try:
-            os.kill(process, 0)
-        except ProcessLookupError:
-            logging.warning("removing %s, left by a run that was ended", path)
-            shutil.rmtree(path, ignore_errors=True)
-        except PermissionError:
-            pass
-
-
 def _write(
     folder: Path,
     found: Layout,
@@ -215,13 +191,13 @@ def _write(
 
         write = shards.write_tfds if inputs["format"] == "tfds" else shards.write_npz
         names = write(folder, found.samples, inputs["recipe"], params, note)
-    with_xyz = found.samples[0].xyz is not None
+    measured = measured_by(found.samples[0])
     samples.sort(key=lambda row: (row["split"], row["defect"], row["stem"]))
     manifest = {
         **inputs,
         "params": params,
-        "fields": record_fields(recipe, params, with_xyz),
-        "extras": sorted(recipe.extras(params)) if with_xyz else [],
+        "fields": recipe.fields(params, measured),
+        "extras": sorted(params["extras"]) if "xyz" in measured else [],
         "counts": _counts(samples),
         "flags": dict(collections.Counter(f for row in samples for f in row["flags"])),
         "faults": [fault._asdict() for fault in found.faults],
@@ -241,7 +217,7 @@ def _entry(processed: Processed, digests: dict[str, str]) -> dict[str, Any]:
         "split": files.split,
         "defect": files.defect,
         "stem": files.stem,
-        "id": sample_id(digests["rgb"]),
+        "id": sample_id(digests[files.first]),
         "label": int(files.defect != GOOD),
         "nonfinite": processed.nonfinite,
         "flags": list(processed.applied.flags),
@@ -258,7 +234,7 @@ def _counts(samples: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
 
 
 def _duplicates(samples: list[dict[str, Any]]) -> list[list[str]]:
-    """Returns the groups of samples whose pictures have one id."""
+    """Returns the groups of samples whose images have one id."""
     groups: dict[int, list[str]] = {}
     for row in samples:
         key = f"{row['split']}/{row['defect']}/{row['stem']}"

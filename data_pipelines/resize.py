@@ -1,9 +1,9 @@
-"""Resizing and cropping pictures and maps with one fixed rule each."""
+"""Resizing and cropping images and maps with one fixed rule each."""
 
 import numpy as np
 from PIL import Image
 
-INTERPOLATIONS = ("area", "bilinear", "bicubic", "lanczos")  # of pictures
+INTERPOLATIONS = ("area", "bilinear", "bicubic", "lanczos")  # of images
 
 
 def nearest_rows(size_in: int, size_out: int) -> np.ndarray:
@@ -27,7 +27,7 @@ def resized_size(
     """Returns the size (rows, columns) that is resized to before a centre crop.
 
     Args:
-        source: size of the picture.
+        source: size of the image.
         target: size after the crop.
         shorter_side: what the shorter side becomes, the longer one in proportion and
             rounded down (torchvision's rule); None takes `target`, without a crop.
@@ -51,24 +51,24 @@ def centre_crop(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return array[top : top + size[0], left : left + size[1]]
 
 
-def resize_picture(
-    picture: np.ndarray, size: tuple[int, int], interpolation: str = "area"
+def resize_image(
+    image: np.ndarray, size: tuple[int, int], interpolation: str = "area"
 ) -> np.ndarray:
-    """Resizes a uint8 picture [H,W,C] to `size` (rows, columns).
+    """Resizes a uint8 image [H,W,C] to `size` (rows, columns).
 
     `area` averages each axis that shrinks over the area of each output pixel and
     interpolates each axis that grows linearly between half-pixel centres. `bilinear`,
     `bicubic` and `lanczos` are Pillow's, whose kernels widen where an axis shrinks;
     the public implementations of most systems use one of these.
     """
-    if picture.shape[:2] == size:
-        return picture
+    if image.shape[:2] == size:
+        return image
     if interpolation != "area":
         kernel = Image.Resampling[interpolation.upper()]
-        return np.asarray(Image.fromarray(picture).resize(size[::-1], kernel))
-    rows = _weights(picture.shape[0], size[0])
-    columns = _weights(picture.shape[1], size[1])
-    out = np.tensordot(rows, picture.astype(np.float32), axes=(1, 0))
+        return np.asarray(Image.fromarray(image).resize(size[::-1], kernel))
+    rows = _weights(image.shape[0], size[0])
+    columns = _weights(image.shape[1], size[1])
+    out = np.tensordot(rows, image.astype(np.float32), axes=(1, 0))
     out = np.einsum("oj,ijc->ioc", columns, out, optimize=True)
     return np.ascontiguousarray(np.clip(np.rint(out), 0, 255).astype(np.uint8))
 

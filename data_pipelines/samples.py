@@ -5,11 +5,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from data_pipelines import clouds
 from data_pipelines.decode import read_mask, read_rgb, read_xyz
 from data_pipelines.errors import CorruptSampleError, DatasetError
 from data_pipelines.layout import SampleFiles
 from data_pipelines.recipes import RECIPES, Applied, Recipe, Sample
-from data_pipelines.recipes.base import sizes
+from data_pipelines.recipes.extras import MAKERS
 
 
 class Loaded(NamedTuple):
@@ -25,47 +26,65 @@ class Processed(NamedTuple):
     files: SampleFiles
     applied: Applied
     nonfinite: int
-    size: tuple[int, int]  # rows and columns of the picture as decoded
+    size: tuple[int, int]  # rows and columns as decoded
 
 
 def load_sample(files: SampleFiles) -> Loaded:
     """Decodes and checks the files of a sample.
 
     Raises:
-        CorruptSampleError: a file is unreadable; the points are not of the picture's
-            size, or the mask is of another aspect ratio.
+        CorruptSampleError: a file is unreadable; the points are not of the image's
+            size, the mask is of another aspect ratio, or labels are not one a point.
     """
-    rgb = read_rgb(files.rgb)
+    rgb = None if files.rgb is None else read_rgb(files.rgb)
     xyz, nonfinite, mask = None, 0, None
     if files.xyz is not None:
-        xyz, nonfinite = read_xyz(files.xyz)
-        check_xyz_size(files.xyz, xyz.shape[:2], rgb.shape[:2])
+        xyz, nonfinite = load_points(files.xyz)
+        if rgb is not None:
+            check_xyz_size(files.xyz, xyz.shape[:2], rgb.shape[:2])
     if files.gt is not None and files.split == "test":
-        mask = read_mask(files.gt)
-        check_mask_size(files.gt, mask.shape, rgb.shape[:2])
+        mask, labelled = load_mask(files.gt)
+        xyz = xyz if labelled is None else labelled
+        size = Sample(rgb, xyz).size
+        check_mask_size(files.gt, mask.shape, size)
     return Loaded(Sample(rgb, xyz, mask), nonfinite)
 
 
+def load_points(path: Path) -> tuple[Any, int]:
+    """Returns the points [h,w,3] or [n,1,3] of a file, and how many were not finite."""
+    if path.suffix.lower() in clouds.SUFFIXES:
+        return clouds.read_points(path)
+    return read_xyz(path)
+
+
+def load_mask(path: Path) -> tuple[Any, Any]:
+    """Returns a mask [h,w] or [n,1] uint8 and, where its file has them, the points."""
+    if path.suffix.lower() == clouds.LABEL_SUFFIX:
+        return clouds.read_labels(path)
+    return read_mask(path), None
+
+
 def check_xyz_size(path: Path, xyz: tuple[int, int], rgb: tuple[int, int]) -> None:
-    """Raises CorruptSampleError unless points and picture have one size."""
+    """Raises CorruptSampleError unless points and image have one size."""
     if xyz != rgb:
-        raise CorruptSampleError(
-            path, f"expected the picture's size {rgb}, found {xyz}"
-        )
+        raise CorruptSampleError(path, f"expected the image's size {rgb}, found {xyz}")
 
 
-def check_mask_size(path: Path, mask: tuple[int, int], rgb: tuple[int, int]) -> None:
-    """Raises CorruptSampleError unless mask and picture have one aspect ratio."""
-    if mask[0] * rgb[1] != mask[1] * rgb[0]:
+def check_mask_size(path: Path, mask: tuple[int, int], size: tuple[int, int]) -> None:
+    """Raises CorruptSampleError unless mask and sample have one aspect ratio.
+
+    Of a list of points the mask has one label each.
+    """
+    one_each = 1 in (size[1], mask[1]) and mask != size
+    if one_each or mask[0] * size[1] != mask[1] * size[0]:
+        ratio = "" if size[1] == 1 else " or one of exactly the same aspect ratio"
         raise CorruptSampleError(
-            path,
-            f"expected the picture's size {rgb} or one of exactly the same aspect "
-            f"ratio, found {mask}",
+            path, f"expected the sample's size {size}{ratio}, found {mask}"
         )
 
 
 def sample_id(digest: str) -> int:
-    """Returns the id of a sample, 0 to 2**31 - 1, from the SHA-256 of its picture."""
+    """Returns the id of a sample, 0 to 2**31 - 1, from the SHA-256 of its image."""
     return int(digest[:8], 16) & 0x7FFFFFFF
 
 
@@ -81,21 +100,35 @@ def sha256(path: Path) -> str:
 def complete_parameters(recipe: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the parameters of a recipe, its defaults where none are given.
 
+    `extras` names what is made besides what the recipe always makes.
+
     Raises:
-        DatasetError: there is no such recipe or parameter.
+        DatasetError: there is no such recipe or parameter, or it cannot make an extra.
     """
     if recipe not in RECIPES:
         raise DatasetError(
             f"data.recipe: expected one of {sorted(RECIPES)}, found {recipe!r}"
         )
-    defaults = RECIPES[recipe].defaults
+    chosen = RECIPES[recipe]
+    defaults = dict(chosen.defaults)
+    always, asked = defaults["extras"], parameters.get("extras", ())
+    unknown = sorted(set(asked) - set(chosen.extras))
+    if unknown:
+        can = ", ".join(chosen.extras) or "none"
+        raise DatasetError(
+            f"extras: recipe {recipe} cannot make {', '.join(unknown)}; it can make: "
+            f"{can}"
+        )
+    extras = [*always, *sorted(set(asked) - set(always))]
+    for name in extras:
+        defaults = {**MAKERS[name].defaults, **defaults}
     unknown = sorted(set(parameters) - set(defaults))
     if unknown:
         raise DatasetError(
             f"recipe {recipe}: no parameter {', '.join(unknown)}; it has "
             f"{', '.join(sorted(defaults))}"
         )
-    return {**defaults, **parameters}
+    return {**defaults, **parameters, "extras": extras}
 
 
 def fit_recipe(
@@ -114,18 +147,9 @@ def records(
     for files in samples:
         sample, nonfinite = load_sample(files)
         applied = recipe.apply(params, sample)
-        yield Processed(files, applied, nonfinite, sample.rgb.shape[:2])
+        yield Processed(files, applied, nonfinite, sample.size)
 
 
-def record_fields(
-    recipe: Recipe, params: Mapping[str, Any], with_xyz: bool
-) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Returns the shape and dtype of each field of the recipe's records, by name."""
-    image, mask = sizes(params)
-    fields = {"rgb": ((*image, 3), "uint8"), "mask": ((*mask, 1), "bool")}
-    if with_xyz:
-        fields["xyz"] = ((*image, 3), "float32")
-        fields["depth"] = ((*image, 1), "float32")
-        fields["valid"] = fields["foreground"] = ((*image, 1), "bool")
-        fields.update(recipe.extras(params))
-    return fields
+def measured_by(files: SampleFiles) -> frozenset[str]:
+    """Returns which of "rgb" and "xyz" a sample has."""
+    return frozenset(m for m in ("rgb", "xyz") if getattr(files, m) is not None)

@@ -12,7 +12,7 @@ import numpy as np
 
 from data_pipelines.layout import SampleFiles
 from data_pipelines.recipes import RECIPES
-from data_pipelines.samples import Processed, records
+from data_pipelines.samples import Processed, measured_by, records
 
 NPZ_ROWS = 64  # samples in one file
 Note = Callable[[Processed], None]
@@ -80,8 +80,7 @@ def write_tfds(
     config = Mvtec3dConfig(
         name="prepared",
         recipe=recipe,
-        parameters={name: params[name] for name in RECIPES[recipe].defaults},
-        with_xyz=samples[0].xyz is not None,
+        measured=measured_by(samples[0]),
         params=params,
         samples=samples,
         note=note,

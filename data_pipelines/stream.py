@@ -1,8 +1,15 @@
-"""Streams a preprocessed class from TFDS shards with tf.data."""
+"""Streams a preprocessed class from TFDS shards with tf.data.
 
-import copy
+The shards are TFRecord files, which TFDS reads from the front only; its random access
+needs files of another format and does not go through tf.data. So the places of the
+samples are learned once, and tf.data reads, parses and prefetches whatever batches of
+them the reader's order asks for.
+"""
+
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,11 +17,11 @@ import numpy as np
 import tensorflow as tf
 
 from data_pipelines.errors import DatasetError
-from data_pipelines.order import endless_batches, ordered_batches, own_rows
-from data_pipelines.prepared import Prepared, damaged, to_batch
+from data_pipelines.layout import SPLITS
+from data_pipelines.prepared import Prepared, damaged
+from data_pipelines.reader import AHEAD, Arrays, Opener, Reader, Source
 
 THREADS = 4
-PREFETCH = 2  # batches
 HEADER, FOOTER = 12, 4  # bytes around each record of a TFRecord file
 
 
@@ -26,95 +33,79 @@ class Place(NamedTuple):
     length: int  # bytes
 
 
-class Stream:
-    """A `base.Dataset` over TFRecord files, read sample by sample in any order.
+class Shards(Source):
+    """A split in TFRecord files; arrays of a few batches exist at a time."""
 
-    When a split is first asked for, its shards are read once to check them and to learn
-    where each sample lies; arrays of a few batches exist at a time.
-    """
+    def __init__(self, prepared: Prepared, split: str):
+        """Reads the shards once, to check them and to learn where each sample lies.
 
-    def __init__(self, prepared: Prepared):
-        self._prepared = prepared
-        self._places: dict[str, list[Place]] = {}
-        self._share: tuple[int, int] | None = None
-
-    def share(self, process: int, processes: int) -> "Stream":
-        """Returns a view whose batches hold the pixels of a process's own rows alone.
-
-        Zeros stand in the other rows; the numbers of all rows are there.
+        Raises:
+            DatasetError: a shard is damaged or samples are missing.
         """
-        view = copy.copy(self)
-        view._share = process, processes
-        return view
+        self._fields = prepared.manifest["fields"]
+        self._facts = prepared.facts(split)
+        self._places = _places(prepared, split)
 
-    def size(self, split: str) -> int:
-        """Returns the number of samples of a split."""
-        return len(self._prepared.rows(split))
+    def size(self) -> int:
+        """Returns the number of samples."""
+        return len(self._places)
 
-    def endless(self, split: str, batch_size: int, seed: int, start: int):
-        """Yields full batches for ever, see `base.Dataset.endless`."""
-        numbers = endless_batches(self.size(split), batch_size, seed, start)
-        return self._batches(split, numbers, batch_size)
+    def facts(self, numbers: np.ndarray) -> Arrays:
+        """Returns the facts of samples, see `Source.facts`."""
+        return {name: array[numbers] for name, array in self._facts.items()}
 
-    def ordered(self, split: str, batch_size: int, start: int):
-        """Yields each sample once, see `base.Dataset.ordered`."""
-        numbers = ordered_batches(self.size(split), batch_size, start)
-        return self._batches(split, numbers, batch_size)
+    def read(self, numbers: np.ndarray) -> Arrays:
+        """Returns the fields of samples, see `Source.read`."""
+        with self._damage_told():
+            decoded = self._decode(tf.constant(self._serialized(numbers), tf.string))
+            return {name: array.numpy() for name, array in decoded.items()}
 
-    def _batches(self, split: str, numbers: Iterator[np.ndarray], batch_size: int):
-        if split not in self._places:
-            self._places[split] = _places(self._prepared, split)
-        rows, places = self._prepared.rows(split), self._places[split]
-        own = None if self._share is None else own_rows(batch_size, *self._share)
-        dataset = _decoded(self._prepared, places, numbers, own)
+    def stream(self, batches: Iterable[np.ndarray]) -> Iterator[Arrays]:
+        """Yields what `read` returns for each of `batches`, by tf.data."""
+
+        def serialized():
+            yield from map(self._serialized, batches)
+
+        signature = tf.TensorSpec([None], tf.string)
+        dataset = tf.data.Dataset.from_generator(serialized, output_signature=signature)
+        dataset = dataset.map(self._decode, num_parallel_calls=2, deterministic=True)
+        options = tf.data.Options()
+        options.threading.private_threadpool_size = THREADS
+        dataset = dataset.with_options(options).prefetch(AHEAD)
+        with self._damage_told():
+            yield from dataset.as_numpy_iterator()
+
+    def _serialized(self, numbers: np.ndarray) -> list[bytes]:
+        return [_read(self._places[number]) for number in numbers]
+
+    @contextmanager
+    def _damage_told(self) -> Iterator[None]:
         try:
-            for batch, arrays in dataset.as_numpy_iterator():
-                chosen = [rows[number] for number in batch]
-                yield to_batch(self._prepared, chosen, arrays, batch_size, own)
+            yield
         except tf.errors.OpError as error:
-            raise damaged(places[0].shard, error.message) from error
+            raise damaged(self._places[0].shard, error.message) from error
 
-
-def _decoded(
-    prepared: Prepared,
-    places: list[Place],
-    numbers: Iterator[np.ndarray],
-    own: slice | None = None,
-) -> tf.data.Dataset:
-    """Returns a data set of (numbers [n], {field: [n,...]}) for each of `numbers`.
-
-    Of each batch the rows `own` are read, None = all.
-    """
-    rows = slice(None) if own is None else own
-    fields = prepared.manifest["fields"]
-    parsing = {name: tf.io.FixedLenFeature([], tf.string) for name in fields}
-
-    def read():
-        for batch in numbers:
-            yield batch, [_read(places[number]) for number in batch[rows]]
-
-    def decode(batch, serialized):
+    def _decode(self, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
+        parsing = {name: tf.io.FixedLenFeature([], tf.string) for name in self._fields}
         example = tf.io.parse_example(serialized, parsing)
         arrays = {}
-        for name, (shape, dtype) in fields.items():
+        for name, (shape, dtype) in self._fields.items():
             flat = tf.io.decode_raw(example[name], tf.as_dtype(dtype))
             arrays[name] = tf.reshape(flat, [-1, *shape])
-        return batch, arrays
-
-    signature = tf.TensorSpec([None], tf.int64), tf.TensorSpec([None], tf.string)
-    dataset = tf.data.Dataset.from_generator(read, output_signature=signature)
-    dataset = dataset.map(decode, num_parallel_calls=2, deterministic=True)
-    options = tf.data.Options()
-    options.threading.private_threadpool_size = THREADS
-    return dataset.with_options(options).prefetch(PREFETCH)
+        return arrays
 
 
-def open_stream(prepared: Prepared) -> Stream:
-    """Returns a tf.data reader of a class that was prepared in the format `tfds`.
+def open_stream(prepared: Prepared) -> Reader:
+    """Returns a tf.data reader of a class, see `openers`."""
+    return Reader(openers(prepared))
+
+
+def openers(prepared: Prepared) -> dict[str, Opener]:
+    """Returns what opens the splits of a class that was prepared in the format `tfds`.
 
     Raises:
-        DatasetError: it was prepared as `npz`; or (when a split is first read) a shard
-            is damaged or holds another number of samples than the manifest says.
+        DatasetError: it was prepared as `npz`; or (when a split is opened) a shard is
+            damaged or holds another number of samples than the manifest says.
     """
     if prepared.manifest["format"] != "tfds":
         raise DatasetError(
@@ -123,19 +114,7 @@ def open_stream(prepared: Prepared) -> Stream:
         )
     for kind in ("GPU", "TPU"):
         tf.config.set_visible_devices([], kind)
-    return Stream(prepared)
-
-
-def read_arrays(prepared: Prepared, split: str) -> dict[str, np.ndarray]:
-    """Returns all samples of a split in manifest order, [n,...] for each field.
-
-    Raises:
-        DatasetError: a shard is damaged or samples are missing.
-    """
-    places = _places(prepared, split)
-    whole = iter([np.arange(len(places))])
-    dataset = _decoded(prepared, places, whole)
-    return next(dataset.as_numpy_iterator())[1]
+    return {split: partial(Shards, prepared, split) for split in SPLITS}
 
 
 def _places(prepared: Prepared, split: str) -> list[Place]:

@@ -2,26 +2,33 @@
 
     FOLDER/rgb/NAME.png, FOLDER/xyz/NAME.tiff           or both in FOLDER itself
     FOLDER/rgb/NAME.png, FOLDER/depth/NAME.png, FOLDER/camera.json
-    FOLDER/NAME.png                                     pictures alone
+    FOLDER/NAME.png                                     images alone
+    FOLDER/xyz/NAME.{tiff,ply,pcd}, or in FOLDER itself  points alone
 
-Depth pictures have 16 bits, and pixels that fit those of the picture; `camera.json` is
+Depth images have 16 bits, and pixels that fit those of the image; `camera.json` is
 described at `camera.read_intrinsics`.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ad3d_jax.base import Batch
 from data_pipelines.batches import assemble
 from data_pipelines.camera import Intrinsics, read_intrinsics
-from data_pipelines.decode import read_depth_png, read_rgb, read_xyz
+from data_pipelines.decode import read_depth_png, read_rgb
 from data_pipelines.errors import DatasetError
 from data_pipelines.layout import SUFFIXES
 from data_pipelines.recipes import RECIPES, Record, Sample
-from data_pipelines.samples import check_xyz_size, sample_id, sha256
+from data_pipelines.samples import (
+    check_xyz_size,
+    complete_parameters,
+    load_points,
+    sample_id,
+    sha256,
+)
 
 CAMERA = "camera.json"
 EXPECTED = __doc__
@@ -47,7 +54,7 @@ def read_folder(
         the recipe makes, and no mask.
 
     Raises:
-        DatasetError: (at once) there are no pictures, or points are needed and missing;
+        DatasetError: (at once) there are no images, or points are needed and missing;
             (while iterating, CorruptSampleError) a file cannot be read.
     """
     folder = Path(folder)
@@ -57,28 +64,77 @@ def read_folder(
         raise DatasetError(
             f"recipe: expected one of {sorted(RECIPES)}, found {recipe!r}"
         )
-    pictures = _by_stem(folder, "rgb", SUFFIXES["rgb"])
-    if not pictures:
-        raise DatasetError(f"input: no pictures in {folder}; expected\n{EXPECTED}")
-    points: dict[str, Path] = {}
+    images = _by_stem(folder, "rgb", SUFFIXES["rgb"])
+    points = _by_stem(folder, "xyz", SUFFIXES["xyz"])
     intrinsics = None
+    if not points and (folder / "depth").is_dir():
+        points = _by_stem(folder, "depth", (".png",))
+        intrinsics = points and read_intrinsics(folder / CAMERA)
+    reasons = needs_points(recipe, needs)
+    names = list(images)
+    if not images and "rgb" not in needs:
+        names = list(points)
+    if not names:
+        raise DatasetError(f"input: no images in {folder}; expected\n{EXPECTED}")
+    missing = [name for name in names if name not in points]
+    if reasons and missing:
+        raise DatasetError(
+            f"input: {', '.join(reasons)} needs points, and there are none for "
+            f"{images[missing[0]]} and {len(missing) - 1} others; expected\n{EXPECTED}"
+        )
+    files = [
+        _Files(name, images.get(name), points[name] if reasons else None)
+        for name in names
+    ]
+    return _records(files, intrinsics, recipe, params)
+
+
+def needs_points(recipe: str, needs: Iterable[str]) -> list[str]:
+    """Returns what needs points: batch fields other than rgb, the recipe itself."""
     reasons = sorted(set(needs) - {"rgb"})
-    if RECIPES[recipe].needs_xyz:
-        reasons.append(f"recipe {recipe}")
-    if reasons:
-        points = _by_stem(folder, "xyz", SUFFIXES["xyz"])
-        if not points and (folder / "depth").is_dir():
-            points = _by_stem(folder, "depth", (".png",))
-            intrinsics = read_intrinsics(folder / CAMERA)
-        missing = sorted(set(pictures) - set(points))
-        if missing:
-            raise DatasetError(
-                f"input: {', '.join(reasons)} needs points, and there are none "
-                f"for {pictures[missing[0]]} and {len(missing) - 1} others; "
-                f"expected\n{EXPECTED}"
-            )
-    params = {**RECIPES[recipe].defaults, **params}  # a parameter may be newer
-    return _records(pictures, points, intrinsics, recipe, params)
+    return [*reasons, f"recipe {recipe}"] if RECIPES[recipe].needs_xyz else reasons
+
+
+def to_record(
+    recipe: str,
+    params: Mapping[str, Any],
+    id: int,
+    rgb: np.ndarray | None = None,
+    xyz: np.ndarray | None = None,
+) -> Record:
+    """Returns a measured sample as `collate` takes it.
+
+    Args:
+        recipe: a name of `recipes.RECIPES`.
+        params: what the recipe learned.
+        id: of the sample, 0 to 2**31 - 1.
+        rgb: [h,w,3] uint8; None = no image.
+        xyz: [h,w,3] float32 metres, (0,0,0) where unmeasured; None = no points.
+    """
+    params = {**complete_parameters(recipe, {}), **params}  # one may be newer
+    record = RECIPES[recipe].apply(params, Sample(rgb, xyz)).record
+    del record["mask"]
+    return {**record, "id": np.int32(id)}
+
+
+def empty_record(
+    recipe: str, params: Mapping[str, Any], needs: Iterable[str]
+) -> Record:
+    """Returns a record of zeros, for its shapes and dtypes alone."""
+    params = {**complete_parameters(recipe, {}), **params}
+    measured = {"rgb"} | ({"xyz"} if needs_points(recipe, needs) else set())
+    fields = RECIPES[recipe].fields(params, frozenset(measured))
+    del fields["mask"]
+    record = {name: np.zeros(*field) for name, field in fields.items()}
+    return {**record, "id": np.int32(0)}
+
+
+class _Files(NamedTuple):
+    """The files of a sample; one that is absent, or not needed, is None."""
+
+    name: str
+    rgb: Path | None
+    points: Path | None
 
 
 def _by_stem(folder: Path, name: str, suffixes: tuple[str, ...]) -> dict[str, Path]:
@@ -92,24 +148,23 @@ def _by_stem(folder: Path, name: str, suffixes: tuple[str, ...]) -> dict[str, Pa
 
 
 def _records(
-    pictures: Mapping[str, Path],
-    points: Mapping[str, Path],
+    samples: Iterable[_Files],
     intrinsics: Intrinsics | None,
     recipe: str,
     params: Mapping[str, Any],
 ) -> Iterator[tuple[str, Record]]:
-    for name, path in pictures.items():
-        rgb, xyz = read_rgb(path), None
-        if points:
+    for name, image, points in samples:
+        rgb = None if image is None else read_rgb(image)
+        xyz = None
+        if points is not None:
             if intrinsics is None:
-                xyz, _ = read_xyz(points[name])
+                xyz, _ = load_points(points)
             else:
-                _, xyz = read_depth_png(points[name], intrinsics)
-            check_xyz_size(points[name], xyz.shape[:2], rgb.shape[:2])
-        record = RECIPES[recipe].apply(params, Sample(rgb, xyz)).record
-        del record["mask"]
-        record["id"] = np.int32(sample_id(sha256(path)))
-        yield name, record
+                _, xyz = read_depth_png(points, intrinsics)
+            if rgb is not None:
+                check_xyz_size(points, xyz.shape[:2], rgb.shape[:2])
+        number = sample_id(sha256(points if image is None else image))
+        yield name, to_record(recipe, params, number, rgb, xyz)
 
 
 def collate(records: Iterable[Record], batch_size: int) -> Batch:

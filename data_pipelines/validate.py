@@ -12,10 +12,16 @@ from absl import app, flags, logging
 from tqdm import tqdm
 
 from data_pipelines import layout
-from data_pipelines.decode import read_mask, read_rgb, read_xyz
+from data_pipelines.decode import read_rgb
 from data_pipelines.errors import CorruptSampleError, DatasetError
 from data_pipelines.layout import GOOD, Fault, Layout, SampleFiles
-from data_pipelines.samples import check_mask_size, check_xyz_size, sha256
+from data_pipelines.samples import (
+    check_mask_size,
+    check_xyz_size,
+    load_mask,
+    load_points,
+    sha256,
+)
 
 
 def validate(
@@ -34,21 +40,22 @@ def validate(
     found = layout.scan(root, category, name)
     faults = list(found.faults)
     sizes: dict[tuple[int, ...], int] = collections.Counter()
-    pictures: dict[str, list[str]] = {}
+    images: dict[str, list[str]] = {}
     files = sorted(found.samples + found.incomplete, key=lambda sample: sample[:3])
     for sample in tqdm(files, desc=category, leave=False, disable=None):
         size = _check_sample(sample, found, faults)
         if size is not None:
             sizes[size] += 1
-            pictures.setdefault(sha256(sample.rgb), []).append(sample.key)
+            file = getattr(sample, sample.first)
+            images.setdefault(sha256(file), []).append(sample.key)
     place = str(Path(root) / category)
     if len(sizes) > 1:
         listed = ", ".join(f"{h}x{w}: {n}" for (h, w), n in sorted(sizes.items()))
         message = f"images differ in size (rows x columns: number): {listed}"
         faults.append(Fault("image_sizes", place, message, True))
-    for keys in pictures.values():
+    for keys in images.values():
         if len(keys) > 1:
-            message = f"the same picture: {', '.join(keys)}"
+            message = f"the same image: {', '.join(keys)}"
             faults.append(Fault("duplicate", place, message, True))
     return faults
 
@@ -65,7 +72,10 @@ def counts(found: Layout) -> dict[str, dict[str, int]]:
 def _check_sample(
     sample: SampleFiles, found: Layout, faults: list[Fault]
 ) -> tuple[int, int] | None:
-    """Adds the faults of one sample and returns its picture's size, if it has one."""
+    """Adds the faults of one sample and returns its size, if it could be decoded.
+
+    Lists of points may differ in length, so that they have none.
+    """
     sizes = {}
     try:
         if sample.rgb is not None:
@@ -81,13 +91,15 @@ def _check_sample(
         faults.append(_corrupt(error))
     try:
         if sample.gt is not None:
-            mask = read_mask(sample.gt)
-            if "rgb" in sizes:
-                check_mask_size(sample.gt, mask.shape, sizes["rgb"])
+            mask, labelled = load_mask(sample.gt)
+            size = sizes.get(sample.first)
+            if size is not None and labelled is None:
+                check_mask_size(sample.gt, mask.shape, size)
             _check_mask(sample, mask, found.class_ids, faults)
     except CorruptSampleError as error:
         faults.append(_corrupt(error))
-    return sizes.get("rgb")
+    size = sizes.get(sample.first)
+    return None if size is not None and size[1] == 1 else size
 
 
 def _corrupt(error: CorruptSampleError) -> Fault:
@@ -95,12 +107,14 @@ def _corrupt(error: CorruptSampleError) -> Fault:
 
 
 def _check_points(path: Path, faults: list[Fault]) -> tuple[int, int]:
-    xyz, nonfinite = read_xyz(path)
+    xyz, nonfinite = load_points(path)
     if nonfinite:
         message = f"{path}: {nonfinite} points are NaN or infinite"
         faults.append(Fault("nonfinite", str(path), message, True))
-    if not (xyz[..., 2] > 0).any():
-        message = f"{path}: no point with a positive z"
+    a_list = xyz.shape[1] == 1
+    if not (xyz if a_list else xyz[..., 2] > 0).any():
+        seen = "but the origin" if a_list else "with a positive z"
+        message = f"{path}: no point {seen}"
         faults.append(Fault("nothing_measured", str(path), message, True))
     return xyz.shape[:2]
 

@@ -1,7 +1,1 @@
-"""Command lines: fit and evaluate, predict, benchmark."""
-
-import os
-
-# TensorFlow only reads data here; it would greet at import and tell of its kernels.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+"""Command lines over `ad3d_jax.experiment`, configurations, spaces and benchmarks."""

@@ -8,11 +8,13 @@ import numpy as np
 import optax
 from reference_systems import MemoryDataset
 
-from ad3d_jax.base import Batch, without_truth
+from ad3d_jax.base import Batch, scoring, without_truth
 from ad3d_jax.devices import compilation, engines
 from ad3d_jax.fit import gather
+from ad3d_jax.fit.cache import Cache
 from ad3d_jax.fit.fit import Options, count_steps, fit
 from ad3d_jax.fit.monitor import Interruption
+from ad3d_jax.fit.phases import reads_cache
 from ad3d_jax.fit.positions import Position
 from ad3d_jax.fit.run import Run
 from ad3d_jax.fit.step import begin, fixed_part, train_step
@@ -35,12 +37,12 @@ class Trial:
         self.row, self.batch = row, row.make_batch(ROWS)
         samples = row.make_batch(6)
         splits = {"train": samples, "validation": self.batch}
-        if any(phase.source == "pictures" for phase in row.make().phases):
-            splits["pictures"] = pictures(32, samples.rgb.shape[1])
+        if any(phase.source == "images" for phase in row.make().phases):
+            splits["images"] = pictures(32, samples.rgb.shape[1])
         self.data = MemoryDataset(splits)
         self.system = count_steps(row.make(), self.data, ROWS)
         self.initial = self.system.init(KEY, without_truth(self.batch))
-        self.score = compilation.compile_map(engine(), self.system.score)
+        self.score = compilation.compile_map(engine(), scoring(self.system))
 
     @functools.cached_property
     def fitted(self):
@@ -79,6 +81,25 @@ class Trial:
         """Returns the compiled training step of a phase on one device."""
         return compilation.compile_step(engine(), train_step(self.system.phases[index]))
 
+    def read(self, phase, state, batch):
+        """Returns the batch as the phase reads it."""
+        batch = without_truth(batch)
+        if not reads_cache(self.system, phase):
+            return batch
+        clean = compilation.zero_padding(jax.tree.map(jnp.asarray, batch))
+        cached = jax.device_get(jax.jit(self.system.cache)(state, clean))
+        return batch._replace(extras={**batch.extras, **cached})
+
+    def stepped(self, where, compiled, phase, state, batches, key=KEY):
+        """Returns (carry, reports) of one step a batch."""
+        key, fixed = engines.replicate(where, (key, fixed_part(state)))
+        carry, reports = engines.replicate(where, begin(phase, state), copy=True), []
+        for batch in batches:
+            batch = engines.split(where, self.read(phase, state, batch))
+            carry, report = compiled(key, fixed, carry, batch)
+            reports.append(jax.device_get(report))
+        return jax.device_get(carry), reports
+
 
 def pictures(count, size):
     """Returns procedural pictures, as a pretraining reads them."""
@@ -98,27 +119,6 @@ def trial_of(row):
 def scored(where, compiled, batch, state, key=KEY, split=()):
     key, state = engines.replicate(where, key), engines.place(where, state, split)
     return engines.join(compiled(key, state, engines.split(where, batch)))
-
-
-def with_cache(phase, state, batch):
-    """Returns the batch as the phase reads it."""
-    batch = without_truth(batch)
-    if phase.cache is None:
-        return batch
-    clean = compilation.zero_padding(jax.tree.map(jnp.asarray, batch))
-    cached = jax.device_get(jax.jit(phase.cache)(state, clean))
-    return batch._replace(extras={**batch.extras, **cached})
-
-
-def stepped(where, compiled, phase, state, batches, key=KEY):
-    """Returns (carry, reports) of one step a batch."""
-    key, fixed = engines.replicate(where, (key, fixed_part(state)))
-    carry, reports = engines.replicate(where, begin(phase, state), copy=True), []
-    for batch in batches:
-        batch = with_cache(phase, state, batch)
-        carry, report = compiled(key, fixed, carry, engines.split(where, batch))
-        reports.append(jax.device_get(report))
-    return jax.device_get(carry), reports
 
 
 def with_plain_descent(phase):
@@ -147,7 +147,7 @@ def run_of(where, system, index, batch, size):
     """Returns what the drivers pass to phase `index` in batches of `size`."""
     data = Padded({system.phases[index].source: batch})
     options = OPTIONS._replace(batch_size=size)
-    return Run(system, data, options, where, None, None, Interruption())
+    return Run(system, data, options, where, None, None, Interruption(), Cache())
 
 
 def gathered(where, system, index, state, batch, size):

@@ -2,9 +2,11 @@
 
 `restorer` trains with batch norm through sums and fold, noise and global reductions;
 `critic` alternates two updates, one of them repeated, and gathers rows of all devices;
-`bank` caches frozen features, has an artifact and builds a memory; `neighbours` chooses
-the rows of a bank that can be split, and says what it matched. All work on any image
-size and know RGB and depth alone.
+`bank` caches frozen features for two phases and its score, may have its adapter from a
+file and builds a memory; `neighbours` chooses the rows of a bank that can be split, and
+says what it matched; `banks` chooses the rows of two banks in one pass; `moments` adds
+up means and covariances; `points` knows clouds without rows and columns. All but the
+last work on any image size and know RGB and depth alone.
 """
 
 from typing import NamedTuple
@@ -15,12 +17,13 @@ import numpy as np
 import optax
 
 from ad3d_jax.base import (
-    Artifact,
     Batch,
     Gather,
     Plan,
+    Pretrained,
     Scores,
     State,
+    Sum,
     System,
     Train,
     Update,
@@ -125,6 +128,14 @@ class MemoryDataset(NamedTuple):
             rows = np.arange(first, min(first + batch_size, size))
             yield pad(take(data, rows), batch_size - len(rows))
 
+    def share(self, process, processes):
+        """Returns the data set: other processes' rows do no harm."""
+        return self
+
+    def only(self, split, numbers):
+        """Returns a view with some samples of a split; see base.Dataset."""
+        return MemoryDataset({**self.splits, split: take(self.splits[split], numbers)})
+
 
 class MemoryCheckpointer:
     """A checkpointer that keeps host trees in memory."""
@@ -137,9 +148,8 @@ class MemoryCheckpointer:
         assert step not in self.trees
         self.trees[step] = jax.tree.map(np.array, tree)
 
-    def latest(self, like):
+    def latest(self):
         """Returns the newest (step, tree)."""
-        assert like is None
         return max(self.trees.items(), default=None)
 
 
@@ -321,7 +331,7 @@ def bank(steps: int = 10) -> System:
             hyper={"learning_rate": jnp.array(1e-3)},
         )
 
-    def features(state, batch):
+    def cache(state, batch):
         return {"features": patches(batch, state.frozen)}
 
     def loss(keys, params, state, batch, across):
@@ -343,29 +353,31 @@ def bank(steps: int = 10) -> System:
         )
 
     def score(key, state, batch):
-        queries = features(state, batch)["features"] @ state.params["adapter"]
+        queries = batch.extras["features"] @ state.params["adapter"]
         stored = state.memory["bank"].reshape(1, 1, 1, -1, 8)
         squared = jnp.sum((queries[..., None, :] - stored) ** 2, -1)
         near = jnp.sqrt(jnp.min(squared, -1))
         whole = enlarged(near)
         return Scores(map=whole, image=jnp.max(near, (1, 2)), parts={"near": whole})
 
-    def put(state, tree):
-        return state._replace(params=tree)
-
-    adapter = Artifact("adapter", get=lambda state: state.params, put=put)
+    adapter = Pretrained(
+        "adapter",
+        get=lambda state: state.params,
+        put=lambda state, tree: state._replace(params=tree),
+        read=lambda file, like: dict(np.load(file)),
+    )
     return System(
         name="bank",
         needs_fit=("rgb", "depth"),
         needs_score=("rgb", "depth"),
         init=init,
         phases=(
-            Train(
-                "adapt", (Update(loss, adam),), steps, cache=features, artifact=adapter
-            ),
-            Gather("bank", emit, absorb, cache=features),
+            Train("adapt", (Update(loss, adam),), steps, pretrained="adapter"),
+            Gather("bank", emit, absorb),
         ),
         score=score,
+        pretrained=(adapter,),
+        cache=cache,
     )
 
 
@@ -400,8 +412,9 @@ def neighbours(fraction: float = 0.5, chunk_bytes: int = 2**12) -> System:
         )
 
     def absorb(key, state, rows):
-        bank = knn.build(rows["rows"], chunk_bytes)
-        return state._replace(memory={"bank": bank, "origin": rows["origin"]})
+        kept, origin = rows["rows"]
+        bank = knn.build(kept, chunk_bytes)
+        return state._replace(memory={"bank": bank, "origin": origin})
 
     def score(key, state, batch):
         queries = patches(batch, state.frozen)
@@ -429,7 +442,158 @@ def neighbours(fraction: float = 0.5, chunk_bytes: int = 2**12) -> System:
         needs_fit=("rgb", "depth"),
         needs_score=("rgb", "depth"),
         init=init,
-        phases=(Gather("bank", emit, absorb, select=choice, plan=plan),),
+        phases=(Gather("bank", emit, absorb, select={"rows": choice}, plan=plan),),
+        score=score,
+        sharded=("bank",),
+    )
+
+
+def banks(fractions: tuple[float, float] = (0.5, 0.25)) -> System:
+    """Returns two banks, of colours and of depths, chosen in one pass."""
+
+    def init(key, batch):
+        return State(memory={"colour": knn.empty(3), "depth": knn.empty(1)})
+
+    def emit(key, state, batch):
+        return {
+            "colour": batch.rgb.reshape(len(batch.id), -1, 3),
+            "depth": 20 * batch.depth.reshape(len(batch.id), -1, 1),
+            "id": batch.id,
+        }
+
+    def absorb(key, state, rows):
+        built = {name: knn.build(rows[name].rows) for name in ("colour", "depth")}
+        return state._replace(memory={**built, "id": rows["id"]})
+
+    def score(key, state, batch):
+        rows = emit(key, state, batch)
+        nearest = [
+            knn.nearest(state.memory[name], rows[name].reshape(-1, size)).distance
+            for name, size in (("colour", 3), ("depth", 1))
+        ]
+        distance = sum(nearest).reshape(batch.depth.shape)
+        return Scores(distance, jnp.max(distance, (1, 2, 3)))
+
+    colour, depth = (coreset.greedy(fraction, "random") for fraction in fractions)
+    return System(
+        name="banks",
+        needs_fit=("rgb", "depth"),
+        needs_score=("rgb", "depth"),
+        init=init,
+        phases=(
+            Gather("banks", emit, absorb, select={"colour": colour, "depth": depth}),
+        ),
+        score=score,
+        sharded=("colour", "depth"),
+    )
+
+
+def moments(weigh=None) -> System:
+    """Returns a Gaussian of all pixels; its map is the Mahalanobis distance.
+
+    `weigh` is of both phases, the mean's and that of the covariance around it.
+    """
+
+    def init(key, batch):
+        return State(memory={"mean": jnp.zeros(4), "covariance": jnp.eye(4)})
+
+    def emit_mean(key, state, batch):
+        total = jnp.einsum("b,bhwc->c", batch.weight, batch.extras["pixels"])
+        places = batch.depth.shape[1] * batch.depth.shape[2]
+        return {"count": places * jnp.sum(batch.weight), "total": total}
+
+    def finish_mean(key, state, sums):
+        mean = np.float32(sums["total"] / sums["count"])
+        return state._replace(memory={**state.memory, "mean": mean})
+
+    def centred(state, batch):
+        return batch.extras["pixels"] - state.memory["mean"].reshape(1, 1, 1, 4)
+
+    def emit_covariance(key, state, batch):
+        away = centred(state, batch)
+        total = jnp.einsum("b,bhwc,bhwd->cd", batch.weight, away, away)
+        places = batch.depth.shape[1] * batch.depth.shape[2]
+        return {"count": places * jnp.sum(batch.weight), "total": total}
+
+    def finish_covariance(key, state, sums):
+        covariance = np.float32(sums["total"] / sums["count"])
+        return state._replace(memory={**state.memory, "covariance": covariance})
+
+    def score(key, state, batch):
+        away = centred(state, batch)
+        inverse = jnp.linalg.inv(state.memory["covariance"])
+        map = jnp.einsum("bhwc,cd,bhwd->bhw", away, inverse, away)[..., None]
+        return Scores(map, jnp.max(map, (1, 2, 3)))
+
+    return System(
+        name="moments",
+        needs_fit=("rgb", "depth"),
+        needs_score=("rgb", "depth"),
+        init=init,
+        phases=(
+            Sum("mean", emit_mean, finish_mean, weigh=weigh),
+            Sum("covariance", emit_covariance, finish_covariance, weigh=weigh),
+        ),
+        score=score,
+        cache=lambda state, batch: {"pixels": pixels(batch)},
+    )
+
+
+def make_cloud(count: int, points: int = 60, seed: int = 0, defect: bool = False):
+    """Returns host samples of a bent sheet as clouds [count,points,1,3].
+
+    A tenth of the points is unmeasured; of a defect every sixth point lies off the
+    sheet.
+    """
+    rng = np.random.default_rng(seed)
+    xyz = rng.uniform(-1, 1, (count, points, 1, 3))
+    xyz[..., 2] = 3 + 0.1 * xyz[..., 0] ** 2
+    mask = np.zeros((count, points, 1, 1), bool)
+    if defect:
+        mask[:, ::6] = True
+        xyz[..., 2:] += np.where(mask, 0.5, 0)
+    valid = np.ones((count, points, 1, 1), bool)
+    valid[:, 5::10] = False
+    return Batch(
+        xyz=np.where(valid, xyz, 0).astype(np.float32),
+        valid=valid,
+        weight=np.ones(count, np.float32),
+        id=rng.choice(2**31 - 1, count, replace=False).astype(np.int32),
+        category=np.zeros(count, np.int32),
+        mask=mask & valid,
+        label=np.full(count, int(defect), np.int32),
+    )
+
+
+def points() -> System:
+    """Returns the distance of each point to the nearest one of any training sample.
+
+    `bank` is of the measured points alone; unmeasured ones have distance 0.
+    """
+
+    def init(key, batch):
+        return State(memory={"bank": knn.empty(3)})
+
+    def emit(key, state, batch):
+        return {"xyz": batch.xyz, "valid": batch.valid}
+
+    def absorb(key, state, rows):
+        bank = knn.build(rows["xyz"][rows["valid"][..., 0]])
+        return state._replace(memory={"bank": bank})
+
+    def score(key, state, batch):
+        found = knn.nearest(state.memory["bank"], batch.xyz.reshape(-1, 3))
+        distance = found.distance.reshape(*batch.xyz.shape[:3], 1)
+        map = jnp.where(batch.valid, distance, 0.0)
+        measured = jnp.maximum(jnp.sum(batch.valid, (1, 2, 3)), 1)
+        return Scores(map, jnp.sum(map, (1, 2, 3)) / measured)
+
+    return System(
+        name="points",
+        needs_fit=("xyz", "valid"),
+        needs_score=("xyz", "valid"),
+        init=init,
+        phases=(Gather("bank", emit, absorb),),
         score=score,
         sharded=("bank",),
     )

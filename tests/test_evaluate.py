@@ -1,6 +1,4 @@
-"""Scores of a split bank, memory that runs out, and what a bank matched, on files."""
-
-import csv
+"""Scores of a split bank, memory that runs out, and what a bank matched."""
 
 import jax
 import numpy as np
@@ -9,9 +7,9 @@ from absl import logging as absl_logging
 from reference_systems import MemoryDataset, bank, make_batch, neighbours, pad, take
 
 from ad3d_jax import evaluate as evaluation
-from ad3d_jax.base import MATCH
 from ad3d_jax.devices import compilation, engines, memory
 from ad3d_jax.fit.fit import Options, fit
+from ad3d_jax.workdir.scores import Row
 
 KEY = jax.random.key(3)
 OPTIONS = Options(batch_size=4, progress=False)
@@ -24,8 +22,8 @@ TEST = jax.tree.map(
 )
 DATA = MemoryDataset({"train": TRAIN, "test": TEST})
 AMPLE = memory.Limits(2**40, 2**40, 1)
-SAMPLES = [
-    evaluation.Sample("board", "good" if i < 3 else "hole", f"{i:03}", i, int(i > 2))
+ROWS = [
+    Row("board", "good" if i < 3 else "hole", f"{i:03}", i, int(i > 2))
     for i in range(5)
 ]
 
@@ -140,33 +138,39 @@ def test_what_was_matched_is_the_nearest_patch_of_the_training_set(state):
         np.testing.assert_allclose(apart, scored.image[i], rtol=1e-4)
 
 
-def test_the_files_say_what_was_matched(state, tmp_path):
+def test_the_rows_say_what_was_matched(state):
     score = compiled(state)
     scored = evaluation.score_split(score, DATA, 4)
-    evaluation.write_scores(tmp_path / "scores.csv", scored, SAMPLES)
-    with open(tmp_path / "scores.csv", newline="", encoding="utf-8") as file:
-        lines = list(csv.DictReader(file))
-    for line, match in zip(lines, scored.match, strict=True):
-        assert [int(line[name]) for name in MATCH] == match.tolist()
-    evaluation.write_pictures(tmp_path, score, DATA, SAMPLES, [1, 4], 4)
-    assert len(list(tmp_path.glob("*.npz"))) == 2
-    for row in (1, 4):
-        with np.load(tmp_path / evaluation.file_name(SAMPLES[row])) as arrays:
-            np.testing.assert_array_equal(arrays["match"], scored.match[row])
-            sample = take(TRAIN, [scored.match[row][2]])
-            np.testing.assert_array_equal(arrays["match/rgb"], sample.rgb[0])
-            np.testing.assert_array_equal(arrays["match/depth"], sample.depth[0])
-            np.testing.assert_array_equal(arrays["rgb"], TEST.rgb[row])
+    rows = evaluation.scored_rows(scored, ROWS)
+    assert [row[:5] for row in rows] == [row[:5] for row in ROWS]
+    np.testing.assert_array_equal([row.score for row in rows], scored.image)
+    np.testing.assert_array_equal([row.seconds for row in rows], scored.seconds)
+    np.testing.assert_array_equal([row.match for row in rows], scored.match)
+    found = evaluation.samples_in_full(score, DATA, [1, 4], 4)
+    assert found.keys() == {1, 4}
+    for row, arrays in found.items():
+        np.testing.assert_array_equal(arrays["match"], scored.match[row])
+        sample = take(TRAIN, [scored.match[row][2]])
+        np.testing.assert_array_equal(arrays["match/rgb"], sample.rgb[0])
+        np.testing.assert_array_equal(arrays["match/depth"], sample.depth[0])
+        np.testing.assert_array_equal(arrays["rgb"], TEST.rgb[row])
+        np.testing.assert_array_equal(arrays["mask"], TEST.mask[row, ..., 0])
+        np.testing.assert_allclose(arrays["map"], scored.maps[row], atol=1e-6)
 
 
-def test_a_system_that_matches_nothing_says_nothing(tmp_path):
+def test_a_system_that_matches_nothing_says_nothing():
     system = bank(steps=1)
     score = evaluation.compile_score(system, engine_of(), KEY, fitted(system))
     scored = evaluation.score_split(score, DATA, 4)
     assert scored.match is None
-    evaluation.write_scores(tmp_path / "scores.csv", scored, SAMPLES)
-    head = (tmp_path / "scores.csv").read_text().splitlines()[0]
-    assert head == "category,defect,stem,id,label,score,seconds"
-    evaluation.write_pictures(tmp_path, score, DATA, SAMPLES, [0], 4)
-    with np.load(tmp_path / evaluation.file_name(SAMPLES[0])) as arrays:
-        assert not [name for name in arrays if name.startswith("match")]
+    assert [row.match for row in evaluation.scored_rows(scored, ROWS)] == [()] * 5
+    (arrays,) = evaluation.samples_in_full(score, DATA, [0], 4).values()
+    assert not [name for name in arrays if name.startswith("match")]
+
+
+def test_the_best_and_the_worst_told_rows_of_each_type_are_chosen():
+    scores = (0.3, 0.1, 0.2, 0.9, 0.5)  # of three good samples and two with a hole
+    rows = [row._replace(score=score) for row, score in zip(ROWS, scores, strict=True)]
+    assert evaluation.chosen_rows(rows, 2) == [1, 0, 3, 4]
+    assert evaluation.chosen_rows(rows, 1) == [1, 3]
+    assert evaluation.chosen_rows(rows, 9) == [1, 2, 0, 3, 4]

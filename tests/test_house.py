@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from ad3d_jax.workdir import names
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("ad3d_jax", "data_pipelines", "experiments")
 
@@ -22,11 +24,11 @@ LAYERS = (
     ("ad3d_jax.losses", "ad3d_jax.schedules"),
     ("ad3d_jax.synthesis",),
     ("ad3d_jax.nn",),
+    ("ad3d_jax.workdir",),
     ("ad3d_jax.features",),
     ("ad3d_jax.systems",),
     ("ad3d_jax.metrics",),
     ("ad3d_jax.devices",),
-    ("ad3d_jax.workdir",),
     ("ad3d_jax.fit",),
     ("ad3d_jax.evaluate", "ad3d_jax.report"),
     ("data_pipelines",),
@@ -36,6 +38,7 @@ LAYERS = (
 # What only some files may import.
 HOMES = {
     "flax.linen": ("ad3d_jax/nn/",),
+    "unittest": (),
     "orbax": ("ad3d_jax/workdir/checkpoint.py",),
     "jax._src": ("ad3d_jax/devices/processes.py",),
     "jax.distributed": ("ad3d_jax/devices/processes.py",),
@@ -163,10 +166,10 @@ def eager_imports(root: Path) -> list[str]:
 
 
 def pmap_elsewhere(root: Path) -> list[str]:
-    """Returns places that name pmap outside devices/compilation.py."""
+    """Returns places that name pmap outside devices/engines.py."""
     found = []
     for file, tree in sources(root):
-        if file == "ad3d_jax/devices/compilation.py":
+        if file == "ad3d_jax/devices/engines.py":
             continue
         for node in ast.walk(tree):
             names = {getattr(node, "id", ""), getattr(node, "attr", "")}
@@ -174,6 +177,36 @@ def pmap_elsewhere(root: Path) -> list[str]:
                 names = {node.name.rpartition(".")[2]}
             if "pmap" in names:
                 found.append(f"{file}:{node.lineno}: names pmap")
+    return found
+
+
+def names_of_files() -> set[str]:
+    """Returns what the files and folders of a run are called, folder by folder."""
+    paths = [value for name, value in vars(names).items() if name.isupper()]
+    return {part for path in paths for part in path.split("/")}
+
+
+def files_of_runs_elsewhere(root: Path) -> list[str]:
+    """Returns literal names of a run's files outside workdir/names.py.
+
+    A name without an ending is a common word: it counts where a path is made of it.
+    """
+    known, found = names_of_files(), []
+    for file, tree in sources(root):
+        if file == "ad3d_jax/workdir/names.py":
+            continue
+        in_paths = {
+            id(node.right)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div)
+        }
+        for node in ast.walk(tree):
+            text = node.value if isinstance(node, ast.Constant) else None
+            if not isinstance(text, str):
+                continue
+            parts = known & set(text.split("/"))
+            if any("." in part or id(node) in in_paths for part in parts):
+                found.append(f"{file}:{node.lineno}: spells {text!r}")
     return found
 
 
@@ -261,7 +294,7 @@ for name in {modules!r}:
 
 RULES = (
     *(upward_imports, strangers, eager_imports, pmap_elsewhere),
-    *(unsafe_code, without_docstring, loose_habits),
+    *(files_of_runs_elsewhere, unsafe_code, without_docstring, loose_habits),
 )
 BROKEN = [
     (upward_imports, "ad3d_jax/ops/a.py", "from ad3d_jax.nn import unet", 1),
@@ -287,6 +320,7 @@ BROKEN = [
     (strangers, "ad3d_jax/features/a.py", "import torch", 1),
     (eager_imports, "ad3d_jax/report/a.py", "\nimport matplotlib", 2),
     (strangers, "experiments/main.py", "def f():\n    import faiss", 2),
+    (strangers, "ad3d_jax/workdir/a.py", "def f():\n    from unittest import mock", 2),
     (eager_imports, "experiments/benchmarks/baselines/knn.py", "import torch", 1),
     (
         eager_imports,
@@ -298,6 +332,10 @@ BROKEN = [
     (eager_imports, "data_pipelines/geometry.py", "if 1:\n    import open3d", 2),
     (pmap_elsewhere, "ad3d_jax/fit/fit.py", "import jax\njax.pmap(f)", 2),
     (pmap_elsewhere, "ad3d_jax/fit/fit.py", "from jax import pmap as p", 1),
+    (files_of_runs_elsewhere, "experiments/a.py", "x = 'metrics.json'", 1),
+    (files_of_runs_elsewhere, "ad3d_jax/report/a.py", "f(x,\n 'a/scores.csv')", 2),
+    (files_of_runs_elsewhere, "data_pipelines/a.py", "x = folder / 'maps'", 1),
+    (files_of_runs_elsewhere, "experiments/a.py", "x = f / 'checkpoints/3'", 1),
     (unsafe_code, "ad3d_jax/ops/a.py", "import pickle", 1),
     (unsafe_code, "ad3d_jax/ops/a.py", "from pickle import loads", 1),
     (unsafe_code, "ad3d_jax/ops/a.py", "x = 1\neval('x')", 2),
@@ -321,7 +359,7 @@ BROKEN = [
 SOUND = [
     ("ad3d_jax/nn/a.py", "from flax import linen as nn\nfrom ad3d_jax.ops import blur"),
     ("ad3d_jax/nn/b.py", "from ad3d_jax.nn import a\nfrom . import a\nimport jax"),
-    ("ad3d_jax/devices/compilation.py", "import jax\nrun = jax.pmap"),
+    ("ad3d_jax/devices/engines.py", "import jax\nrun = jax.pmap"),
     ("ad3d_jax/report/a.py", "def _f():\n    import matplotlib"),
     ("experiments/benchmarks/baselines/knn.py", "def _f():\n    import torch, faiss"),
     ("experiments/benchmarks/baselines/torch_networks.py", "import torch"),
@@ -331,6 +369,8 @@ SOUND = [
     ),
     ("ad3d_jax/features/a.py", "np.load(x, allow_pickle=False)\nmodel.eval()"),
     ("data_pipelines/a.py", "import tensorflow as tf\nimport ad3d_jax"),
+    ("ad3d_jax/workdir/names.py", "METRICS = 'metrics.json'"),
+    ("ad3d_jax/report/b.py", "x = data['samples'], 'steps', 'metrics.json says so'"),
 ]
 
 
@@ -369,7 +409,7 @@ def test_library_imports_without_optional_libraries():
 
 
 def test_numpy_pipelines_import_without_optional_libraries():
-    names = ("data_pipelines.resident", "data_pipelines.synthetic")
+    names = tuple(f"data_pipelines.{n}" for n in ("planted", "sources", "synthetic"))
     modules = [
         module
         for file, _ in sources(ROOT)

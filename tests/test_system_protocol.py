@@ -18,18 +18,26 @@ from protocol_trial import (
     same,
     same_steps,
     scored,
-    stepped,
     trial_of,
-    with_cache,
     with_plain_descent,
 )
 from reference_systems import pad, take
 from systems_table import TABLE
 
-from ad3d_jax.base import ALONE, Gather, State, Train, sample_keys, without_truth
+from ad3d_jax.base import (
+    ALONE,
+    Gather,
+    State,
+    Train,
+    sample_keys,
+    scoring,
+    with_cache,
+    without_truth,
+)
 from ad3d_jax.devices import compilation
 from ad3d_jax.fit import positions
 from ad3d_jax.fit.fit import check_fields
+from ad3d_jax.fit.phases import reads_cache
 from ad3d_jax.fit.step import begin, fixed_part, train_step
 from ad3d_jax.workdir.checkpoint import Checkpointer
 
@@ -70,10 +78,12 @@ def test_01_init_depends_on_key_and_shapes_alone(trial):
 @every_system
 def test_02_the_loss_is_finite_for_every_row(trial):
     for index, phase, state in trial.phases(Train):
-        bad = with_cache(phase, state, degenerate(trial.batch))
+        bad = trial.read(phase, state, degenerate(trial.batch))
         for batch in (bad, pad(take(bad, [0, 1, 2]), 1)):
             # A sum that is finite has finite terms, and so have the gradients' norms.
-            _, reports = stepped(engine(), trial.step(index), phase, state, [batch])
+            _, reports = trial.stepped(
+                engine(), trial.step(index), phase, state, [batch]
+            )
             assert int(reports[0].bad) == 0, phase.name
             for name, value in reports[0].values.items():
                 assert np.isfinite(value), (phase.name, name)
@@ -84,7 +94,9 @@ def test_03_padding_changes_nothing(trial):
     three = take(trial.batch, [0, 1, 2])
     nan, one = (pad(three, 1, garbage) for garbage in (np.nan, 1.0))
     for index, phase, state in trial.phases(Train):
-        run = functools.partial(stepped, engine(), trial.step(index), phase, state)
+        run = functools.partial(
+            trial.stepped, engine(), trial.step(index), phase, state
+        )
         same(run([nan]), run([one]))
         carry, reports = run([pad(take(trial.batch, []), ROWS)])
         expected = jax.device_get(begin(phase, state))
@@ -95,7 +107,9 @@ def test_03_padding_changes_nothing(trial):
         compiled = compilation.compile_step(engine(), train_step(plain))
 
         def pair(key, plain=plain, compiled=compiled, state=state):
-            run = functools.partial(stepped, engine(), compiled, plain, state, key=key)
+            run = functools.partial(
+                trial.stepped, engine(), compiled, plain, state, key=key
+            )
             return run([nan]), run([three])
 
         same_steps(pair, state)
@@ -119,11 +133,13 @@ def test_03_a_device_that_holds_only_padding_changes_nothing(trial):
         alone = compilation.compile_step(engine(), train_step(plain))
 
         def pair(key, plain=plain, both=both, alone=alone, state=state):
-            found = stepped(two, both, plain, state, [padded], key=key)
-            return found, stepped(engine(), alone, plain, state, [trial.batch], key=key)
+            found = trial.stepped(two, both, plain, state, [padded], key=key)
+            return found, trial.stepped(
+                engine(), alone, plain, state, [trial.batch], key=key
+            )
 
         same_steps(pair, state)
-    compiled = compilation.compile_map(two, trial.system.score)
+    compiled = compilation.compile_map(two, scoring(trial.system))
     scores = scored(two, compiled, padded, trial.ready)
     expected = trial.scores(trial.batch)
     near_scores(take(scores, range(ROWS)), expected, trial.row.rounding)
@@ -143,7 +159,7 @@ def test_04_score_is_per_sample(trial):
     assert differ(take(trial.scores(mixed), [1]), take(whole, [1]))
     half = scored(
         engine(),
-        compilation.compile_map(engine(), trial.system.score),
+        compilation.compile_map(engine(), scoring(trial.system)),
         take(trial.batch, [2, 3]),
         trial.ready,
     )
@@ -184,7 +200,12 @@ def test_07_same_key_and_data_same_bits(trial):
     other = jax.random.key(99)
     for index, phase, state in trial.phases(Train):
         run = functools.partial(
-            stepped, engine(), trial.step(index), phase, state, [trial.batch] * 2
+            trial.stepped,
+            engine(),
+            trial.step(index),
+            phase,
+            state,
+            [trial.batch] * 2,
         )
         same(run(), run())
         changed = differ(run()[0].params, run(other)[0].params)
@@ -206,12 +227,12 @@ def test_07_same_key_and_data_same_bits(trial):
 def test_08_neither_a_second_call_nor_a_hyperparameter_traces_again(trial):
     for _, phase, state in trial.phases(Train):
         step = compilation.compile_step(engine(), train_step(phase))
-        stepped(engine(), step, phase, state, [trial.batch] * 2)
+        trial.stepped(engine(), step, phase, state, [trial.batch] * 2)
         hyper = {name: value * 0.5 for name, value in state.hyper.items()}
         changed = state._replace(hyper=hyper)
-        stepped(engine(), step, phase, changed, [trial.batch])
+        trial.stepped(engine(), step, phase, changed, [trial.batch])
         assert step.traces == 1, phase.name
-    score = compilation.compile_map(engine(), trial.system.score)
+    score = compilation.compile_map(engine(), scoring(trial.system))
     hyper = {name: value * 0.5 for name, value in trial.ready.hyper.items()}
     for state in (trial.ready, trial.ready, trial.ready._replace(hyper=hyper)):
         scored(engine(), score, trial.batch, state)
@@ -268,11 +289,10 @@ def test_11_needs_are_truthful(trial):
         state = trial.initial
         for phase in system.phases:
             seen = batch
-            if isinstance(phase, Train) and phase.needs is not None:
+            if phase.needs is not None:
                 seen = only(phase.needs, batch)
-            if phase.cache is not None:
-                extras = {**seen.extras, **phase.cache(state, seen)}
-                seen = seen._replace(extras=extras)
+            if reads_cache(system, phase):
+                seen = with_cache(system, state, seen)
             keys = sample_keys(KEY, batch)
             if isinstance(phase, Train):
                 for update in phase.updates:
@@ -284,7 +304,7 @@ def test_11_needs_are_truthful(trial):
     ready = trial.ready  # fitted here, not under the tracing below
 
     def score_shapes(batch):
-        return system.score(KEY, ready, batch)
+        return scoring(system)(KEY, ready, batch)
 
     init = system.init(KEY, only(system.needs_fit, trial.batch))
     same(init, trial.initial)
@@ -304,12 +324,12 @@ def test_11_needs_are_truthful(trial):
                 pytest.fail(f"{name} is declared as needed, but not used")
 
 
-def five_steps_agree(phase, state, batches):
+def five_steps_agree(trial, phase, state, batches):
     found = []
     for kind, devices in [("jit", 1), ("pmap", 2), ("pmap", 4)]:
         where = engine(kind, devices)
         compiled = compilation.compile_step(where, train_step(phase))
-        _, reports = stepped(where, compiled, phase, state, batches)
+        _, reports = trial.stepped(where, compiled, phase, state, batches)
         # Adam turns the rounding of a tiny gradient into a step of full size, so
         # that single terms drift; the contract speaks of the loss.
         found.append(
@@ -322,14 +342,14 @@ def five_steps_agree(phase, state, batches):
         near(values, found[0], 1e-5)
 
 
-def single_steps_agree(phase, state, batches):
+def single_steps_agree(trial, phase, state, batches):
     plain = with_plain_descent(phase)
     places = [engine(kind, n) for kind, n in [("jit", 1), ("pmap", 2), ("pmap", 4)]]
     programs = [compilation.compile_step(at, train_step(plain)) for at in places]
 
     def pair(place, batch, key):
         return [
-            stepped(places[n], programs[n], plain, state, [batch], key=key)
+            trial.stepped(places[n], programs[n], plain, state, [batch], key=key)
             for n in (place, 0)
         ]
 
@@ -346,18 +366,18 @@ def test_12_one_two_and_four_devices_agree(trial):
     assert jax.config.jax_numpy_rank_promotion == "raise"
     for _, phase, state in trial.phases(Train):
         if trial.row.single_steps:
-            single_steps_agree(phase, state, batches)
+            single_steps_agree(trial, phase, state, batches)
         else:
-            five_steps_agree(phase, state, batches)
+            five_steps_agree(trial, phase, state, batches)
     expected = scored(
         engine(),
-        compilation.compile_map(engine(), trial.system.score),
+        compilation.compile_map(engine(), scoring(trial.system)),
         batches[0],
         trial.ready,
     )
     for devices in (2, 4):
         where = engine("pmap", devices)
-        compiled = compilation.compile_map(where, trial.system.score)
+        compiled = compilation.compile_map(where, scoring(trial.system))
         found = scored(where, compiled, batches[0], trial.ready)
         near_scores(found, expected, trial.row.rounding)
         if trial.system.sharded:
@@ -381,7 +401,7 @@ def test_13_steps_and_scores_lower_for_cpu_cuda_and_tpu(trial):
         return jax.export.export(jax.jit(with_key), platforms=platforms)(*shapes)
 
     for _, phase, state in trial.phases(Train):
-        batch = with_cache(phase, state, trial.batch)
+        batch = trial.read(phase, state, trial.batch)
         step = train_step(phase)
         exported = lowered(
             lambda key, fixed, carry, batch, step=step: step(
@@ -392,7 +412,7 @@ def test_13_steps_and_scores_lower_for_cpu_cuda_and_tpu(trial):
             batch,
         )
         assert exported.platforms == platforms
-    exported = lowered(trial.system.score, trial.ready, without_truth(trial.batch))
+    exported = lowered(scoring(trial.system), trial.ready, without_truth(trial.batch))
     assert exported.platforms == platforms
 
 

@@ -1,21 +1,61 @@
-"""Compiling pure functions for an engine's devices; the only file that names pmap.
+"""Compiled functions of an engine: steps, maps over rows, slices of rows, members.
 
-"pmap", "shard_map" and "jit" (`placement.Engine`) take the same arguments and give the
-same numbers. Arguments lie where `devices.engines` puts them.
+Their arguments lie where `devices.engines` puts them.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import PartitionSpec as P
+from absl import logging
 
 from ad3d_jax.base import Array, Batch, Tree
-from ad3d_jax.devices.compiled import Compiled
+from ad3d_jax.devices import engines, processes
 from ad3d_jax.devices.engines import AXIS, TOGETHER, Engine, across, join, split
 from ad3d_jax.ops.knn import Bank
+
+TRACES_TOLERATED = 2
+
+
+class Compiled:
+    """A compiled function that counts how often it was traced.
+
+    A function that is traced again and again loses minutes without a word, so the
+    third trace is reported.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        function: Callable,
+        transform: Callable,
+        arrange: Callable = lambda *arguments: arguments,
+    ):
+        self.traces = 0
+        self._arrange = arrange  # from the arguments of a call to the function's
+
+        def counted(*arguments):
+            self.traces += 1
+            if self.traces == TRACES_TOLERATED + 1:
+                logging.warning(
+                    "%s is traced for the third time: a shape, a dtype or a Python "
+                    "number changes between calls, and each change compiles anew",
+                    name,
+                )
+            return function(*arguments)
+
+        self._run = transform(counted)
+
+    def __call__(self, *arguments):
+        """Runs the function."""
+        arranged = self._arrange(*arguments)
+        if not self.traces and jax.process_count() > 1:
+            # A process that runs times out after 30 s while another one compiles.
+            self._run.lower(*arranged).compile()
+            processes.wait()
+        return self._run(*arranged)
 
 
 def zero_padding(batch: Batch) -> Batch:
@@ -52,7 +92,9 @@ def compile_step(
         return shared, carry, mapped
 
     split = (False, False, True)
-    transform = partial(_transform, engine, split=split, result=False, donate=donate)
+    transform = partial(
+        engines.transform, engine, split=split, result=False, donate=donate
+    )
     return Compiled(name, step, transform, arrange)
 
 
@@ -72,7 +114,9 @@ def compile_map(engine: Engine, function: Callable, name: str = "map") -> Compil
             return found
         return jax.tree.map(lambda x: jax.lax.all_gather(x, AXIS), found)
 
-    transform = partial(_transform, engine, split=(False, True), result=engine.alone)
+    transform = partial(
+        engines.transform, engine, split=(False, True), result=engine.alone
+    )
     return Compiled(name, rows, transform, _divided)
 
 
@@ -87,7 +131,7 @@ def compile_rows(engine: Engine, function: Callable, name: str = "rows") -> Comp
     def rows(carry, data):
         return function(data, carry, across(engine))
 
-    transform = partial(_transform, engine, split=(False, True), result=False)
+    transform = partial(engines.transform, engine, split=(False, True), result=False)
     return Compiled(name, rows, transform)
 
 
@@ -106,7 +150,9 @@ def compile_members(
         return jax.vmap(function, in_axes=(None, 0, 0))(shared, carry, own)
 
     split = (False, True, True)
-    transform = partial(_transform, engine, split=split, result=True, donate=donate)
+    transform = partial(
+        engines.transform, engine, split=split, result=True, donate=donate
+    )
     return Compiled(name, members, transform)
 
 
@@ -172,50 +218,3 @@ def _without_padding(batch: Batch, rows: Tree) -> tuple[Batch, Tree]:
     if real.all():
         return batch, rows
     return jax.tree.map(lambda x: np.asarray(x)[real], (batch, rows))
-
-
-def _transform(
-    engine: Engine,
-    function: Callable,
-    split: Sequence[bool],
-    result: bool,
-    donate: bool = False,
-) -> Callable:
-    """Returns `function` compiled for the engine.
-
-    `split` says of each argument whether it has a leading axis of devices, of which the
-    function sees its own place (the others are replicated), and `result` whether what
-    it returns gets that axis; `donate` gives away the memory of argument 1.
-    """
-    donated = (1,) if donate else ()
-    if engine.kind == "pmap":
-        return jax.pmap(
-            function,
-            axis_name=AXIS,
-            in_axes=tuple(0 if each else None for each in split),
-            out_axes=0 if result else None,
-            donate_argnums=donated,
-            devices=list(engine.mesh.devices.flat),
-        )
-
-    def on_one_device(*arguments):
-        own = (
-            jax.tree.map(lambda x: x[0], tree) if each else tree
-            for tree, each in zip(arguments, split, strict=True)
-        )
-        found = function(*own)
-        return jax.tree.map(lambda x: x[None], found) if result else found
-
-    if engine.kind == "jit":
-        return jax.jit(on_one_device, donate_argnums=donated)
-    # With its replication check on, shard_map would sum the gradients a second time.
-    return jax.jit(
-        jax.shard_map(
-            on_one_device,
-            mesh=engine.mesh,
-            in_specs=tuple(P(AXIS) if each else P() for each in split),
-            out_specs=P(AXIS) if result else P(),
-            check_vma=False,
-        ),
-        donate_argnums=donated,
-    )

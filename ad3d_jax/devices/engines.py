@@ -1,8 +1,8 @@
-"""Where arrays lie: on one or several devices, of one or several processes.
+"""Where arrays lie and functions run: on one or several devices, of any processes.
 
 An engine says which: "pmap" (default) and "shard_map" share the rows of a batch between
-devices, "jit" uses one device. State is replicated, a batch has a leading axis of
-devices.
+devices, "jit" uses one device; all three give the same numbers. State is replicated, a
+batch has a leading axis of devices. This is the only file that names pmap.
 
 Of several processes (`devices.processes`) each places what its own devices hold. Under
 "pmap" its arrays have the places of its own devices alone, under "shard_map" those of
@@ -10,7 +10,7 @@ all.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from typing import NamedTuple
 
@@ -97,6 +97,58 @@ TOGETHER = Across(sum=_sum, gather=_gather, index=_index)
 def across(engine: Engine) -> Across:
     """Returns the reductions over the rows of all devices; identities under "jit"."""
     return ALONE if engine.kind == "jit" else TOGETHER
+
+
+def transform(
+    engine: Engine,
+    function: Callable,
+    split: Sequence[bool],
+    result: bool,
+    donate: bool = False,
+) -> Callable:
+    """Returns a function compiled for the engine's devices.
+
+    Args:
+        engine: where it runs.
+        function: sees of each argument what its own device has.
+        split: whether an argument has a leading axis of devices, of which the function
+            sees its own place; else it is replicated.
+        result: whether what it returns gets that axis; else it must be the same on all
+            devices.
+        donate: whether the memory of argument 1 is given away.
+    """
+    donated = (1,) if donate else ()
+    if engine.kind == "pmap":
+        return jax.pmap(
+            function,
+            axis_name=AXIS,
+            in_axes=tuple(0 if each else None for each in split),
+            out_axes=0 if result else None,
+            donate_argnums=donated,
+            devices=list(engine.mesh.devices.flat),
+        )
+
+    def on_one_device(*arguments):
+        own = (
+            jax.tree.map(lambda x: x[0], tree) if each else tree
+            for tree, each in zip(arguments, split, strict=True)
+        )
+        found = function(*own)
+        return jax.tree.map(lambda x: x[None], found) if result else found
+
+    if engine.kind == "jit":
+        return jax.jit(on_one_device, donate_argnums=donated)
+    # With its replication check on, shard_map would sum the gradients a second time.
+    return jax.jit(
+        jax.shard_map(
+            on_one_device,
+            mesh=engine.mesh,
+            in_specs=tuple(P(AXIS) if each else P() for each in split),
+            out_specs=P(AXIS) if result else P(),
+            check_vma=False,
+        ),
+        donate_argnums=donated,
+    )
 
 
 def replicate(engine: Engine, tree: Tree, copy: bool = False) -> Tree:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import resource
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -230,6 +231,27 @@ def free_host_bytes(
             continue
         free.append(max(most - used + back, 0))
     return min(free)
+
+
+def peak_bytes() -> int:
+    """Returns the most memory in use so far, of the first device where it tells.
+
+    Else, as of a CPU, the largest resident size of this process.
+    """
+    known = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    return host_peak_bytes() if known is None else int(known)
+
+
+def host_peak_bytes(status: Path = Path("/proc/self/status")) -> int:
+    """Returns the largest resident size that this process has had."""
+    try:
+        lines = status.read_text(encoding="ascii", errors="replace").splitlines()
+        found = dict(line.split(":", 1) for line in lines)
+        # Not the usual figure, which counts what the parent process had, too.
+        return int(found["VmHWM"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _halved(tree: Tree) -> Tree | None:

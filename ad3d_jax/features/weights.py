@@ -15,6 +15,8 @@ from absl import logging
 
 from ad3d_jax.base import Tree
 from ad3d_jax.features.formats import is_pickle, read_npz, read_safetensors
+from ad3d_jax.workdir import trees
+from ad3d_jax.workdir.atomic import write_bytes
 
 REFUSED = (".pkl", ".pickle", ".pckl", ".pth", ".pt", ".t7", ".ckpt", ".bin")
 FIRST_PART = re.compile(r"([^./]+)[./]")  # of a name such as module.conv1.weight
@@ -92,8 +94,7 @@ def load(file: str | os.PathLike, like: Tree) -> Tree:
         FileNotFoundError: there is no such file.
     """
     file = read(file)
-    leaves, _ = jax.tree_util.tree_flatten_with_path(like)
-    known = {_name(place).partition("/")[0] for place, _ in leaves}
+    known = {name.partition("/")[0] for name in trees.by_name(like)}
     found = without_prefix(file.path, file.arrays, known.__contains__)
     return fit(file.path, found, like)
 
@@ -144,15 +145,14 @@ def fit(path: str | os.PathLike, found: Mapping[str, np.ndarray], like: Tree) ->
             f"{path}: {len(listed)} of its weights do not fit, nothing was loaded\n  "
             + "\n  ".join(listed)
         )
-    leaves, structure = jax.tree_util.tree_flatten_with_path(like)
-    arrays = [found[_name(place)].astype(leaf.dtype) for place, leaf in leaves]
-    return jax.tree_util.tree_unflatten(structure, arrays)
+    wanted = trees.by_name(like).items()
+    arrays = [found[name].astype(leaf.dtype) for name, leaf in wanted]
+    return jax.tree.unflatten(jax.tree.structure(like), arrays)
 
 
 def faults(found: Mapping[str, np.ndarray], like: Tree) -> list[str]:
     """Returns one line for each name that is missing, unexpected or mismatched."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(like)
-    wanted = {_name(place): leaf for place, leaf in leaves}
+    wanted = trees.by_name(like)
     missing = [f"missing: {name}" for name in wanted if name not in found]
     unexpected = [f"unexpected: {name}" for name in found if name not in wanted]
     mismatched = [
@@ -179,12 +179,10 @@ def save(
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: expected a name that ends in .safetensors")
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    leaves = trees.by_name(tree).items()
     # The format stores raw bytes: other strides would be written as they lie.
-    arrays = {_name(place): np.array(leaf, order="C") for place, leaf in leaves}
-    if len(arrays) != len(leaves):
-        raise ValueError(f"{path}: two arrays of the tree have the same name")
-    _replace(path, safetensors.numpy.save(arrays, dict(metadata or {}) or None))
+    arrays = {name: np.array(leaf, order="C") for name, leaf in leaves}
+    write_bytes(path, safetensors.numpy.save(arrays, dict(metadata or {}) or None))
 
 
 def _refusal(path: Path, found: str) -> str:
@@ -194,23 +192,6 @@ def _refusal(path: Path, found: str) -> str:
         " run code when it is opened; where you trust its source, convert it first:"
         f" python tools/convert_torch.py {path.name} {target}"
     )
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Writes beside the target, then renames over it; a failure leaves no trace."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _name(place: tuple) -> str:
-    return jax.tree_util.keystr(place, simple=True, separator="/")
 
 
 def _form(leaf) -> str:

@@ -1,19 +1,23 @@
 """Gather phases: one ordered pass, the choice of rows in slices, and absorption."""
 
 import time
+from collections.abc import Mapping
 from functools import partial
 
 import jax
-import numpy as np
 
-from ad3d_jax.base import Array, Gather, State, Tree, without_truth
+from ad3d_jax.base import Array, Gather, Select, State, Tree, with_cache, without_truth
 from ad3d_jax.devices import compilation, engines, memory, processes
+from ad3d_jax.fit.cache import composed, feeding
 from ad3d_jax.fit.monitor import Preempted, Progress
+from ad3d_jax.fit.phases import reads_cache
 from ad3d_jax.fit.positions import Position, in_containers
-from ad3d_jax.fit.run import Run, ordered_pass, phase_name, with_cache
+from ad3d_jax.fit.run import Run, fill, ordered_pass, phase_name
 
 # Of all time, at most this part goes into checkpoints while rows are chosen.
 SAVING_SHARE = 0.1
+# Keys of a phase: what samples emit, absorption, then a choice each.
+EMIT, ABSORB, SELECT = 0, 1, 2
 
 
 def gather(run: Run, position: Position, key: Array) -> State:
@@ -23,17 +27,18 @@ def gather(run: Run, position: Position, key: Array) -> State:
         MemoryLimitError: what the phase plans does not fit.
         Preempted: the process was asked to stop; a choice of rows that had begun is
             saved, while samples are passed over anew.
+        ValueError: a choice is of a name that is not emitted.
     """
     phase, state = run.system.phases[position.phase], position.state
-    emit_key, absorb_key, select_key = (jax.random.fold_in(key, i) for i in range(3))
+    feeding(run, phase, state)  # what is kept is there before memory is measured
     account = announce(run, phase, state)
-    rows = emitted(run, phase, state, emit_key)
+    rows = emitted(run, phase, state, jax.random.fold_in(key, EMIT))
     if phase.select is not None:
-        rows = chosen(run, position, rows, select_key, account)
+        rows = selected(run, position, rows, key, account)
     if run.interruption.wanted():
         name = phase_name(run, phase)
         raise Preempted(f"stopped in phase {name} before its rows were absorbed")
-    return phase.absorb(absorb_key, state, rows)
+    return phase.absorb(jax.random.fold_in(key, ABSORB), state, rows)
 
 
 def announce(run: Run, phase: Gather, state: State) -> str:
@@ -41,17 +46,29 @@ def announce(run: Run, phase: Gather, state: State) -> str:
 
     Raises:
         MemoryLimitError: it does not fit.
+        ValueError: a choice is of a name that is not emitted.
     """
     name = phase_name(run, phase)
-    if phase.plan is None:
+    if phase.plan is None and phase.select is None:
         return name
     batch = next(iter(run.dataset.ordered(phase.source, run.options.batch_size, 0)))
-    emit, batch = with_cache(phase, phase.emit), without_truth(batch)
     size = run.dataset.size(phase.source)
+
+    def emit(key, state, batch):
+        if reads_cache(run.system, phase):
+            batch = with_cache(run.system, state, batch)
+        return phase.emit(key, state, batch)
+
     shapes = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype),
-        jax.eval_shape(emit, jax.random.key(0), state, batch),
+        jax.eval_shape(emit, jax.random.key(0), state, without_truth(batch)),
     )
+    for leaf in phase.select or ():
+        if not isinstance(shapes, Mapping) or leaf not in shapes:
+            emits = sorted(shapes) if isinstance(shapes, Mapping) else "no mapping"
+            raise ValueError(f"phase {name} chooses of {leaf!r}, but emits {emits}")
+    if phase.plan is None:
+        return name
     planned, limits = phase.plan(state, shapes), run.limits()
     account = memory.describe(name, planned, limits)
     run.write(kind="plan", phase=phase.name, **memory.figures(planned, limits))
@@ -64,32 +81,50 @@ def emitted(run: Run, phase: Gather, state: State, key: Array) -> Tree:
     """Returns the rows of all samples on the host, in manifest order.
 
     Raises:
-        ValueError: the split has not the size that it says.
+        ValueError: the source has not the size that it says.
         Preempted: the process was asked to stop.
     """
-    name, size = phase_name(run, phase), run.dataset.size(phase.source)
-    emit = with_cache(phase, phase.emit)
-    rows, first = None, 0
-    for batch, part in ordered_pass(run, name, phase.source, emit, state, key):
-        last = first + len(batch.weight)
-        if rows is None:  # in full at once: lists that are joined take twice as much
-            rows = jax.tree.map(lambda x: np.empty((size, *x.shape[1:]), x.dtype), part)
-        if last <= size:
-            jax.tree.map(partial(_fill, first), rows, part)
-        first = last
-    if first != size:
-        raise ValueError(
-            f"split {phase.source} says that it holds {size} samples, but gives {first}"
-        )
-    return rows
+    name, source = phase_name(run, phase), phase.source
+    emit, extend = composed(run, phase, phase.emit), feeding(run, phase, state)
+    passed = ordered_pass(run, name, source, emit, state, key, extend)
+    return fill(passed, source, run.dataset.size(source))
 
 
-def chosen(run: Run, position: Position, rows: Tree, key: Array, account: str) -> Tree:
-    """Returns the rows that are kept, on the host; saves its progress on the way.
+def selected(
+    run: Run, position: Position, rows: Mapping[str, Tree], key: Array, account: str
+) -> dict[str, Tree]:
+    """Returns the rows, of the leaves with a choice what is kept.
 
     Args:
         run: the fit.
-        position: of the phase; with the choice as far as it is known.
+        position: of the phase; with the choices as far as they are known.
+        rows: of all samples, by the names that are emitted.
+        key: of the phase.
+        account: what was planned, should memory run out.
+
+    Raises:
+        ValueError: see `chosen`.
+        MemoryLimitError: the memory of a device ran out.
+        Preempted: the process was asked to stop.
+    """
+    kept = dict(rows)
+    choices = run.system.phases[position.phase].select
+    for number, (leaf, select) in enumerate(choices.items()):
+        own = jax.random.fold_in(key, SELECT + number)
+        position = chosen(run, position, leaf, kept[leaf], own, account)
+        kept[leaf] = select.take(kept[leaf], position.choice[leaf])
+    return kept
+
+
+def chosen(
+    run: Run, position: Position, leaf: str, rows: Tree, key: Array, account: str
+) -> Position:
+    """Returns the position with the choice of a leaf's rows made; saves on the way.
+
+    Args:
+        run: the fit.
+        position: of the phase; with the choices as far as they are known.
+        leaf: name of what is chosen of.
         rows: of all samples.
         key: of `Select.prepare`.
         account: what was planned, should memory run out.
@@ -100,15 +135,20 @@ def chosen(run: Run, position: Position, rows: Tree, key: Array, account: str) -
         Preempted: the process was asked to stop.
     """
     phase, engine = run.system.phases[position.phase], run.engine
-    select, name = phase.select, f"{phase_name(run, phase)} (choice of rows)"
+    select: Select = phase.select[leaf]
+    name, known = f"{phase_name(run, phase)} (choice of {leaf})", position.choice or {}
+
+    def standing(carry: Tree) -> Position:
+        return position._replace(choice={**known, leaf: jax.device_get(carry)})
+
     data, carry = jax.device_get(select.prepare(key, position.state, rows))
-    if position.choice is not None:
-        carry = in_containers("the choice of rows", carry, position.choice)
+    if leaf in known:
+        carry = in_containers(f"the choice of {leaf}", carry, known[leaf])
     carry = processes.arrays_of_first(carry)
     data, carry = engines.split_rows(engine, data), engines.replicate(engine, carry)
     advance = compilation.compile_rows(engine, select.advance, name=name)
     done, total = select.done(carry)
-    progress = Progress(name, phase.name, done, total, run.options, run.log)
+    progress = Progress(name, phase.name, leaf, done, total, run.options, run.log)
     saved_at, took = time.monotonic(), 0.0
     try:
         while done < total:
@@ -122,21 +162,16 @@ def chosen(run: Run, position: Position, rows: Tree, key: Array, account: str) -
             stop, now = run.interruption.wanted(), time.monotonic()
             pause = max(run.options.save_seconds, took / SAVING_SHARE)
             if stop or now - saved_at >= pause:
-                run.save(position._replace(choice=jax.device_get(carry)))
+                run.save(standing(carry))
                 saved_at = time.monotonic()
                 took = saved_at - now
             if stop:
                 raise Preempted(f"stopped in {name} at {done} of {total}")
     finally:
         progress.close()
-    return select.take(rows, jax.device_get(carry))
+    return standing(carry)
 
 
 def _slice(advance: compilation.Compiled, carry: Tree, data: Tree) -> Tree:
     """Returns the carry after one slice, when it is there."""
     return jax.block_until_ready(advance(carry, data))
-
-
-def _fill(first: int, whole: np.ndarray, part: np.ndarray) -> None:
-    """Writes the part into the whole from row `first` on."""
-    whole[first : first + len(part)] = part

@@ -180,8 +180,10 @@ class Monitor:
 class Progress:
     """Shows and logs how far a long choice of rows has come."""
 
-    def __init__(self, name: str, phase: str, done: int, total: int, options, log):
-        self._phase, self._total, self._log = phase, total, log
+    def __init__(
+        self, name: str, phase: str, leaf: str, done: int, total: int, options, log
+    ):
+        self._phase, self._leaf, self._total, self._log = phase, leaf, total, log
         self._logged_at = time.monotonic()
         self._bar = tqdm(
             total=total,
@@ -200,7 +202,11 @@ class Progress:
         if due and self._log is not None:
             self._logged_at = now
             self._log.write(
-                kind="choice", phase=self._phase, done=done, total=self._total
+                kind="choice",
+                phase=self._phase,
+                leaf=self._leaf,
+                done=done,
+                total=self._total,
             )
 
     def close(self) -> None:

@@ -12,14 +12,10 @@ import jax
 
 from ad3d_jax.base import Array, Dataset, State, System, Train
 from ad3d_jax.devices import engines
-from ad3d_jax.fit.fit import (
-    check_artifacts,
-    check_data,
-    count_steps,
-    is_loaded,
-    run_phase,
-)
+from ad3d_jax.fit.cache import Cache
+from ad3d_jax.fit.fit import check_data, run_phase
 from ad3d_jax.fit.monitor import Account, Interruption, Monitor, NonFiniteError
+from ad3d_jax.fit.phases import check_phases, count_steps, is_due, step_rows
 from ad3d_jax.fit.positions import Position, number, pack_all, unpack_all
 from ad3d_jax.fit.run import Options, Run, phase_name, run_steps
 from ad3d_jax.fit.vmapped import Together
@@ -28,7 +24,7 @@ from ad3d_jax.fit.vmapped import Together
 class Member(NamedTuple):
     """What is a member's own; members with one dataset object share its features."""
 
-    state: State  # from `system.init`, with frozen parts loaded
+    state: State  # from `system.init`, with what files bring in place
     key: Array  # typed key; phase p uses fold_in(key, p)
     dataset: Dataset
     seed: int = 0  # of the order of samples, in place of `Options.seed`
@@ -74,7 +70,7 @@ def fit_population(
     Args:
         system: what to fit.
         members: at least one.
-        options: of all; `batch_size` counts the rows of one member.
+        options: of all; a batch size counts the rows of one member.
         engine: what to run on; None = pmap on all local devices.
         checkpointer: `workdir.checkpoint.Checkpointer`; holds all members together.
 
@@ -87,19 +83,16 @@ def fit_population(
         Preempted: SIGTERM or SIGINT came; the positions are saved.
     """
     engine = engines.make_engine() if engine is None else engine
-    check_artifacts(system, options)
-    if options.save_artifacts:
-        raise ValueError(
-            f"save_artifacts {sorted(options.save_artifacts)}: the members of a "
-            "population would write one file; fit one alone"
-        )
+    check_phases(system, options)
     with Interruption() as interruption:
         population = _begin(
             system, members, options, engine, checkpointer, interruption
         )
         first = min(position.phase for position in population.positions)
         for index, phase in enumerate(system.phases[first:], first):
-            if isinstance(phase, Train) and not is_loaded(phase, options):
+            if not is_due(phase, options):
+                _pass_over(population, index)
+            elif isinstance(phase, Train):
                 _train(population, index, engine)
             else:
                 _one_by_one(population, index)
@@ -111,6 +104,7 @@ def fit_population(
 
 def _begin(system, members, options, engine, checkpointer, interruption) -> _Population:
     """Returns the population where it was left, its data checked."""
+    cache = Cache()
     runs = [
         Run(
             count_steps(system, member.dataset, options.batch_size),
@@ -120,16 +114,17 @@ def _begin(system, members, options, engine, checkpointer, interruption) -> _Pop
             None,  # the members are saved together
             member.log,
             interruption,
+            cache,
         )
         for member in members
     ]
     positions = [Position(member.state) for member in members]
-    found = None if checkpointer is None else checkpointer.latest(None)
+    found = None if checkpointer is None else checkpointer.latest()
     if found is not None:
         states = [member.state for member in members]
         positions = unpack_all([run.system for run in runs], states, found[1])
     for run, position in zip(runs, positions, strict=True):
-        check_data(run, run.system.phases[position.phase :])
+        check_data(run, position.phase)
     errors = [
         NonFiniteError(
             f"phase {system.phases[position.phase].name}: was stopped as not finite at "
@@ -141,6 +136,12 @@ def _begin(system, members, options, engine, checkpointer, interruption) -> _Pop
     ]
     keys = [member.key for member in members]
     return _Population(runs, keys, positions, errors, options, checkpointer)
+
+
+def _pass_over(population: _Population, index: int) -> None:
+    """Lets the members that stand before a phase stand behind it."""
+    for i in population.due(index):
+        population.positions[i] = Position(population.positions[i].state, index + 1)
 
 
 def _one_by_one(population: _Population, index: int) -> None:
@@ -177,8 +178,9 @@ def _train(population: _Population, index: int, engine: engines.Engine) -> None:
 
     accounts = []
     for i, run in zip(due, runs, strict=True):
-        phase, size = run.system.phases[index], options.batch_size
-        account = Account(phase_name(run, phase), phase.steps, size, options, run.log)
+        phase = run.system.phases[index]
+        rows = step_rows(phase, options.batch_size)
+        account = Account(phase_name(run, phase), phase.steps, rows, options, run.log)
         account.error = population.errors[i]
         accounts.append(account)
     name, start, last = together.name, together.start, together.last

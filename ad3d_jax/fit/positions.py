@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jax.tree_util import keystr, tree_flatten_with_path
 
-from ad3d_jax.base import Gather, State, System, Tree
+from ad3d_jax.base import Gather, Phase, State, System, Train, Tree
 from ad3d_jax.fit.step import Carry, begin
+from ad3d_jax.workdir.trees import as_dicts, by_path, nested, shown
 
 # A choice of rows counts as that many steps, however many rows there are to be chosen.
 CHOICE_STEPS = 10**6
@@ -20,7 +20,9 @@ class Position(NamedTuple):
     state: State
     phase: int = 0  # index of the phase that runs next or goes on
     carry: Carry | None = None  # of a Train phase that has begun
-    choice: Tree | None = None  # of a Gather phase that chooses: the carry of `Select`
+    # Of a Gather phase that chooses: the carries of `Select` by the names of the leaves
+    # that are done and of the one that is not.
+    choice: Mapping[str, Tree] | None = None
 
     @property
     def step(self) -> int:
@@ -36,8 +38,7 @@ def number(system: System, position: Position) -> int:
     before = system.phases[: position.phase]
     here = position.step
     if position.choice is not None:
-        done, total = system.phases[position.phase].select.done(position.choice)
-        here = 1 + (CHOICE_STEPS - 1) * done // total
+        here = 1 + _choice_steps(system.phases[position.phase], position.choice)
     return sum(_steps(phase) + 1 for phase in before) + here
 
 
@@ -48,15 +49,21 @@ def pack(position: Position) -> dict:
     """
     state, carry = position.state, position.carry
     here = {"phase": np.int32(position.phase)}
-    tree = {"here": here, "memory": _nested(state.memory)}
+    tree = {"here": here, "memory": as_dicts(state.memory)}
     if carry is None:
-        tree |= {"params": _nested(state.params), "extra": _nested(state.extra)}
+        tree |= {
+            "params": as_dicts(state.params),
+            "extra": as_dicts(state.extra),
+        }
     else:
         here |= {"step": carry.step, "bad": carry.bad}
-        tree |= {"params": _nested(carry.params), "extra": _nested(carry.extra)}
-        tree["optimizers"] = _nested(carry.optimizers)
+        tree |= {
+            "params": as_dicts(carry.params),
+            "extra": as_dicts(carry.extra),
+        }
+        tree["optimizers"] = as_dicts(carry.optimizers)
     if position.choice is not None:
-        tree["choice"] = _nested(position.choice)
+        tree["choice"] = as_dicts(position.choice)
     return jax.device_get({name: part for name, part in tree.items() if part})
 
 
@@ -100,7 +107,7 @@ def pack_all(positions: Sequence[Position]) -> dict:
 
     What has the same shape in all of them is stacked, which makes fewer files.
     """
-    leaves = [_named(pack(position)) for position in positions]
+    leaves = [by_path(pack(position)) for position in positions]
 
     def alike(path) -> bool:
         found = [x[path] for x in leaves if path in x]
@@ -117,7 +124,7 @@ def pack_all(positions: Sequence[Position]) -> dict:
             for path, leaf in own.items()
             if path not in together
         }
-    return _nest(tree)
+    return nested(tree)
 
 
 def unpack_all(
@@ -130,10 +137,10 @@ def unpack_all(
     """
     positions = []
     for number, (system, state) in enumerate(zip(systems, states, strict=True)):
-        stacked = _named(tree.get("together", {}))
+        stacked = by_path(tree.get("together", {}))
         own = {path: leaf[number] for path, leaf in stacked.items()}
-        own |= _named(tree.get(str(number), {}))
-        positions.append(unpack(system, state, _nest(own)))
+        own |= by_path(tree.get(str(number), {}))
+        positions.append(unpack(system, state, nested(own)))
     return positions
 
 
@@ -163,7 +170,7 @@ def restore(system: System, state: State, checkpointer) -> Position | None:
     `position.phase == len(system.phases)` says that the fit is complete;
     `position.state` then is its result.
     """
-    found = checkpointer.latest(None)
+    found = checkpointer.latest()
     return None if found is None else unpack(system, state, found[1])
 
 
@@ -186,16 +193,16 @@ def in_containers(part: str, like: Tree, found: Mapping, shapes: bool = True) ->
     Raises:
         ValueError: a leaf is missing or unknown, or has another shape or dtype.
     """
-    wanted, leaves = _named(like), _named(found)
-    faults = [f"{'/'.join(p)} is missing" for p in wanted if p not in leaves]
-    faults += [f"{'/'.join(p)} is unknown" for p in leaves if p not in wanted]
+    wanted, leaves = by_path(like), by_path(found)
+    faults = [f"{shown(p)} is missing" for p in wanted if p not in leaves]
+    faults += [f"{shown(p)} is unknown" for p in leaves if p not in wanted]
     for path in [path for path in wanted if path in leaves]:
         expected, got = (
             ((np.shape(x),) if shapes else ()) + (str(x.dtype),)
             for x in (wanted[path], leaves[path])
         )
         if expected != got:
-            faults.append(f"{'/'.join(path)} is {got}, expected {expected}")
+            faults.append(f"{shown(path)} is {got}, expected {expected}")
     if faults:
         raise ValueError(
             f"the checkpoint does not fit this configuration: in {part}, "
@@ -214,7 +221,7 @@ def memory_in_containers(like: Tree, found: Mapping) -> Tree:
         like = {}
 
     def entry(name):
-        wanted, leaves = _named(like.get(name, {})), _named(found[name])
+        wanted, leaves = by_path(like.get(name, {})), by_path(found[name])
         if wanted.keys() != leaves.keys():
             return found[name]
         structure = jax.tree.structure(like[name])
@@ -223,33 +230,15 @@ def memory_in_containers(like: Tree, found: Mapping) -> Tree:
     return {name: entry(name) for name in found}
 
 
-def _steps(phase) -> int:
+def _steps(phase: Phase) -> int:
     """Returns how many numbers a phase has besides that of its end."""
-    if isinstance(phase, Gather):
-        return 0 if phase.select is None else CHOICE_STEPS
-    return phase.steps
+    if isinstance(phase, Train):
+        return phase.steps
+    return CHOICE_STEPS if isinstance(phase, Gather) and phase.select else 0
 
 
-def _named(tree: Tree) -> dict[tuple[str, ...], object]:
-    """Returns the leaves by their path of names."""
-    leaves, _ = tree_flatten_with_path(tree)
-    return {
-        tuple(keystr((part,), simple=True) for part in path) or ("value",): leaf
-        for path, leaf in leaves
-    }
-
-
-def _nested(tree: Tree) -> dict:
-    """Returns the leaves as dicts in dicts, whatever the containers were."""
-    return _nest(_named(tree))
-
-
-def _nest(leaves: Mapping[tuple[str, ...], object]) -> dict:
-    """Returns leaves by their path of names as dicts in dicts."""
-    result: dict = {}
-    for path, leaf in leaves.items():
-        node = result
-        for name in path[:-1]:
-            node = node.setdefault(name, {})
-        node[path[-1]] = leaf
-    return result
+def _choice_steps(phase: Gather, choice: Mapping[str, Tree]) -> int:
+    """Returns how many numbers the choices take that were made; each has its share."""
+    pairs = [phase.select[leaf].done(carry) for leaf, carry in choice.items()]
+    each = (CHOICE_STEPS - 1) // len(phase.select)
+    return sum(each * done // total for done, total in pairs)

@@ -1,8 +1,12 @@
 """What the phases of one fit share: options, log, checkpoints, passes and steps."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from os import PathLike
 from typing import Any, NamedTuple
 
+import jax
+import numpy as np
 from tqdm import tqdm
 
 from ad3d_jax.base import Array, Batch, Dataset, State, System, Tree
@@ -13,20 +17,25 @@ from ad3d_jax.fit.step import Report
 
 
 class Options(NamedTuple):
-    """How a fit runs; only batch size, seed and clipping change what it gives."""
+    """How a fit runs; batch size, seed, clipping and phases change what it gives."""
 
-    batch_size: int = 8  # rows of all devices together
+    batch_size: int = 8  # rows of all devices together, where a phase has no own
     seed: int = 0  # of the order of samples
     max_grad_norm: float | None = None  # clips an update's global gradient norm
     checkpoint_every: int | None = None  # steps; None = at the ends of phases alone
     log_every: int = 50  # steps
     patience: int = 5  # steps in a row that may be not finite, less one
-    artifacts: Mapping[str, str] = {}  # files that stand for phases, by artifact name
-    save_artifacts: Mapping[str, str] = {}  # files to write, by artifact name
+    loaded: tuple[str, ...] = ()  # the pretrained parts that the state holds already
+    phases: tuple[str, ...] | None = (
+        None  # names of those to run; None = all not loaded
+    )
     progress: bool = True  # show bars
     save_seconds: float = 30.0  # between checkpoints while rows are chosen, at least
     device_memory_bytes: int | None = None  # of one device; None = as measured
     host_memory_bytes: int | None = None  # None = as measured
+    cache_folder: str | PathLike | None = (
+        None  # of features that memory has no room for
+    )
 
 
 class Run(NamedTuple):
@@ -39,6 +48,7 @@ class Run(NamedTuple):
     checkpointer: Any
     log: Any
     interruption: Interruption
+    cache: Any  # `fit.cache.Cache`
 
     def save(self, position: Position) -> int | None:
         """Saves a position where there is a checkpointer, and returns its number.
@@ -58,39 +68,115 @@ class Run(NamedTuple):
 
     def limits(self) -> memory.Limits:
         """Returns the memory that there is now, as the options or the machine say."""
+        host_bytes = self.options.host_memory_bytes
+        if host_bytes is not None:
+            host_bytes = max(host_bytes - self.cache.bytes, 0)
         return memory.measure(
-            self.engine.mesh.devices.flat,
-            self.options.device_memory_bytes,
-            self.options.host_memory_bytes,
+            self.engine.mesh.devices.flat, self.options.device_memory_bytes, host_bytes
+        )
+
+    def bar(self, name: str, source: str, done: int = 0) -> tqdm:
+        """Returns the bar of a pass over a source of which so many samples are done."""
+        return tqdm(
+            total=self.dataset.size(source),
+            initial=done,
+            desc=name,
+            unit="image",
+            mininterval=1.0,
+            disable=not self.options.progress,
         )
 
 
 def ordered_pass(
-    run: Run, name: str, source: str, function, state: State, key: Array
+    run: Run,
+    name: str,
+    source: str,
+    function: Callable[[Array, State, Batch], Tree],
+    state: State,
+    key: Array,
+    extend: Callable[[Iterator[Batch]], Iterator[Batch]] = iter,
+    start: int = 0,
 ) -> Iterator[tuple[Batch, Tree]]:
-    """Yields (batch, rows) of `function(key, state, batch)` over a split, in order.
+    """Yields (batch, rows) of `function(key, state, batch)` over a source, in order.
+
+    Args:
+        run: the fit.
+        name: of the pass, in messages.
+        source: that is passed over.
+        function: returns a tree of [B,...].
+        state: on the host or anywhere.
+        key: of all batches.
+        extend: what is done to the host batches before, see `cache.feeding`.
+        start: the first batch.
 
     Raises:
         MemoryLimitError: the banks that the state holds fit no device.
         Preempted: the process was asked to stop.
     """
-    options, engine = run.options, run.engine
+    size, engine = run.options.batch_size, run.engine
     compiled = compilation.compile_map(engine, function, name=name)
     split = memory.banks_to_split(name, run.system.sharded, state, run.limits())
     key, state = engines.replicate(engine, key), engines.place(engine, state, split)
-    batches = run.dataset.ordered(source, options.batch_size, 0)
-    with tqdm(
-        total=run.dataset.size(source),
-        desc=name,
-        unit="image",
-        mininterval=1.0,
-        disable=not options.progress,
-    ) as bar:
+    batches = extend(run.dataset.ordered(source, size, start))
+    with run.bar(name, source, start * size) as bar:
         for batch, rows in compilation.map_rows(engine, compiled, key, state, batches):
             bar.update(len(batch.weight))
             yield batch, rows
-            if run.interruption.wanted():
-                raise Preempted(f"stopped in {name}; it begins anew next time")
+            stop_if_asked(run, name)
+
+
+def stop_if_asked(run: Run, name: str) -> None:
+    """Raises Preempted in a pass where the process was asked to stop."""
+    if run.interruption.wanted():
+        raise Preempted(f"stopped in {name}")
+
+
+def fill(
+    passed: Iterable[tuple[Batch, Tree]],
+    source: str,
+    size: int,
+    room: Callable[[Tree], Tree] | None = None,
+    first: int = 0,
+    note: Callable[[int], None] = lambda last: None,
+) -> Tree:
+    """Returns the rows of a whole pass in arrays [size,...] on the host.
+
+    Args:
+        passed: from `ordered_pass`.
+        source: that was passed over.
+        size: samples that it says it holds.
+        room: gives the arrays from the first rows; None = new ones. In full at once,
+            for lists that are joined take twice as much memory.
+        first: number of the first row that comes.
+        note: is told how many rows are there, after each batch.
+
+    Raises:
+        ValueError: the source has not the size that it says.
+    """
+    whole = None
+    for batch, rows in passed:
+        last = first + len(batch.weight)
+        if whole is None:
+            whole = (room or partial(_room, size))(rows)
+        if last <= size:
+            jax.tree.map(partial(_write, first), whole, rows)
+            note(last)
+        first = last
+    if first != size:
+        raise ValueError(
+            f"source {source} says that it holds {size} samples, but gives {first}"
+        )
+    return whole
+
+
+def _room(size: int, rows: Tree) -> Tree:
+    """Returns arrays for `size` rows like these."""
+    return jax.tree.map(lambda x: np.empty((size, *x.shape[1:]), x.dtype), rows)
+
+
+def _write(first: int, whole: np.ndarray, part: np.ndarray) -> None:
+    """Writes the part into the whole from row `first` on."""
+    whole[first : first + len(part)] = part
 
 
 def run_steps(
@@ -128,18 +214,6 @@ def run_steps(
         monitor.drain()
     finally:
         monitor.close()
-
-
-def with_cache(phase, function):
-    """Returns `function(key, state, batch)` with the phase's cache in the extras."""
-    if phase.cache is None:
-        return function
-
-    def cached(key: Array, state: State, batch: Batch) -> Tree:
-        extras = {**batch.extras, **phase.cache(state, batch)}
-        return function(key, state, batch._replace(extras=extras))
-
-    return cached
 
 
 def phase_name(run: Run, phase) -> str:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from ad3d_jax.base import Across, Array, Batch, State, Train, Tree, Update, sample_keys
+from ad3d_jax.devices.compilation import zero_padding
 
 
 class Carry(NamedTuple):
@@ -50,6 +51,24 @@ def fixed_part(state: State) -> State:
     return state._replace(params={}, extra={})
 
 
+def batches_of_step(phase: Train) -> int:
+    """Returns how many batches a step reads: more than one for fresh repetitions."""
+    return max([1, *(update.repeat for update in phase.updates if update.fresh)])
+
+
+def weighed(
+    weigh: Callable[[State, Batch], Array] | None, state: State, batch: Batch
+) -> Batch:
+    """Returns the batch with the weights that a phase gives its rows.
+
+    Rows of factor 0 hold zeros like padding. `weigh` is as of `base.Train`.
+    """
+    if weigh is None:
+        return batch
+    weight = jnp.where(batch.weight > 0, batch.weight * weigh(state, batch), 0.0)
+    return zero_padding(batch._replace(weight=weight))
+
+
 def train_step(
     phase: Train, max_grad_norm: float | None = None
 ) -> Callable[[Array, State, Carry, Batch, Across], tuple[Carry, Report]]:
@@ -59,30 +78,44 @@ def train_step(
         phase: what is trained.
         max_grad_norm: bound of the global norm of an update's gradient; None = none.
 
-    Rows of weight 0 must hold zeros (`parallel.zero_padding`). The updates run one
+    Rows of weight 0 must hold zeros (`compilation.zero_padding`). The updates run one
     after the other, `repeat` times each, and see each other's results; after each, its
     sums are folded into `extra`. The keys of the rows depend on (key, step, id), and
     those of a repetition on its number too. If a loss, a gradient or the new state is
-    not finite, or all rows are padding, nothing but the counters changes.
+    not finite, or all rows of a batch are padding, nothing but the counters changes.
+
+    Where repetitions are fresh, row r of the batch is for the repetition
+    r % `batches_of_step`, so that devices that share the rows have parts of each; other
+    updates see the rows of the first.
     """
+    count = batches_of_step(phase)
 
     def step(key, fixed, carry, batch, across):
         step_key = jax.random.fold_in(key, carry.step)
+        state = fixed._replace(params=carry.params, extra=carry.extra)
+        batch = weighed(phase.weigh, state, batch)
+        parts = [batch]
+        if count > 1:
+            parts = [
+                jax.tree.map(lambda x, i=i: x[i::count], batch) for i in range(count)
+            ]
         new, values, finite = carry, {}, jnp.array(True)
         for number, update in enumerate(phase.updates):
             label = "loss" if len(phase.updates) == 1 else f"loss_{number}"
             for turn in range(update.repeat):
-                keys = sample_keys(_turn_key(step_key, turn), batch)
+                rows = parts[turn if update.fresh else 0]
+                keys = sample_keys(_turn_key(step_key, turn), rows)
                 new, said, sound = _apply(
-                    phase, number, max_grad_norm, keys, fixed, new, batch, across
+                    phase, number, max_grad_norm, keys, fixed, new, rows, across
                 )
                 values |= {label: said.pop("loss"), **said}
                 finite &= sound
         finite &= _all_finite((new.params, new.extra))
         if phase.health is not None:
             values |= phase.health(new.extra)
-        real = across.sum(jnp.sum(batch.weight)) > 0
-        apply = finite & real
+        apply = finite
+        for rows in parts:
+            apply &= across.sum(jnp.sum(rows.weight)) > 0
         kept = jax.tree.map(
             lambda after, before: jnp.where(apply, after, before), new, carry
         )
@@ -150,6 +183,13 @@ def _apply(
         values | {"loss": loss},
         jnp.isfinite(loss) & jnp.isfinite(norm),
     )
+
+
+def _part(batch: Batch, turn: int, count: int) -> Batch:
+    """Returns every count-th row of a batch from row `turn` on."""
+    if count == 1:
+        return batch
+    return jax.tree.map(lambda x: x[turn::count], batch)
 
 
 def _turn_key(step_key: Array, turn: int) -> Array:

@@ -8,8 +8,9 @@ import numpy as np
 
 from ad3d_jax.base import ALONE, Array, Batch, State, Train, without_truth
 from ad3d_jax.devices import compilation, engines
-from ad3d_jax.fit.cache import features_of_each, with_features
+from ad3d_jax.fit.cache import with_features
 from ad3d_jax.fit.members import combine, partition, stack, unstack
+from ad3d_jax.fit.phases import reads_cache, step_rows
 from ad3d_jax.fit.positions import Position
 from ad3d_jax.fit.run import Options, Run, phase_name
 from ad3d_jax.fit.step import Carry, Report, begin, fixed_part, train_step
@@ -47,7 +48,7 @@ class Together:
         self.name = f"{phase_name(runs[0], phases[0])}, {len(runs)} members"
         self.start, self.last = max(p.step for p in positions), max(steps)
         self._engine, self._count = engine, len(runs)
-        self._batches = _batches(runs, phases[0], states, self.start, keys[0])
+        self._batches = _batches(runs, phases[0], states, self.start)
         self.compiled = compilation.compile_members(
             engine, _member_step(phases, keys[0], options), name=self.name
         )
@@ -121,21 +122,20 @@ def _batches(
     phase: Train,
     states: Sequence[State],
     start: int,
-    key: Array,
 ) -> Iterator[tuple[list[Array], Batch | None, Batch | None]]:
     """Returns (ids of each member, the batch of all or None, else batches [K,B,...]).
 
     Members with the same samples in the same order have one stream.
     """
-    features = [None] * len(runs)
-    if phase.cache is not None:
-        features = features_of_each(runs, phase, states, key)
     streams, names = {}, []
-    for run, own in zip(runs, features, strict=True):
-        seed, size = run.options.seed, run.options.batch_size
+    for run, state in zip(runs, states, strict=True):
+        own, seed = None, run.options.seed
+        if reads_cache(run.system, phase):
+            own = run.cache.features(run, phase.source, state)
         names.append((id(run.dataset), seed, id(own)))
         if names[-1] not in streams:
-            stream = run.dataset.endless(phase.source, size, seed, start)
+            rows = step_rows(phase, run.options.batch_size)
+            stream = run.dataset.endless(phase.source, rows, seed, start)
             streams[names[-1]] = stream if own is None else with_features(stream, own)
 
     def batches():

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ad3d_jax.base import Across, Array, Select, State, Tree
+from ad3d_jax.base import Across, Array, Select, State
 from ad3d_jax.ops import knn
 from ad3d_jax.ops.projection import (
     dense_projection,
@@ -44,6 +44,13 @@ class Greedy(NamedTuple):
     distance: Array  # [N] float32 squared, to the nearest pick; -1 of what is picked;
     # in float16 not squared
     nearest: Array  # [N] int32 number of that pick, -1 = none
+
+
+class Chosen(NamedTuple):
+    """The rows that are kept, in the order of the picks."""
+
+    rows: np.ndarray  # [m,D] float32
+    number: np.ndarray  # [m] int32, of the row among all
 
 
 def coreset_size(rows: int, fraction: float) -> int:
@@ -78,10 +85,9 @@ def greedy(
             to it, as in the public code of BTF, so that near distances tie. It takes a
             pass over the rows for every pick and starts from "first" alone.
 
-    `prepare` takes a tree with "rows" [n,P,D] or [N,D] float32 on the host; `take`
-    gives every leaf's chosen rows [m,...] and their numbers "origin" [m] int32, in the
-    order of the picks, as the public implementations store a bank. Of equally far rows
-    the one of the lowest number is picked, and none twice.
+    `prepare` takes rows [n,P,D] or [N,D] float32 on the host, and `take` gives them as
+    `Chosen`, in the order of the picks, as the public implementations store a bank. Of
+    equally far rows the one of the lowest number is picked, and none twice.
 
     Raises:
         ValueError: an argument is unknown or out of range.
@@ -148,11 +154,11 @@ def _prepare(
     precision: str,
     key: Array,
     state: State,
-    rows: Tree,
+    rows: Array,
 ) -> tuple[dict[str, Array], Greedy]:
     """Returns (data, carry) as `base.Select` has it, on the host."""
     del state
-    flat = _flat(rows["rows"], rows["rows"].shape[-1])
+    flat = _flat(rows)
     count = coreset_size(len(flat), fraction)
     project, begin = jax.random.split(key)
     projected = _project(project, flat, projection)
@@ -228,19 +234,15 @@ def _caps(key: Array, rows: np.ndarray, start: str) -> np.ndarray:
     return np.concatenate([mean(block) for block in blocks]) ** 2
 
 
-def _take(rows: Tree, carry: Greedy) -> Tree:
-    """Returns the chosen rows of every leaf, and their numbers."""
+def _take(rows: Array, carry: Greedy) -> Chosen:
+    """Returns the chosen rows and their numbers."""
     picked = np.asarray(carry.picked)
-    taken = {
-        name: _flat(leaf, *leaf.shape[rows["rows"].ndim - 1 :])[picked]
-        for name, leaf in rows.items()
-    }
-    return {**taken, "origin": picked}
+    return Chosen(_flat(rows)[picked], picked)
 
 
-def _flat(x: Array, *shape: int) -> np.ndarray:
-    """Returns a leaf [n,P,...] or [N,...] as [N,...] of this shape of a row."""
-    return np.asarray(x).reshape(-1, *shape)
+def _flat(rows: Array) -> np.ndarray:
+    """Returns rows [n,P,D] or [N,D] as [N,D]."""
+    return np.asarray(rows).reshape(-1, rows.shape[-1])
 
 
 def _passes(data: dict[str, Array]) -> int:

@@ -114,8 +114,14 @@ def chunk_rows(queries: int, rows: int, dimensions: int, chunk_bytes: int) -> in
     return min(rows, max(fit // _TILE, 1) * _TILE)
 
 
-def nearest(bank: Bank, queries: Array, k: int = 1, mode: str = "exact") -> Neighbours:
-    """Returns the k nearest rows of each query.
+def nearest(
+    bank: Bank,
+    queries: Array,
+    k: int = 1,
+    mode: str = "exact",
+    allowed: Array | None = None,
+) -> Neighbours:
+    """Returns the k nearest rows of each query, of those that are allowed.
 
     Args:
         bank: split over devices, `bank.across` says so, and every device brings its
@@ -124,9 +130,13 @@ def nearest(bank: Bank, queries: Array, k: int = 1, mode: str = "exact") -> Neig
         k: neighbours, at most the number of rows.
         mode: "exact" compares in float32; "fast" compares in bfloat16, and k + 8
             candidates again in float32, so that a near tie may be missed.
+        allowed: [M] or [G,M] bool, by the numbers of the M rows of the whole bank: the
+            rows that all queries may find, or those of each of G groups of Q/G queries
+            that follow each other; of every device those of its own queries. None = all
+            rows. Where fewer than k are allowed, the distance is inf and the number -1.
 
     Raises:
-        ValueError: k, mode or D do not fit the bank.
+        ValueError: k, mode, D or `allowed` do not fit the bank or the queries.
 
     No array of all pairs exists: chunks of rows are compared by |b|²/2 - q·b, and the
     k lowest so far are kept. The distances that are returned are measured anew from
@@ -150,7 +160,10 @@ def nearest(bank: Bank, queries: Array, k: int = 1, mode: str = "exact") -> Neig
     dtype = jnp.bfloat16 if mode == "fast" else jnp.float32
     bank = jax.tree.map(jnp.asarray, bank)
     centred = bank.across.gather(queries - bank.mean.reshape(1, -1))
-    score, position = _search(bank, centred, candidates, dtype)
+    here = None
+    if allowed is not None:
+        here = _allowed_here(bank, jnp.asarray(allowed), len(queries))
+    score, position = _search(bank, centred, candidates, dtype, here)
 
     def measure(candidate):
         score, position = candidate
@@ -222,8 +235,32 @@ def _blocks(rows: Array) -> list[slice]:
     return [slice(i, i + _BLOCK) for i in range(0, len(rows), _BLOCK)]
 
 
-def _search(bank: Bank, queries: Array, k: int, dtype) -> tuple[Array, Array]:
-    """Returns (score, position) [Q,k] of the rows with the lowest |b|²/2 - q·b."""
+def _allowed_here(bank: Bank, allowed: Array, count: int) -> Array:
+    """Returns which of this device's rows the groups of all devices may find, [G,n]."""
+    groups = allowed.reshape(-1, allowed.shape[-1])
+    fits = allowed.ndim in (1, 2) and allowed.dtype == bool
+    fits = fits and count % len(groups) == 0
+    if bank.across is ALONE:  # else others hold rows, too
+        fits = fits and groups.shape[1] == len(bank.number)
+    if not fits:
+        raise ValueError(
+            f"allowed: expected bool [M] or [G,M], where the bank has M rows and G "
+            f"divides {count} queries, found {allowed.dtype} {allowed.shape}"
+        )
+    groups = bank.across.gather(groups)
+    # Padding, of number -1, is beyond the end.
+    number = jnp.where(bank.number < 0, groups.shape[1], bank.number)
+    return groups.at[:, number].get(mode="fill", fill_value=False)
+
+
+def _search(
+    bank: Bank, queries: Array, k: int, dtype, allowed: Array | None
+) -> tuple[Array, Array]:
+    """Returns (score, position) [Q,k] of the rows with the lowest |b|²/2 - q·b.
+
+    `allowed` [G,n] says which of the rows each group of queries may find; the score of
+    any other is inf.
+    """
     count, dimensions = bank.rows.shape
     chunk = chunk_rows(len(queries), count, dimensions, bank.chunk_bytes)
     shape = (len(queries), k)
@@ -244,7 +281,12 @@ def _search(bank: Bank, queries: Array, k: int, dtype) -> tuple[Array, Array]:
             precision=jax.lax.Precision.HIGHEST,
             preferred_element_type=jnp.float32,
         )
-        score, place = lowest(half.reshape(1, -1) - dots, min(k, chunk))
+        score = half.reshape(1, -1) - dots
+        if allowed is not None:
+            may = jax.lax.dynamic_slice_in_dim(allowed, start, chunk, axis=1)
+            grouped = score.reshape(len(may), -1, chunk)
+            score = jnp.where(may[:, None], grouped, jnp.inf).reshape(score.shape)
+        score, place = lowest(score, min(k, chunk))
         # What stands first wins a tie: the earlier rows.
         score = jnp.concatenate([best[0], score], axis=1)
         position = jnp.concatenate([best[1], start + place], axis=1)

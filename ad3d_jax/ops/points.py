@@ -141,18 +141,6 @@ def _unit(x):
     return x * jnp.where(square > 0, jax.lax.rsqrt(jnp.where(square > 0, square, 1)), 0)
 
 
-def towards_camera(normals: jax.Array, xyz: jax.Array) -> jax.Array:
-    """Returns normals [B,H,W,3], each turned to the side on which the camera lies.
-
-    Args:
-        normals: [B,H,W,3] float32.
-        xyz: [B,H,W,3] float32, positions as seen from the camera, which is at 0.
-    """
-    xyz = jnp.where(normals == 0, 0.0, xyz)  # what was not measured may be NaN
-    leaving = jnp.sum(normals * xyz, -1, keepdims=True) > 0
-    return jnp.where(leaving, -normals, normals)
-
-
 def away(xyz: jax.Array, valid: jax.Array) -> jax.Array:
     """Returns xyz with points that were not measured moved out of reach.
 

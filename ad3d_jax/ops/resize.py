@@ -18,26 +18,26 @@ def resize_bilinear(x: jax.Array, size: tuple[int, int]) -> jax.Array:
     return jax.image.resize(x, shape, "bilinear", antialias=False)
 
 
+def at_size(x: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Returns host images of a size, bilinear as float32 where theirs is another.
+
+    Args:
+        x: [H,W], [H,W,C] or [B,H,W,C]; what has the size already stays as it is.
+        size: (h, w) of the result.
+    """
+    before = x.shape[:1] if x.ndim == 4 else ()
+    height, width, *channels = x.shape[len(before) :]
+    if (height, width) == tuple(size):
+        return x
+    shape = (*(before or (1,)), height, width, *(channels or (1,)))
+    batch = jnp.asarray(x.astype(np.float32).reshape(shape))
+    resized = np.asarray(resize_bilinear(batch, tuple(size)))
+    return resized.reshape(*before, *size, *channels)
+
+
 def resize_nearest(x: jax.Array, size: tuple[int, int]) -> jax.Array:
     """Returns [B,h,w,C] of x's dtype; row i is row floor(i * H / h) of x [B,H,W,C]."""
     (_, height, width, _), (h, w) = x.shape, size
     rows = np.arange(h) * height // h
     columns = np.arange(w) * width // w
     return jnp.take(jnp.take(x, rows, axis=1), columns, axis=2)
-
-
-def resize_area(x: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """Returns [B,h,w,C], each pixel the mean of the area of x [B,H,W,C] it covers."""
-    rows = _overlaps(x.shape[1], size[0])
-    columns = _overlaps(x.shape[2], size[1])
-    precision = jax.lax.Precision.HIGHEST
-    return jnp.einsum("ih,jw,bhwc->bijc", rows, columns, x, precision=precision)
-
-
-def _overlaps(length: int, new_length: int) -> np.ndarray:
-    """Returns [new_length, length], the share of each old pixel in each new one."""
-    ends = np.arange(new_length + 1) * (length / new_length)
-    pixels = np.arange(length)
-    first = np.maximum(ends[:-1, None], pixels[None])
-    last = np.minimum(ends[1:, None], pixels[None] + 1)
-    return (np.maximum(last - first, 0) * new_length / length).astype(np.float32)

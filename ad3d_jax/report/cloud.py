@@ -4,6 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ad3d_jax.workdir.atomic import write_bytes
+
 BACKGROUND = np.array((247, 248, 250), np.uint8)
 TILT, TURN = np.radians(-38.0), np.radians(18.0)
 
@@ -36,7 +38,7 @@ def write_ply(path: Path, xyz: np.ndarray, colors: np.ndarray) -> None:
         "property uchar red\nproperty uchar green\nproperty uchar blue\n"
         "end_header\n"
     )
-    Path(path).write_bytes(header.encode("ascii") + vertices.tobytes())
+    write_bytes(path, header.encode("ascii") + vertices.tobytes())
 
 
 def cloud_picture(

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ad3d_jax.report import colors, markup
-from ad3d_jax.report.files import Sample, without_channel
+from ad3d_jax.report.files import Sample
 from ad3d_jax.report.markup import figure, paragraph, section, text
 from ad3d_jax.report.panels import (
     PART,
@@ -17,6 +17,9 @@ from ad3d_jax.report.panels import (
     part_picture,
     part_scales,
 )
+from ad3d_jax.workdir import names
+from ad3d_jax.workdir.atomic import write_text
+from ad3d_jax.workdir.maps import without_channel
 
 CLEAN, ALTERED, MASK = "clean_", "altered_", "mask"
 TILE = 160  # longest side of a picture on the sheet, pixels
@@ -75,8 +78,8 @@ def write_gallery(
             *(block(draw, row) for draw, row in zip(draws, rows, strict=True)),
         ),
     )
-    page = folder / "index.html"
-    page.write_text(markup.document(title, *body), encoding="utf-8")
+    page = folder / names.PAGE
+    write_text(page, markup.document(title, *body))
     return page
 
 

@@ -7,8 +7,10 @@ import numpy as np
 
 from ad3d_jax.metrics import curves
 from ad3d_jax.metrics.ranking import Ranking, rank_images, rank_pixels
-from ad3d_jax.ops.resize import resize_bilinear
-from ad3d_jax.report.files import Row, Run
+from ad3d_jax.ops.resize import at_size
+from ad3d_jax.report.files import Run
+from ad3d_jax.workdir import names
+from ad3d_jax.workdir.scores import Row
 
 
 class DefectRow(NamedTuple):
@@ -24,7 +26,7 @@ class DefectRow(NamedTuple):
 def image_ranking(rows: tuple[Row, ...]) -> Ranking | str:
     """Returns the ranking of the images, or why there is none."""
     if not rows:
-        return "scores.csv holds no sample"
+        return f"{names.SCORES} holds no sample"
     silent = sum(math.isnan(row.score) for row in rows)
     if silent:
         return f"{silent} of {len(rows)} samples have no score"
@@ -64,15 +66,6 @@ def pixel_ranking(run: Run) -> Ranking | str:
     if masks.all():
         return "every pixel is marked as a defect"
     return rank_pixels(maps, masks)
-
-
-def at_size(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Returns [h,w] or [h,w,C] float32, bilinear where [H,W(,C)] has another size."""
-    if values.shape[:2] == tuple(size):
-        return values
-    batch = values.astype(np.float32).reshape(1, *values.shape[:2], -1)
-    resized = np.asarray(resize_bilinear(batch, tuple(size)))
-    return resized.reshape(*size, *values.shape[2:])
 
 
 def scores_of(rows: list[Row] | tuple[Row, ...]) -> np.ndarray:

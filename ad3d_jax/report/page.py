@@ -1,7 +1,6 @@
 """Makes `report/index.html` of a run from the files in its workdir alone."""
 
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 from ad3d_jax.metrics import curves
 from ad3d_jax.metrics.ranking import Ranking
 from ad3d_jax.report import charts, markup
-from ad3d_jax.report.files import Row, Run, read_run
+from ad3d_jax.report.files import Run, read_run
 from ad3d_jax.report.glossary import FACTS, METRICS
 from ad3d_jax.report.markup import DASH, figure, gap, number, paragraph, section, text
 from ad3d_jax.report.measures import (
@@ -23,6 +22,9 @@ from ad3d_jax.report.measures import (
 )
 from ad3d_jax.report.samples import samples_section
 from ad3d_jax.report.training import events_section, training_section
+from ad3d_jax.workdir import names
+from ad3d_jax.workdir.atomic import write_text
+from ad3d_jax.workdir.scores import Row
 
 FEW = 10  # samples of a kind below which the page asks for caution
 LINKS = ("facts", "metrics", "curves", "scores", "samples", "training")
@@ -41,13 +43,11 @@ def write_report(workdir: Path) -> Path:
     if not workdir.is_dir():
         raise ValueError(f"{workdir}: expected the folder of a run, found none")
     run = read_run(workdir)
-    folder = workdir / "report"
+    folder = workdir / names.REPORT
     folder.mkdir(exist_ok=True)
-    page = compose(run, folder)
-    partial = folder / "index.html.partial"
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, folder / "index.html")
-    return folder / "index.html"
+    page = folder / names.PAGE
+    write_text(page, compose(run, folder))
+    return page
 
 
 def compose(run: Run, folder: Path) -> str:
@@ -147,11 +147,11 @@ def disagreements(
     """Returns where metrics.json differs from what the other files give."""
     found = []
     if isinstance(images, Ranking):
-        found.append(("i_auroc", "scores.csv", curves.auroc(images)))
+        found.append(("i_auroc", names.SCORES, curves.auroc(images)))
     if isinstance(pixels, Ranking):
         found.append(("aupro_30", "maps/", curves.aupro(pixels, 0.3)))
     return [
-        f"metrics.json says {METRICS[name].name} {metrics[name]:.4f}, but {source} "
+        f"{names.METRICS} says {METRICS[name].name} {metrics[name]:.4f}, but {source} "
         f"gives {value:.4f}: the files are not of one run."
         for name, source, value in found
         if number(metrics.get(name)) != DASH and abs(metrics[name] - value) > 1e-3
@@ -180,7 +180,7 @@ def note(name: str, metrics: dict[str, Any]) -> str:
     if name in notes(metrics):
         return str(notes(metrics)[name])
     if name not in metrics:
-        return "not in metrics.json"
+        return f"not in {names.METRICS}"
     undefined = number(metrics[name]) == DASH
     return "undefined, no reason was recorded" if undefined else ""
 

@@ -4,11 +4,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ad3d_jax.ops.resize import at_size
 from ad3d_jax.report import colors
 from ad3d_jax.report.cloud import cloud_picture
 from ad3d_jax.report.files import Sample
 from ad3d_jax.report.markup import PANEL
-from ad3d_jax.report.measures import at_size
 
 CHANNELS = {"rgb": (3,), "xyz": (3,), "depth": (1,), "valid": (1,), "foreground": (1,)}
 CHANNELS |= {"map": (1,), "mask": (1,), "match/rgb": (3,), "match/depth": (1,)}

@@ -7,7 +7,7 @@ import numpy as np
 
 from ad3d_jax.report import charts, colors, markup
 from ad3d_jax.report.cloud import write_ply
-from ad3d_jax.report.files import Row, Run, Sample
+from ad3d_jax.report.files import Run, Sample
 from ad3d_jax.report.glossary import PARTS
 from ad3d_jax.report.markup import figure, gap, number, paragraph, section, text
 from ad3d_jax.report.panels import (
@@ -21,6 +21,8 @@ from ad3d_jax.report.panels import (
     part_panels,
     part_scales,
 )
+from ad3d_jax.workdir import names
+from ad3d_jax.workdir.scores import Row
 
 
 def samples_section(run: Run, folder: Path) -> str:
@@ -120,7 +122,7 @@ def sample_heading(sample: Sample, rows: dict[str, Row]) -> str:
     row = rows.get(sample.name)
     if row is None:
         name = f"<h3>{text(sample.name)} {gate_tag(sample)}</h3>"
-        return name + gap("scores.csv has no such sample.")
+        return name + gap(f"{names.SCORES} has no such sample.")
     alike = [r.score for r in rows.values() if r.defect == row.defect]
     rank = 1 + sum(score > row.score for score in alike)
     kind = ("good", "defective")[row.label]

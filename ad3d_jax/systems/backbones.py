@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ad3d_jax.base import Array, Batch, State
-from ad3d_jax.features.extractors import init_backbone
+from ad3d_jax.base import Array, Batch, Pretrained, State
+from ad3d_jax.features.extractors import init_backbone, pretrained_backbone
 from ad3d_jax.features.modalities import patch_features
 from ad3d_jax.systems.fields import Fields
 
@@ -16,6 +16,13 @@ class Backboned(Fields):
     modalities: tuple[str, ...] = ("rgb",)  # depth is our extension
     backbone: str = "wide_resnet50"
     layers: tuple[str, ...] = ("layer2", "layer3")
+    source: str = "tv_in1k"  # set of weights that is accepted, see features.known
+
+
+def pretrained_parts(config: Backboned) -> tuple[Pretrained, ...]:
+    """Returns the rows of `System.pretrained`: the network, of the accepted set."""
+    accepted = (config.source,) if config.source else ()
+    return (pretrained_backbone(config.backbone, accepted),)
 
 
 def init_frozen(config: Backboned, key: Array) -> dict:

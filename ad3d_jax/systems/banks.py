@@ -70,9 +70,10 @@ def bank_phase(config: Bank, features: Features) -> Gather:
     """Returns the phase that fills the bank with the features of all patches."""
     select = None
     if config.choice == "greedy" and config.fraction < 1:
-        select = coreset.greedy(
+        choice = coreset.greedy(
             config.fraction, config.start, config.projection, config.precision
         )
+        select = {"rows": choice}
     return Gather(
         name="bank",
         emit=lambda key, state, batch: {"rows": as_rows(features(state, batch))},
@@ -84,8 +85,10 @@ def bank_phase(config: Bank, features: Features) -> Gather:
 
 def absorb(config: Bank, key: Array, state: State, rows: Tree) -> State:
     """Returns the state with the bank and the number of each row among all emitted."""
-    origin, kept = rows.get("origin"), rows["rows"]
-    if origin is None:  # no greedy choice before
+    kept = rows["rows"]
+    if isinstance(kept, coreset.Chosen):
+        kept, origin = kept
+    else:
         kept = kept.reshape(-1, kept.shape[-1])
         count = coreset.coreset_size(len(kept), config.fraction)
         origin = np.arange(len(kept), dtype=np.int32)

@@ -22,7 +22,7 @@ from ad3d_jax.ops.fpfh import fpfh
 from ad3d_jax.ops.hog import hog
 from ad3d_jax.ops.sift import dense_sift
 from ad3d_jax.systems import banks
-from ad3d_jax.systems.backbones import init_frozen
+from ad3d_jax.systems.backbones import init_frozen, pretrained_parts
 from ad3d_jax.systems.fields import at_least, one_of
 from ad3d_jax.systems.modalities import map_size
 
@@ -56,6 +56,7 @@ class Config(banks.Bank):
     # Of rgb, depth and rgb_fpfh; "" where none is used.
     backbone: str = one_of(*BACKBONES, "", default="wide_resnet50")
     layers: tuple[str, ...] = ("layer2", "layer3")
+    source: str = "racm_in1k"  # set of weights that is accepted, see features.known
     fpfh: str = one_of("jnp", "open3d")  # open3d: the recipe has made it
     cells: int = at_least(1, 28)  # a side; a patch is a cell
     blur: str = one_of(*BLURS)
@@ -73,6 +74,7 @@ class Config(banks.Bank):
 
 def btf(config: Config = Config()) -> System:  # noqa: B008 (immutable)
     """Returns the system that `config` describes."""
+    network = has_network(config.features)
     needs = tuple(field_of(config, part) for part in FEATURE_SETS[config.features])
     # Cells that the recipe has made do not tell the size of the map.
     size = ("xyz",) if needs == ("extras.fpfh",) else ()
@@ -81,9 +83,7 @@ def btf(config: Config = Config()) -> System:  # noqa: B008 (immutable)
         return cell_features(config, state.frozen, batch)
 
     def init(key, batch):
-        state = State(
-            frozen=init_frozen(config, key) if has_network(config.features) else {}
-        )
+        state = State(frozen=init_frozen(config, key) if network else {})
         return banks.with_empty_bank(config, state, features, batch)
 
     def score(key, state, batch):
@@ -103,6 +103,7 @@ def btf(config: Config = Config()) -> System:  # noqa: B008 (immutable)
         init=init,
         phases=(banks.bank_phase(config, features),),
         score=score,
+        pretrained=pretrained_parts(config) if network else (),
         sharded=("bank",),
     )
 

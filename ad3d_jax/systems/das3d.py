@@ -33,7 +33,7 @@ from ad3d_jax.synthesis.anomalies import Anomalies
 from ad3d_jax.synthesis.paired import alter_pair, pairing
 from ad3d_jax.systems.fields import at_least, one_of
 from ad3d_jax.systems.modalities import CHANNELS, GEOMETRIES, Modalities, map_size
-from ad3d_jax.systems.textured import Textured, init_state
+from ad3d_jax.systems.textured import TEXTURES, Textured, init_state
 
 MODALITIES = ("rgb", "depth")
 HYPER: Mapping[str, float] = {
@@ -123,6 +123,7 @@ def das3d(config: Config = Config()) -> System:  # noqa: B008 (frozen)
         init=init,
         phases=(Train("train", updates, 0, epochs=config.epochs, fold=fold_modules),),
         score=score,
+        pretrained=(TEXTURES,),
         synthesise=seen.gallery(partial(make_anomalies, config)),
     )
 

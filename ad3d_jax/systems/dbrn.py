@@ -28,7 +28,7 @@ from ad3d_jax.synthesis.rgbd import corrupt, corruption, rotate_images
 from ad3d_jax.systems.dbrn_networks import build_networks, forward, input_shapes
 from ad3d_jax.systems.fields import one_of
 from ad3d_jax.systems.modalities import Modalities, map_size
-from ad3d_jax.systems.textured import Textured, init_state
+from ad3d_jax.systems.textured import TEXTURES, Textured, init_state
 
 SCALE_NAMES = ("full", "quarter", "eighth")
 HYPER: Mapping[str, float] = {
@@ -182,5 +182,6 @@ def dbrn(config: Config = Config()) -> System:  # noqa: B008 (frozen)
         init=init,
         phases=(Train("train", updates, config.steps, fold=fold_modules),),
         score=score,
+        pretrained=(TEXTURES,),
         synthesise=seen.gallery(make_anomalies),
     )

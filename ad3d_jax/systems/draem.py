@@ -30,7 +30,7 @@ from ad3d_jax.synthesis.rgbd import corrupt, corruption, rotate_images
 from ad3d_jax.synthesis.textures import procedural_textures, single_colours
 from ad3d_jax.systems.fields import one_of
 from ad3d_jax.systems.modalities import CHANNELS, Modalities, map_size
-from ad3d_jax.systems.textured import Textured, init_state
+from ad3d_jax.systems.textured import TEXTURES, Textured, init_state
 
 HYPER: Mapping[str, float] = {
     "learning_rate": 1e-4,
@@ -129,6 +129,7 @@ def draem(config: Config = Config()) -> System:  # noqa: B008 (frozen)
         init=init,
         phases=(Train("train", updates, 0, epochs=config.epochs, fold=fold_modules),),
         score=score,
+        pretrained=(TEXTURES,),
         synthesise=seen.gallery(make_anomalies),
     )
 

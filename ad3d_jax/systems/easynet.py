@@ -42,7 +42,7 @@ from ad3d_jax.systems.easynet_gate import best_threshold, entropy_gain
 from ad3d_jax.systems.easynet_networks import HEADS, forward
 from ad3d_jax.systems.fields import at_least, one_of
 from ad3d_jax.systems.modalities import Modalities, map_size
-from ad3d_jax.systems.textured import Textured, init_state
+from ad3d_jax.systems.textured import TEXTURES, Textured, init_state
 
 HYPER: Mapping[str, float] = {
     "learning_rate": 2e-4,
@@ -181,6 +181,7 @@ def easynet(config: Config = Config()) -> System:  # noqa: B008 (frozen)
         init=init,
         phases=tuple(phases),
         score=score,
+        pretrained=(TEXTURES,),
         synthesise=seen.gallery(partial(make_anomalies, config)),
     )
 

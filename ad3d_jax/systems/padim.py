@@ -22,14 +22,14 @@ from ad3d_jax.features.patches import as_rows, replicate_patches
 from ad3d_jax.ops import gaussian
 from ad3d_jax.ops.blur import gaussian_blur
 from ad3d_jax.ops.resize import resize_bilinear
-from ad3d_jax.systems.backbones import Backboned, features, init_frozen
+from ad3d_jax.systems import backbones
 from ad3d_jax.systems.modalities import map_size
 
 HYPER: Mapping[str, float] = {}
 
 
 @dataclass(frozen=True)
-class Config(Backboned):
+class Config(backbones.Backboned):
     """Structure of the system; a change of any field compiles anew."""
 
     layers: tuple[str, ...] = ("layer1", "layer2", "layer3")
@@ -48,10 +48,10 @@ def padim(config: Config = Config()) -> System:  # noqa: B008 (immutable)
     """
     needs = needed_fields(config.modalities)
     gaussian.check(2, config.epsilon)
-    embed = partial(features, config, chosen_channels(config))
+    embed = partial(backbones.features, config, chosen_channels(config))
 
     def init(key, batch):
-        state = State(frozen=init_frozen(config, key))
+        state = State(frozen=backbones.init_frozen(config, key))
         _, height, width, dimensions = jax.eval_shape(embed, state, batch).shape
         gaussians = gaussian.empty(height * width, dimensions)
         return state._replace(memory={"gaussians": gaussians})
@@ -74,7 +74,15 @@ def padim(config: Config = Config()) -> System:  # noqa: B008 (immutable)
         absorb=absorb,
         plan=partial(plan, config),
     )
-    return System("padim", needs, needs, init, (phase,), score)
+    return System(
+        name="padim",
+        needs_fit=needs,
+        needs_score=needs,
+        init=init,
+        phases=(phase,),
+        score=score,
+        pretrained=backbones.pretrained_parts(config),
+    )
 
 
 def chosen_channels(config: Config):
@@ -87,12 +95,13 @@ def chosen_channels(config: Config):
 def total_channels(config: Config) -> int:
     """Returns how many channels the layers have together."""
 
-    def maps(key, rgb):
-        backbone = init_frozen(config, key)["backbone"]
+    def maps(rgb):
+        # The key is made here, so that no device is looked for.
+        backbone = backbones.init_frozen(config, jax.random.key(0))["backbone"]
         return feature_maps(backbone, config.backbone, rgb, config.layers)
 
     image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
-    shapes = jax.eval_shape(maps, jax.random.key(0), image)
+    shapes = jax.eval_shape(maps, image)
     return sum(x.shape[-1] for x in shapes)
 
 

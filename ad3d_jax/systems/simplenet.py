@@ -23,7 +23,7 @@ from ad3d_jax.nn.feature_discriminator import Adaptor, FeatureDiscriminator
 from ad3d_jax.nn.scope import init_networks, scoring, training
 from ad3d_jax.ops.blur import gaussian_blur
 from ad3d_jax.ops.resize import resize_bilinear
-from ad3d_jax.systems.backbones import Backboned, features, init_frozen
+from ad3d_jax.systems.backbones import Backboned, init_frozen, pretrained_parts
 from ad3d_jax.systems.fields import at_least, numbers
 from ad3d_jax.systems.modalities import map_size
 
@@ -80,11 +80,14 @@ def simplenet(config: Config = Config()) -> System:  # noqa: B008 (immutable)
             config.layers,
         )
 
+    def patches(batch):
+        """Returns the patch features of the cached maps, [B,h,w,D]."""
+        return embed_maps(batch.extras, config.modalities, config.layers, embed)
+
     def loss(keys, params, state, batch, across):
         """Returns the hinge loss of clean against noisy features, and what it saw."""
         scope, hyper = training(params, state, batch, across), state.hyper
-        patches = embed_maps(batch.extras, config.modalities, config.layers, embed)
-        normal = scope.apply("adaptor", networks["adaptor"], patches)
+        normal = scope.apply("adaptor", networks["adaptor"], patches(batch))
         draw = partial(noise, config, hyper["noise"])
         both = jnp.concatenate([normal, normal + jax.vmap(draw)(keys, normal)])
         # One application, so that the batch statistics mix clean and noisy features.
@@ -100,17 +103,23 @@ def simplenet(config: Config = Config()) -> System:  # noqa: B008 (immutable)
 
     def score(key, state, batch):
         """Returns the discriminator's negated output, smoothed, and its maximum."""
-        scope, patches = scoring(state), features(config, embed, state, batch)
-        adapted = scope.apply("adaptor", networks["adaptor"], patches)
+        scope = scoring(state)
+        adapted = scope.apply("adaptor", networks["adaptor"], patches(batch))
         grid = -scope.apply("discriminator", networks["discriminator"], adapted)
         map = gaussian_blur(resize_bilinear(grid, map_size(batch)), config.sigma)
         return Scores(map, image=jnp.max(grid, axis=(1, 2, 3)))
 
     updates = (Update(loss, optimizer),)
-    phase = Train(
-        "train", updates, 0, epochs=config.epochs, fold=fold_modules, cache=cache
+    return System(
+        name="simplenet",
+        needs_fit=needs,
+        needs_score=needs,
+        init=init,
+        phases=(Train("train", updates, 0, epochs=config.epochs, fold=fold_modules),),
+        score=score,
+        pretrained=pretrained_parts(config),
+        cache=cache,
     )
-    return System("simplenet", needs, needs, init, (phase,), score)
 
 
 def hinge(clean: Array, noisy: Array, margin: Array | float) -> Array:

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ad3d_jax.base import Array, State
+from ad3d_jax.base import Array, Pretrained, State
 from ad3d_jax.nn.initialise import initialise
 from ad3d_jax.nn.scope import Shape, init_networks
 from ad3d_jax.schedules import SCHEDULES
-from ad3d_jax.synthesis.textures import procedural_textures
+from ad3d_jax.synthesis.textures import load_textures, procedural_textures
 from ad3d_jax.systems.fields import DTYPES, Fields, at_least, numbers, one_of
 
 
@@ -20,6 +20,14 @@ class Textured(Fields):
     schedule: str = one_of(*SCHEDULES)  # of the learning rates
     score_window: int = 21  # side of the mean filter before the image maximum, pixels
     dtype: str = one_of(*DTYPES)
+
+
+TEXTURES = Pretrained(
+    name="textures",  # a folder of images
+    get=lambda state: state.frozen["textures"],
+    put=lambda state, bank: state._replace(frozen={**state.frozen, "textures": bank}),
+    read=lambda folder, like: load_textures(folder, size=like.shape[1]),
+)
 
 
 def init_state(

@@ -1,1 +1,1 @@
-"""The one home of a run's files."""
+"""The one home of a run's files: their names, how they are written and read."""

@@ -1,36 +1,35 @@
 """Checkpoints that are verified when they are loaded; the only file that names orbax.
 
-A step is a folder named by its number. It holds the leaves of a tree under their
-paths, so that the structure is ours, and a manifest with shape, dtype and SHA-256 of
+A step is a folder named by its number. It holds the leaves of a tree by their numbers,
+so that the structure is ours, and a manifest with path, shape, dtype and SHA-256 of
 each leaf. Orbax writes a step under a temporary name and renames it when complete.
 """
 
-import contextlib
 import hashlib
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 from absl import logging
-from orbax.checkpoint import v1 as ocp
 
 from ad3d_jax.base import Tree
+from ad3d_jax.workdir import trees
 
 # What orbax and `_remove` leave behind when the process dies at work.
 _UNFINISHED = (".orbax-checkpoint-tmp", ".removed")
-_SHOWN = 20  # leaves named in an error before it is cut
 
 
 class CheckpointError(ValueError):
-    """A checkpoint cannot be written or read, or does not fit the model.
+    """A checkpoint cannot be written or read.
 
-    `step` and `leaf` (the path of a leaf in the tree) are None where they do not apply.
+    `step` and `leaf` (its name in the tree) are None where they do not apply.
     """
 
     def __init__(self, message: str, step: int | None = None, leaf: str | None = None):
@@ -39,11 +38,12 @@ class CheckpointError(ValueError):
         self.leaf = leaf
 
 
-class _Broken(CheckpointError):
+class _BrokenError(CheckpointError):
     """What is on disk is not what was saved."""
 
 
 class _Leaf(NamedTuple):
+    path: trees.Path
     shape: tuple[int, ...]
     dtype: str
     sha256: str
@@ -56,6 +56,7 @@ class Checkpointer:
     `keep` is the number of newest steps that stay on disk. Saving is asynchronous: the
     arrays are copied before `save` returns and written afterwards. The failure of a
     save is raised as CheckpointError by the next call of any method, `close` included.
+    Of several processes each saves and loads for itself alone.
     """
 
     def __init__(self, folder: str | Path, keep: int = 2):
@@ -65,7 +66,8 @@ class Checkpointer:
         self._keep = keep
         self._opened = time.time()
         self._swept = False
-        self._pending: tuple[int, Any] | None = None
+        self._writer = ThreadPoolExecutor(max_workers=1)
+        self._pending: tuple[int, Future] | None = None
         self._broken: set[int] = set()
 
     def save(self, step: int, tree: Tree) -> None:
@@ -79,48 +81,30 @@ class Checkpointer:
         self._finish()
         if step < 0:
             raise CheckpointError(f"step must be at least 0, found {step}", step)
-        arrays, manifest = {}, {}
-        for path, leaf in _paths(tree).items():
-            arrays[path], manifest[path] = _to_host(path, leaf)
-        content = {
-            # Orbax refuses arrays of size zero; the manifest alone restores them.
-            "leaves": {path: array for path, array in arrays.items() if array.size},
-            "manifest": _encode(manifest),
-        }
+        content = _encode(tree)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             if not self._swept:
                 self._sweep()
-            target = self._folder / str(step)
-            with _by_itself():
-                response = ocp.save_async(target, content, overwrite=True)
-        except (OSError, ValueError, RuntimeError) as error:
+        except OSError as error:
             raise self._save_error(step, error) from error
-        self._pending = (step, response)
+        self._pending = step, self._writer.submit(self._write, step, content)
 
-    def latest(self, like: Tree | None = None) -> tuple[int, Tree] | None:
+    def latest(self) -> tuple[int, dict[str, Any]] | None:
         """Returns the newest whole step and its tree, or None where nothing was saved.
 
-        A step that is damaged is passed over with a warning. Reading changes nothing on
-        disk.
-
-        Args:
-            like: tree of arrays or `jax.ShapeDtypeStruct`, of the structure, shapes and
-                dtypes expected. A leaf comes back as a jax array, placed like the
-                leaf of `like`, or as a NumPy array where that is one. None takes
-                whatever was saved, as dicts in dicts of NumPy arrays by the names in
-                the leaves' paths; what had no leaves is not in it.
+        The tree is dicts in dicts, as of `trees.as_dicts`, of NumPy arrays and typed
+        random keys; what had no leaves is not in it. A step that is damaged is passed
+        over with a warning. Reading changes nothing on disk.
 
         Raises:
-            CheckpointError: the newest whole step has other leaves, shapes or dtypes
-                than `like`, or there are steps but none is whole.
+            CheckpointError: there are steps but none is whole.
         """
-        self._finish()
         steps = self.steps()
         for step in reversed(steps):
             try:
-                return step, _load(self._folder / str(step), step, like)
-            except _Broken as error:
+                return step, _load(self._folder / str(step), step)
+            except _BrokenError as error:
                 self._broken.add(step)
                 logging.warning("%s; trying the step before it", error)
         if steps:
@@ -149,13 +133,17 @@ class Checkpointer:
     def __exit__(self, *_) -> None:
         self.close()
 
+    def _write(self, step: int, content: Tree) -> None:
+        arguments = ocp.args.PyTreeSave(content)
+        _orbax().save(self._folder / str(step), arguments, force=True)
+
     def _finish(self) -> None:
         """Waits for the save under way and removes the steps that it replaces."""
         if self._pending is None:
             return
-        (step, response), self._pending = self._pending, None
+        (step, written), self._pending = self._pending, None
         try:
-            response.result()
+            written.result()
         except (OSError, ValueError, RuntimeError) as error:
             raise self._save_error(step, error) from error
         self._broken.discard(step)
@@ -192,67 +180,45 @@ def save_tree(path: str | Path, tree: Tree) -> None:
         checkpointer.save(steps[-1] + 1 if steps else 0, tree)
 
 
-def load_tree(path: str | Path, like: Tree | None = None) -> Tree:
-    """Returns the tree that `save_tree` wrote; `like` as in `Checkpointer.latest`.
+def load_tree(path: str | Path) -> dict[str, Any]:
+    """Returns the tree that `save_tree` wrote, in dicts as `Checkpointer.latest` does.
 
-    CheckpointError if there is none, it is damaged, or it differs from `like` in
-    leaves, shapes or dtypes.
+    CheckpointError if there is none or it is damaged.
     """
-    found = Checkpointer(path).latest(like)
+    found = Checkpointer(path).latest()
     if found is None:
         raise CheckpointError(f"{path}: no saved tree found")
     return found[1]
 
 
-def _paths(tree: Tree) -> dict[str, Any]:
-    """Returns the leaves by path, such as `params/dense/kernel`."""
-    leaves = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        parts = (jax.tree_util.keystr((part,), simple=True) for part in path)
-        name = "/".join(p.replace("%", "%25").replace("/", "%2F") for p in parts)
-        if name in leaves:
-            raise CheckpointError(f"two leaves have the path {name!r}", leaf=name)
-        leaves[name] = leaf
-    return leaves
+def _orbax() -> ocp.Checkpointer:
+    """Returns what saves or loads for this process alone and waits for no other."""
+    own = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(primary_host=own, active_processes={own})
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
-def _nested(leaves: dict[str, Any]) -> dict:
-    """Returns leaves by path as dicts in dicts."""
-    tree: dict = {}
-    for path, leaf in leaves.items():
-        *outer, last = (
-            part.replace("%2F", "/").replace("%25", "%") for part in path.split("/")
-        )
-        node = tree
-        for name in outer:
-            node = node.setdefault(name, {})
-        node[last] = leaf
-    return tree
+def _encode(tree: Tree) -> Tree:
+    """Returns what is written of a tree: its arrays by number, and the manifest."""
+    found = [_to_host(path, leaf) for path, leaf in trees.by_path(tree).items()]
+    # Orbax refuses arrays of size zero; the manifest alone restores them.
+    arrays = {str(i): array for i, (array, _) in enumerate(found) if array.size}
+    return {"leaves": arrays, "manifest": _encode_manifest([leaf for _, leaf in found])}
 
 
-def _is_key(leaf: Any) -> bool:
-    dtype = getattr(leaf, "dtype", None)
-    return dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
-
-
-def _to_host(path: str, leaf: Any) -> tuple[np.ndarray, _Leaf]:
+def _to_host(path: trees.Path, leaf: Any) -> tuple[np.ndarray, _Leaf]:
     """Returns a private copy, which no later donation can write to, and its record."""
-    key = str(jax.random.key_impl(leaf)) if _is_key(leaf) else None
-    shape, dtype = _kind(leaf)
-    array = np.array(jax.random.key_data(leaf) if key else leaf, order="C")
+    dtype = getattr(leaf, "dtype", None)
+    is_key = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    key = str(jax.random.key_impl(leaf)) if is_key else None
+    array = np.array(jax.random.key_data(leaf) if is_key else leaf, order="C")
     if array.dtype.kind in "OSU":
+        name, kind = trees.shown(path), type(leaf).__name__
         raise CheckpointError(
-            f"leaf {path!r}: expected an array of numbers, found {type(leaf).__name__}",
-            leaf=path,
+            f"leaf {name!r}: expected an array of numbers, found {kind}", leaf=name
         )
-    return array, _Leaf(shape, dtype, _digest(array), key)
-
-
-def _kind(leaf: Any) -> tuple[tuple[int, ...], str]:
-    """Returns shape and dtype name of an array, a number or a ShapeDtypeStruct."""
-    if not hasattr(leaf, "dtype"):
-        leaf = np.asarray(leaf)
-    return tuple(leaf.shape), str(leaf.dtype)
+    return array, _Leaf(path, array.shape, str(array.dtype), _digest(array), key)
 
 
 def _digest(array: np.ndarray) -> str:
@@ -261,124 +227,60 @@ def _digest(array: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def _encode(manifest: dict[str, _Leaf]) -> np.ndarray:
+def _encode_manifest(manifest: list[_Leaf]) -> np.ndarray:
     """Returns a manifest as bytes: the digest of the JSON text, then the text."""
-    text = json.dumps({path: leaf._asdict() for path, leaf in manifest.items()})
+    text = json.dumps([leaf._asdict() for leaf in manifest])
     digest = hashlib.sha256(text.encode()).hexdigest()
     return np.frombuffer((digest + text).encode(), np.uint8)
 
 
-def _decode(manifest: np.ndarray) -> dict[str, _Leaf]:
-    """Inverts `_encode`; ValueError if the digest is not that of the text."""
+def _decode_manifest(manifest: np.ndarray) -> list[_Leaf]:
+    """Inverts `_encode_manifest`; ValueError if the digest is not that of the text."""
     content = np.asarray(manifest).tobytes()
     digest, text = content[:64].decode(), content[64:]
     if hashlib.sha256(text).hexdigest() != digest:
         raise ValueError("the digest of the manifest is not the one saved with it")
-    return {
-        path: _Leaf(**{**record, "shape": tuple(record["shape"])})
-        for path, record in json.loads(text).items()
-    }
+    return [
+        _Leaf(**{**leaf, "path": tuple(leaf["path"]), "shape": tuple(leaf["shape"])})
+        for leaf in json.loads(text)
+    ]
 
 
-def _load(folder: Path, step: int, like: Tree | None) -> Tree:
-    """Returns a verified step as a tree like `like`, or in nested dicts."""
-    content, manifest = _read(folder, step)
-    if like is not None:
-        expected = _paths(like)
-        _check_fit(folder, step, manifest, expected)
-    arrays = {}
-    for path, record in manifest.items():
-        if path in content:
-            array = content[path]
-        else:
-            array = np.zeros(record.shape, jnp.dtype(record.dtype))
-        if _digest(array) != record.sha256:
-            raise _Broken(
-                f"{folder}: step {step} is damaged: the digest of leaf {path!r} "
+def _load(folder: Path, step: int) -> dict[str, Any]:
+    """Returns the tree of a step; _BrokenError if it is not what was saved."""
+    arrays, manifest = _read(folder, step)
+    leaves = {}
+    for number, leaf in enumerate(manifest):
+        array = arrays.get(str(number))
+        if array is None:
+            array = np.zeros(leaf.shape, jnp.dtype(leaf.dtype))
+        if _digest(array) != leaf.sha256:
+            name = trees.shown(leaf.path)
+            raise _BrokenError(
+                f"{folder}: step {step} is damaged: the digest of leaf {name!r} "
                 "differs from the one saved with it",
                 step,
-                path,
+                name,
             )
-        arrays[path] = array
-    if like is None:
-        return _nested({p: _placed(a, manifest[p], a) for p, a in arrays.items()})
-    leaves = [_placed(arrays[p], manifest[p], leaf) for p, leaf in expected.items()]
-    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+        if leaf.key:
+            array = jax.random.wrap_key_data(jnp.asarray(array), impl=leaf.key)
+        leaves[leaf.path] = array
+    return trees.nested(leaves)
 
 
-def _read(folder: Path, step: int) -> tuple[dict[str, np.ndarray], dict[str, _Leaf]]:
-    """Returns arrays and manifest of a step; _Broken if they cannot be read."""
+def _read(folder: Path, step: int) -> tuple[dict[str, np.ndarray], list[_Leaf]]:
+    """Returns arrays and manifest of a step; _BrokenError if they cannot be read."""
     try:
-        with _by_itself():
-            content = ocp.load(folder)
-        manifest = _decode(content["manifest"])
-        arrays = {path: np.asarray(a) for path, a in content["leaves"].items()}
+        content = _orbax().restore(folder)
+        manifest = _decode_manifest(content["manifest"])
+        return {n: np.asarray(x) for n, x in content["leaves"].items()}, manifest
     # Of a damaged file orbax passes on whatever its readers raise, bare Exception too.
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]
-        raise _Broken(
+        raise _BrokenError(
             f"{folder}: step {step} cannot be read: {type(error).__name__}: {reason}",
             step,
         ) from error
-    return arrays, manifest
-
-
-@contextlib.contextmanager
-def _by_itself() -> Iterator[None]:
-    """Within it orbax saves or loads for this process alone and waits for no other."""
-    if jax.process_count() == 1:
-        yield
-        return
-    from unittest import mock
-
-    from orbax.checkpoint.experimental.v1._src.synchronization import multihost
-
-    own = jax.process_index()
-    context = ocp.Context()
-    context.multiprocessing.primary_host = own
-    context.multiprocessing.active_processes = {own}
-    context.multiprocessing.barrier_sync_key_prefix = f"process_{own}"
-    # Orbax 0.12 has all processes compare the folder, whatever its options say.
-    alone = mock.patch.object(multihost, "process_count", lambda: 1)
-    with alone, context:
-        yield
-
-
-def _check_fit(folder: Path, step: int, manifest: dict, expected: dict) -> None:
-    """Raises CheckpointError with all differences of leaves, shapes and dtypes."""
-    problems = {
-        "only in the checkpoint": sorted(manifest.keys() - expected.keys()),
-        "only in the model": sorted(expected.keys() - manifest.keys()),
-        "different": [],
-    }
-    first = next((names[0] for names in problems.values() if names), None)
-    for path in sorted(manifest.keys() & expected.keys()):
-        (shape, dtype), record = _kind(expected[path]), manifest[path]
-        if (shape, dtype) != (record.shape, record.dtype):
-            first = first or path
-            problems["different"].append(
-                f"{path} (expected {dtype}{list(shape)}, found "
-                f"{record.dtype}{list(record.shape)})"
-            )
-    if first is None:
-        return
-    lines = [f"{folder}: step {step} does not fit the model"]
-    for title, names in problems.items():
-        if names:
-            more = ", …" if len(names) > _SHOWN else ""
-            lines.append(f"  {title} ({len(names)}): {', '.join(names[:_SHOWN])}{more}")
-    raise CheckpointError("\n".join(lines), step, first)
-
-
-def _placed(array: np.ndarray, record: _Leaf, like: Any) -> Any:
-    """Returns the array with the type and on the devices of `like`."""
-    if record.key:
-        array = jax.random.wrap_key_data(jnp.asarray(array), impl=record.key)
-    elif not isinstance(like, jax.Array | jax.ShapeDtypeStruct):
-        return array
-    if isinstance(like, jax.Array) and like.committed:
-        return jax.device_put(array, like.sharding)
-    return jnp.asarray(array)
 
 
 def _remove(folder: Path) -> None:

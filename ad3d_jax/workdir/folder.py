@@ -13,10 +13,9 @@ from typing import Any
 
 from absl import logging
 
-from ad3d_jax.workdir.log import to_json
+from ad3d_jax.workdir import fields, names
+from ad3d_jax.workdir.json_files import read_json, to_json, write_json
 
-CONFIG = "config.json"
-LOCK = "lock"
 _ABSENT = "(absent)"
 
 
@@ -38,11 +37,12 @@ def open_workdir(
         WorkdirError: the folder cannot be written to; another process holds it; the
             configuration differs (the fields are listed with old and new value);
             `allow_change` names an unknown field.
+        UnreadableError: there is a configuration, and it is damaged.
     """
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / LOCK, "a+", encoding="utf-8")  # noqa: SIM115
+        lock = open(folder / names.LOCK, "a+", encoding="utf-8")  # noqa: SIM115
     except OSError as error:
         raise WorkdirError(
             f"workdir {folder}: expected a folder that can be written to, "
@@ -57,25 +57,6 @@ def open_workdir(
             # The file stays: were it removed, another process could hold a lock on it
             # while a third makes a new one.
             lock.truncate(0)
-
-
-def write_json(path: str | Path, value: Any) -> None:
-    """Writes a value as JSON, all of it or nothing; NaN and infinities become null.
-
-    OSError if the file cannot be written; an earlier file then stays as it was.
-    """
-    path = Path(path)
-    text = json.dumps(to_json(value), indent=2, ensure_ascii=False, allow_nan=False)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with unfinished.open("w", encoding="utf-8") as file:
-            file.write(text + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    except OSError:
-        unfinished.unlink(missing_ok=True)
-        raise
 
 
 def _take(lock: Any, folder: Path) -> None:
@@ -97,7 +78,7 @@ def _take(lock: Any, folder: Path) -> None:
     if other not in (None, host):
         raise WorkdirError(
             f"workdir {folder} may be in use: another machine holds {where}; if that "
-            f"process has ended, remove {folder / LOCK}"
+            f"process has ended, remove {folder / names.LOCK}"
         )
     if other is not None:
         logging.warning("taking over %s: that process has ended", where)
@@ -116,20 +97,19 @@ def _holder(lock: Any, folder: Path) -> tuple[str | None, str]:
         text = f"process {holder['pid']} on {host}, since {holder['started']}"
     # Empty: released; otherwise cut short by a kill, of which nothing can be told.
     except (ValueError, KeyError, TypeError):
-        return None, f"{folder / LOCK}"
-    return host, f"{folder / LOCK} ({text})"
+        return None, f"{folder / names.LOCK}"
+    return host, f"{folder / names.LOCK} ({text})"
 
 
 def _keep_config(
     folder: Path, config: Mapping[str, Any], allow_change: Sequence[str]
 ) -> None:
     """Writes config.json, unless it is there and must not change."""
-    path = folder / CONFIG
+    path = folder / names.CONFIG
     new = to_json(config)
     if path.exists():
-        changed = _changes(
-            dotted_fields(_read_config(path)), dotted_fields(new), allow_change
-        )
+        old, now = fields.values(read_json(path)), fields.values(new)
+        changed = _changes(old, now, allow_change)
         refused = [line for line, allowed in changed if not allowed]
         if refused:
             raise WorkdirError(
@@ -148,45 +128,21 @@ def _keep_config(
         raise WorkdirError(f"{path}: cannot be written: {error.strerror}") from error
 
 
-def _read_config(path: Path) -> dict:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WorkdirError(f"{path}: cannot be read as JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise WorkdirError(f"{path}: expected an object, found {type(config).__name__}")
-    return config
-
-
-def dotted_fields(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Returns the values of a nested configuration by dotted name."""
-    if not isinstance(config, dict) or not config:
-        return {prefix: config} if prefix else {}
-    fields = {}
-    for name, value in config.items():
-        fields |= dotted_fields(value, f"{prefix}.{name}" if prefix else name)
-    return fields
-
-
 def _changes(
     old: dict[str, Any], new: dict[str, Any], allow_change: Sequence[str]
 ) -> list[tuple[str, bool]]:
     """Returns (field: old -> new, whether allowed) for each field that differs."""
-    names = sorted(old.keys() | new.keys())
+    every = sorted(old.keys() | new.keys())
     for allowed in allow_change:
-        if not any(_within(name, allowed) for name in names):
-            near = difflib.get_close_matches(allowed, names, n=1)
+        if not any(fields.within(name, allowed) for name in every):
+            near = difflib.get_close_matches(allowed, every, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise WorkdirError(f"allow_config_change: no field {allowed!r}{hint}")
     changes = []
-    for name in names:
+    for name in every:
         before, after = old.get(name, _ABSENT), new.get(name, _ABSENT)
         # 1 and True, and 1 and 1.0, are equal in Python but not to a configuration.
         if json.dumps(before) != json.dumps(after):
-            allowed = any(_within(name, field) for field in allow_change)
+            allowed = any(fields.within(name, field) for field in allow_change)
             changes.append((f"{name}: {before!r} -> {after!r}", allowed))
     return changes
-
-
-def _within(name: str, field: str) -> bool:
-    return name == field or name.startswith(f"{field}.")

@@ -2,14 +2,14 @@
 
 import importlib.util
 import json
-import math
 import time
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
 from absl import logging
+
+from ad3d_jax.workdir.json_files import is_finite, to_json
+from ad3d_jax.workdir.unreadable import reading, reading_part
 
 _OWN = ("kind", "time", "non_finite")
 
@@ -75,52 +75,40 @@ class Log:
         self._board.flush()
 
 
-def read_log(path: str | Path) -> list[dict]:
-    """Returns the lines of a log; a half-written last line is left out.
+def read_log(
+    path: str | Path, left_out: list[str] | None = None
+) -> list[dict[str, Any]]:
+    """Returns the records of a log in order.
 
-    ValueError names the file and line if another line is not JSON.
+    A last line without its end, which a killed run leaves, is no record.
+
+    Args:
+        path: the file.
+        left_out: gets a sentence for each line that is no record, the last one
+            included; None = a line that is none, but for the last one, is an error.
+
+    Raises:
+        UnreadableError: the file is missing or damaged.
     """
-    lines = []
-    for number, text in enumerate(Path(path).read_bytes().split(b"\n")[:-1], 1):
-        try:
-            lines.append(json.loads(text))
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number}: not JSON: {error}") from error
-    return lines
+    records: list[dict[str, Any]] = []
+    with reading(path):
+        *lines, rest = Path(path).read_bytes().split(b"\n")
+        for number, line in enumerate(lines, start=1):
+            with reading_part(f"line {number}", left_out):
+                records.append(_record(line))
+    if rest and left_out is not None:
+        left_out.append(f"line {len(lines) + 1}: half-written")
+    return records
 
 
-def to_json(value: Any) -> Any:
-    """Returns a value made of what JSON knows; arrays become lists, NaN and ±inf None.
-
-    TypeError for what is neither a number, text, bool, None, array, path nor a list,
-    tuple or mapping of these.
-    """
-    if value is None or isinstance(value, str | bool):
-        return value
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, jax.Array | np.ndarray | np.generic):
-        return to_json(np.asarray(value).tolist())
-    if isinstance(value, int):
-        return int(value)
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    if isinstance(value, list | tuple):
-        return [to_json(item) for item in value]
-    if hasattr(value, "items"):
-        return {str(name): to_json(item) for name, item in value.items()}
-    raise TypeError(f"no JSON form for a {type(value).__name__}: {value!r}")
-
-
-def is_finite(value: Any) -> bool:
-    """Returns whether no number inside a value for `to_json` is NaN or infinite."""
-    if isinstance(value, list | tuple):
-        return all(is_finite(item) for item in value)
-    if hasattr(value, "items"):
-        return all(is_finite(item) for _, item in value.items())
-    if isinstance(value, jax.Array | np.ndarray | np.generic):
-        return is_finite(np.asarray(value).tolist())
-    return not isinstance(value, float) or math.isfinite(value)
+def _record(line: bytes) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"not JSON: {error}") from error
+    if not isinstance(record, dict) or "kind" not in record:
+        raise ValueError("expected a JSON object with a field kind")
+    return record
 
 
 def _repair(path: Path) -> None:
@@ -143,7 +131,7 @@ def _open_board(folder: str | Path) -> Any:
     if importlib.util.find_spec("tensorboard") is None:
         raise ImportError(
             "the TensorBoard log needs the package tensorboard (pip install "
-            "tensorboard); without it, leave the option off: log.jsonl has the same "
+            "tensorboard); without it, leave the option off: the log has the same "
             "values"
         )
     from tensorboard.summary import Writer

@@ -20,7 +20,6 @@ from data_pipelines.samples import (
     Processed,
     complete_parameters,
     fit_recipe,
-    record_fields,
     records,
     sample_id,
     sha256,
@@ -47,7 +46,7 @@ class Mvtec3dConfig(tfds.core.BuilderConfig):
     category: str = ""  # "" = the name of the configuration
     recipe: str = "ast"
     parameters: dict[str, Any] = dataclasses.field(default_factory=dict)
-    with_xyz: bool = True
+    measured: frozenset[str] = frozenset(("rgb", "xyz"))
     # What the recipe learned and the samples, where both are known already.
     params: dict[str, Any] | None = dataclasses.field(default=None, repr=False)
     samples: tuple[SampleFiles, ...] = dataclasses.field(default=(), repr=False)
@@ -74,8 +73,10 @@ class Mvtec3d(tfds.core.GeneratorBasedBuilder):
     def _info(self) -> tfds.core.DatasetInfo:
         config = self.builder_config
         recipe = RECIPES[config.recipe]
-        params = complete_parameters(config.recipe, config.parameters)
-        fields = record_fields(recipe, params, config.with_xyz)
+        params = config.params
+        if params is None:
+            params = complete_parameters(config.recipe, config.parameters)
+        fields = recipe.fields(params, config.measured)
         features = {
             name: tfds.features.Tensor(
                 shape=shape, dtype=np.dtype(dtype), encoding="bytes"
@@ -130,7 +131,7 @@ class Mvtec3d(tfds.core.GeneratorBasedBuilder):
                     "split": files.split,
                     "defect": files.defect,
                     "stem": files.stem,
-                    "id": sample_id(sha256(files.rgb)),
+                    "id": sample_id(sha256(getattr(files, files.first))),
                     "label": int(files.defect != GOOD),
                 },
             )

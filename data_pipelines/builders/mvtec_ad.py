@@ -28,9 +28,10 @@ CATEGORIES = (
 
 
 class MvtecAd(Mvtec3d):
-    """Pictures of one class of MVTec AD; splits train and test, in order."""
+    """Images of one class of MVTec AD; splits train and test, in order."""
 
     LAYOUT = layout.MVTEC_AD
     BUILDER_CONFIGS = [
-        Mvtec3dConfig(name=name, recipe="raw", with_xyz=False) for name in CATEGORIES
+        Mvtec3dConfig(name=name, recipe="raw", measured=frozenset(("rgb",)))
+        for name in CATEGORIES
     ]

@@ -1,31 +1,33 @@
-"""The recipe `ast`: depth filled and normalised, the object told from the table.
+"""The background step `ast`: depth filled, the object told from the table by height.
 
 The preprocessing of AST (Rudolph et al., WACV 2023) as DBRN (Bi et al., arXiv
 2311.06797) changed it: what stays missing gets the mean depth of the background, and
 the threshold of the foreground follows the height of the class. All is done at the
-sensor's resolution; resizing comes last.
+sensor's resolution; the recipe's extra `height_normalised` maps the height over the
+table to [0.2, 0.8].
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from data_pipelines.errors import DatasetError
-from data_pipelines.recipes.base import Applied, Parameters, Recipe, Sample, sizes
+from data_pipelines.recipes.base import (
+    Background,
+    Parameters,
+    Sample,
+    Scene,
+    check_choice,
+)
 from data_pipelines.recipes.depth import background_surface, fill_gaps, two_means
-from data_pipelines.recipes.raw import pictures
-from data_pipelines.resize import resize_nearest
 
 DEFAULTS = {
-    "image_size": 256,
-    "mask_size": None,  # None = image_size
     "passes": 3,  # of gap filling
     "tau": None,  # metres; None = from the height of the class
     "normalisation": "class",  # or "image": minimum and maximum of each image
     "all_foreground": 0.98,  # of the measured pixels: above it no table was found
 }
-LOW, SPAN = 0.2, 0.6  # normalised depth lies in [0.2, 0.8]
 TAU_RANGE = (2e-3, 7e-3)  # metres
 TAU_SHARE = 0.15  # of the height of the class
 HEAD_ROOM = 1.1
@@ -65,12 +67,11 @@ def fit(parameters: Parameters, samples: Iterable[Sample]) -> dict[str, Any]:
 
     Returns:
         The parameters with `tau` and `height_max` in metres, or with None for both when
-        no sample has points (pictures alone).
+        no sample has points (images alone).
 
     Raises:
-        DatasetError: an unknown normalisation; points but no positive z in any sample.
+        DatasetError: points but no positive z in any sample.
     """
-    _check(parameters)
     with_points, tops, values = 0, [], []
     for sample in samples:
         if sample.xyz is None:
@@ -98,50 +99,30 @@ def fit(parameters: Parameters, samples: Iterable[Sample]) -> dict[str, Any]:
     return {**parameters, "tau": tau, "height_max": max(HEAD_ROOM * top, FLAT)}
 
 
-def _check(parameters: Parameters) -> None:
-    if parameters["normalisation"] not in ("class", "image"):
-        raise DatasetError(
-            "recipe ast: normalisation: expected 'class' or 'image', found "
-            f"{parameters['normalisation']!r}"
-        )
+def check(parameters: Parameters) -> None:
+    """Raises DatasetError where a parameter is out of its range."""
+    check_choice("normalisation", parameters, ("class", "image"))
 
 
-def apply(params: Parameters, sample: Sample) -> Applied:
-    """Preprocesses a sample with what `fit` returned.
+def separate(params: Parameters, sample: Sample) -> Scene:
+    """Tells the object from the table with what `fit` returned.
 
     Returns:
-        The record of `base.Recipe` with the extra `depth_normalised` [H,W,1] float32,
-        0.2 on the table and towards 0.8 at the top of the object. Where the object
-        cannot be told from the table, all that was measured is foreground and a flag
-        says so: `nothing_found` or `all_foreground`; `nothing_measured` marks a depth
-        of zeros.
+        The scene, with its height. Where the object cannot be told from the table, all
+        that was measured is foreground and a flag says so: `nothing_found` or
+        `all_foreground`; `nothing_measured` marks a depth of zeros.
 
     Raises:
         DatasetError: the sample has points and those that were fitted had none.
     """
-    image_size, mask_size = sizes(params)
-    record = pictures(sample, image_size, mask_size)
-    if sample.xyz is None:
-        return Applied(record)
     if params["height_max"] is None:
         raise DatasetError("recipe ast: fitted without points, applied to points")
-    maps, flags = _maps(params, sample.xyz[..., 2])
-    maps["xyz"] = sample.xyz
-    for name, values in maps.items():
-        values = values.reshape(*sample.xyz.shape[:2], -1)
-        record[name] = np.ascontiguousarray(resize_nearest(values, image_size))
-    return Applied(record, flags)
-
-
-def _maps(params: Parameters, z: np.ndarray) -> tuple[dict[str, np.ndarray], tuple]:
+    z = sample.xyz[..., 2]
     found = relief(z, params["passes"])
     if found is None:
-        nothing = np.zeros(z.shape, bool)
-        zero = np.zeros(z.shape, np.float32)
-        maps = {"depth": zero, "valid": nothing, "foreground": nothing.copy()}
-        return {**maps, "depth_normalised": zero + np.float32(LOW)}, (
-            "nothing_measured",
-        )
+        nothing, flat = np.zeros(z.shape, bool), np.zeros(z.shape, np.float32)
+        maps = {"depth": flat, "valid": nothing, "foreground": nothing.copy()}
+        return Scene(sample, maps, ("nothing_measured",), flat, (0.0, FLAT))
     gap = found.filled == 0
     height, depth = found.height, found.filled
     foreground = (np.abs(height) > params["tau"]) & ~gap
@@ -155,22 +136,16 @@ def _maps(params: Parameters, z: np.ndarray) -> tuple[dict[str, np.ndarray], tup
         depth = np.where(gap, np.float32(background), depth)
         height = np.where(gap, found.table - background, height)
     maps = {"depth": depth, "valid": found.measured, "foreground": foreground}
-    return {**maps, "depth_normalised": _normalise(params, height, found)}, flags
+    return Scene(sample, maps, flags, height, _range(params, found))
 
 
-def _normalise(params: Parameters, height: np.ndarray, found: Relief) -> np.ndarray:
-    low, high = 0.0, params["height_max"]
-    if params["normalisation"] == "image":
-        measured = found.height[found.measured]
-        low = float(measured.min())
-        high = low + max(float(measured.max()) - low, FLAT)
-    share = np.clip((height.astype(np.float64) - low) / (high - low), 0, 1)
-    return (LOW + SPAN * share).astype(np.float32)
+def _range(params: Parameters, found: Relief) -> tuple[float, float]:
+    """Returns the heights that are normalised to the ends, metres."""
+    if params["normalisation"] == "class":
+        return 0.0, params["height_max"]
+    measured = found.height[found.measured]
+    low = float(measured.min())
+    return low, low + max(float(measured.max()) - low, FLAT)
 
 
-def extras(params: Parameters) -> Mapping[str, tuple[tuple[int, ...], str]]:
-    """Returns the shape and dtype of `depth_normalised`."""
-    return {"depth_normalised": ((*sizes(params)[0], 1), "float32")}
-
-
-AST = Recipe("ast", DEFAULTS, extras, fit, apply)
+AST = Background("ast", separate, DEFAULTS, check, fit, gives_height=True)

@@ -1,20 +1,34 @@
-"""What a preprocessing recipe is."""
+"""What a preprocessing recipe is, and the parts that recipes are composed of."""
 
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from data_pipelines.errors import DatasetError
+
 Parameters = Mapping[str, Any]
+NOTHING: Parameters = MappingProxyType({})
 Record = dict[str, np.ndarray]
+Fields = dict[str, tuple[tuple[int, ...], str]]  # name -> (shape, dtype)
 
 
 class Sample(NamedTuple):
-    """A sample as decoded; what was not measured is None."""
+    """A sample as decoded; what was not measured is None.
 
-    rgb: np.ndarray  # [h,w,3] uint8
+    Points in rows and columns, as a camera sees them, are [h,w,3]; a list of points is
+    [n,1,3].
+    """
+
+    rgb: np.ndarray | None = None  # [h,w,3] uint8
     xyz: np.ndarray | None = None  # [h,w,3] float32 metres, (0,0,0) where unmeasured
     mask: np.ndarray | None = None  # [h,w] uint8, 0 = normal; None = all normal
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Returns rows and columns."""
+        return (self.xyz if self.rgb is None else self.rgb).shape[:2]
 
 
 class Applied(NamedTuple):
@@ -25,23 +39,58 @@ class Applied(NamedTuple):
 
 
 class Recipe(NamedTuple):
-    """A named way of preprocessing: two pure functions and their parameters.
+    """A named way of preprocessing: pure functions and their parameters.
 
     `fit(parameters, samples)` takes the defaults updated with the user's choice and the
     training samples, which it may visit once, and returns all that `apply` needs as a
-    table that JSON can hold. `apply(params, sample)` returns the record, with the
-    fields rgb [H,W,3] uint8, xyz [H,W,3] float32 metres, depth [H,W,1] float32 metres,
-    valid and foreground [H,W,1] bool, mask [Hm,Wm,1] bool and the declared extras; the
-    fields that need points are absent for a sample without points, which a recipe that
-    needs points refuses.
+    table that JSON can hold. `apply(params, sample)` returns the record: rgb [H,W,3]
+    uint8, xyz [H,W,3] float32 metres, depth [H,W,1] float32 metres, valid and
+    foreground [H,W,1] bool, mask [Hm,Wm,1] bool and the extras that the parameter
+    `extras` names. Fields that need colour or points are absent for a sample without;
+    a recipe that needs points refuses such a sample. `fields(params, measured)` returns
+    shape and dtype of what `apply` makes of samples that have `measured`, of "rgb" and
+    "xyz".
     """
 
     name: str
     defaults: Parameters
-    extras: Callable[[Parameters], Mapping[str, tuple[tuple[int, ...], str]]]
+    fields: Callable[[Parameters, frozenset[str]], Fields]
     fit: Callable[[Parameters, Iterable[Sample]], dict[str, Any]]
     apply: Callable[[Parameters, Sample], Applied]
-    needs_xyz: bool = False  # its picture, too, depends on the points
+    extras: tuple[str, ...] = ()  # it can make; `defaults` has those it always does
+    needs_xyz: bool = False  # its image, too, depends on the points
+    takes_lists: bool = False  # of points, [n,1,3]
+
+
+class Scene(NamedTuple):
+    """A sample in which the object was told from what lies around it.
+
+    Maps have the rows and columns of the sample.
+    """
+
+    sample: Sample
+    maps: Mapping[str, np.ndarray]  # depth in metres, valid and foreground, [h,w]
+    flags: tuple[str, ...] = ()
+    # Over the table [h,w] metres, and the range that is normalised; None = not known.
+    height: np.ndarray | None = None
+    height_range: tuple[float, float] | None = None
+
+
+class Background(NamedTuple):
+    """The first step of a recipe: what is object, and what lies around it.
+
+    `separate(params, sample)` gets a sample with points. `fit` is a recipe's, `check`
+    raises DatasetError where a parameter is wrong.
+    """
+
+    name: str
+    separate: Callable[[Parameters, Sample], Scene]
+    defaults: Parameters = NOTHING
+    check: Callable[[Parameters], None] = lambda parameters: None
+    fit: Callable[[Parameters, Iterable[Sample]], dict[str, Any]] | None = None
+    resized_first: bool = False  # it is done at the size of the images
+    needs_xyz: bool = False  # it changes the image, too
+    gives_height: bool = False
 
 
 def side(size: int | tuple[int, int]) -> tuple[int, int]:
@@ -57,3 +106,30 @@ def sizes(params: Parameters) -> tuple[tuple[int, int], tuple[int, int]]:
     image = side(params["image_size"])
     mask = params["mask_size"]
     return image, image if mask is None else side(mask)
+
+
+def check_choice(name: str, parameters: Parameters, allowed: tuple[str, ...]) -> None:
+    """Raises DatasetError unless a parameter is one of `allowed`."""
+    if parameters[name] not in allowed:
+        raise DatasetError(
+            f"recipe: {name}: expected {' or '.join(allowed)}, found "
+            f"{parameters[name]!r}"
+        )
+
+
+def check_whole(name: str, parameters: Parameters, least: int) -> None:
+    """Raises DatasetError unless a parameter is a whole number of at least `least`."""
+    if not (isinstance(parameters[name], int) and parameters[name] >= least):
+        raise DatasetError(
+            f"recipe: {name}: expected a whole number of {least} or more, found "
+            f"{parameters[name]!r}"
+        )
+
+
+def check_metres(name: str, parameters: Parameters) -> None:
+    """Raises DatasetError unless a parameter is a length between 0 and 1 metre."""
+    if not 0 < parameters[name] < 1:
+        raise DatasetError(
+            f"recipe: {name}: expected metres, above 0 and below 1, found "
+            f"{parameters[name]!r}"
+        )

@@ -1,28 +1,30 @@
-"""The recipe `plane`: the table and all but the largest object are removed.
+"""The background step `plane`: the table and all but the largest object are removed.
 
 The background removal of BTF (Horwitz and Hoshen, CVPRW 2023; eliahuhorwitz/3D-ADS),
 which M3DM, CPMF and CMDIAD share: a plane through the border of the scan, everything
 near it removed, zeros around the scan to make it square, and the largest cluster of
-what is left. All is done at the sensor's resolution; then the recipe is `raw`.
+what is left. All is done at the sensor's resolution.
 
 Ours differs: the plane is the same in every run, nothing is written over, samples in
 which there is nothing to remove or to keep stay whole and are flagged, and a point is
 measured where z > 0 (there: where no coordinate is 0).
 """
 
-from collections.abc import Iterable
-from typing import Any
-
 import numpy as np
 
-from data_pipelines.errors import DatasetError
 from data_pipelines.geometry import cluster, fit_plane
-from data_pipelines.recipes import raw
-from data_pipelines.recipes.base import Applied, Parameters, Recipe, Sample
+from data_pipelines.recipes import none
+from data_pipelines.recipes.base import (
+    Background,
+    Parameters,
+    Sample,
+    Scene,
+    check_metres,
+    check_whole,
+)
 from data_pipelines.resize import resize_nearest
 
 DEFAULTS = {
-    **raw.DEFAULTS,
     "strip": 10,  # pixels along each border, whose points give the plane
     "inlier_distance": 0.004,  # metres
     "points_per_hypothesis": 50,
@@ -41,56 +43,41 @@ LEAST = {
 METRES = ("inlier_distance", "removal_distance", "cluster_radius")
 
 
-def fit(parameters: Parameters, samples: Iterable[Sample]) -> dict[str, Any]:
-    """Returns the parameters; nothing is learned from the samples.
-
-    Raises:
-        DatasetError: a parameter is out of its range.
-    """
-    params = raw.fit(parameters, samples)
+def check(parameters: Parameters) -> None:
+    """Raises DatasetError where a parameter is out of its range."""
     for name, least in LEAST.items():
-        if not (isinstance(params[name], int) and params[name] >= least):
-            raise DatasetError(
-                f"recipe plane: {name}: expected a whole number of {least} or more, "
-                f"found {params[name]!r}"
-            )
+        check_whole(name, parameters, least)
     for name in METRES:
-        if not 0 < params[name] < 1:
-            raise DatasetError(
-                f"recipe plane: {name}: expected metres, above 0 and below 1, found "
-                f"{params[name]!r}"
-            )
-    return params
+        check_metres(name, parameters)
 
 
-def apply(params: Parameters, sample: Sample) -> Applied:
-    """Removes the background of a sample, pads it to a square and resizes it.
+def separate(params: Parameters, sample: Sample) -> Scene:
+    """Removes the background of a sample and pads it to a square.
 
     Returns:
-        The record of `raw`. Removed points are (0,0,0) and their pixels black; pixels
-        that were not measured keep their colour. valid and foreground are the points
-        that were kept. The mask is padded but not cut: a defect may lie on what was
-        removed. Flags: `nothing_measured`; `no_plane` where the border has no points
-        that span one, `nothing_found` where no point is off the plane and
-        `all_foreground` where hardly one is on it, all three with all points kept;
-        `noise_kept` where the largest group is that of points in no cluster, which
-        takes part in the vote as in the public implementation.
-
-    Raises:
-        DatasetError: the sample has no points.
+        The scene. Removed points are (0,0,0) and their pixels black; pixels that were
+        not measured keep their colour. valid and foreground are the points that were
+        kept. The mask is padded but not cut: a defect may lie on what was removed.
+        Flags: `nothing_measured`; `no_plane` where the border has no points that span
+        one, `nothing_found` where no point is off the plane and `all_foreground` where
+        hardly one is on it, all three with all points kept; `noise_kept` where the
+        largest group is that of points in no cluster, which takes part in the vote as
+        in the public implementation.
     """
-    if sample.xyz is None:
-        raise DatasetError("recipe plane: needs points, found a picture alone")
     kept, flags = _object(params, sample.xyz)
     removed = (sample.xyz[..., 2] > 0) & ~kept
-    rgb, xyz, mask = sample.rgb.copy(), sample.xyz.copy(), sample.mask
-    rgb[removed] = 0
+    rgb, xyz, mask = sample.rgb, sample.xyz.copy(), sample.mask
     xyz[~kept] = 0
+    if rgb is not None:
+        rgb = rgb.copy()
+        rgb[removed] = 0
     if mask is not None:
-        mask = pad_to_square(resize_nearest(mask, kept.shape), params["pad_to"])
-    rgb, xyz = (pad_to_square(array, params["pad_to"]) for array in (rgb, xyz))
-    square = Sample(rgb, xyz, mask)
-    return Applied(raw.apply(params, square).record, flags)
+        mask = resize_nearest(mask, kept.shape)
+    square = (
+        None if array is None else pad_to_square(array, params["pad_to"])
+        for array in (rgb, xyz, mask)
+    )
+    return none.separate(params, Sample(*square))._replace(flags=flags)
 
 
 def _object(params: Parameters, xyz: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -144,4 +131,4 @@ def pad_to_square(array: np.ndarray, multiple: int) -> np.ndarray:
     return square
 
 
-PLANE = Recipe("plane", DEFAULTS, raw.extras, fit, apply, needs_xyz=True)
+PLANE = Background("plane", separate, DEFAULTS, check, needs_xyz=True)

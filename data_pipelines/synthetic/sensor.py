@@ -91,7 +91,7 @@ def photograph(part: Surface, seen: View, size: int) -> np.ndarray:
 
 
 def expose(colours: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Returns the 8-bit picture [H,W,3] with read and shot noise."""
+    """Returns the 8-bit image [H,W,3] with read and shot noise."""
     spread = np.sqrt(0.006**2 + 0.015**2 * colours)
     noisy = colours + spread * rng.standard_normal(colours.shape)
     return np.round(255.0 * np.clip(noisy, 0.0, 1.0)).astype(np.uint8)

@@ -1,7 +1,7 @@
 """Times K members in one program against K runs one after the other; needs no data.
 
     python -m experiments.benchmarks.population --output=FILE.json \
-        --config=experiments/configs/simplenet.py:cpu [--sizes=1,4,16] [--steps=30]
+        --config=simplenet:cpu [--sizes=1,4,16] [--steps=30]
 
 Members differ in their numbers, and then share each batch, or in their seeds, and then
 have one each. Timed are the steps of the first Train phase, host work included, with
@@ -9,48 +9,32 @@ features cached beforehand; the first step, which compiles, is timed apart. K ru
 after the other are K times the population of one.
 """
 
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
-from absl import app, flags
+from absl import flags
 from ml_collections import ConfigDict
 
 from ad3d_jax.base import Batch, Train
 from ad3d_jax.devices import engines
+from ad3d_jax.experiment.facts import commit
+from ad3d_jax.experiment.run import fit_options
+from ad3d_jax.experiment.state import build_system, initial_state, key_of
+from ad3d_jax.fit.cache import Cache
 from ad3d_jax.fit.fit import count_steps
 from ad3d_jax.fit.monitor import Interruption
 from ad3d_jax.fit.positions import Position
 from ad3d_jax.fit.run import Run
 from ad3d_jax.fit.vmapped import Together
-from ad3d_jax.workdir.folder import write_json
-from experiments import flag_errors, main, session
+from ad3d_jax.workdir.json_files import write_json
+from data_pipelines.reader import Reader, of_batch
+from experiments import command
 from experiments.benchmarks import speed
 
 DIFFERENT = ("numbers", "seeds")
 SIZES = (1, 4, 16)
-
-
-class OneBatch(NamedTuple):
-    """A `base.Dataset` of the rows of one batch."""
-
-    batch: Batch
-
-    def size(self, split: str) -> int:
-        """Returns the number of rows."""
-        return len(self.batch.weight)
-
-    def endless(self, split: str, batch_size: int, seed: int, start: int):
-        """Yields the batch for ever."""
-        while True:
-            yield self.batch
-
-    def ordered(self, split: str, batch_size: int, start: int):
-        """Yields the batch once."""
-        yield self.batch
 
 
 def run(
@@ -70,9 +54,10 @@ def run(
     Raises:
         ValueError: nothing is trained by steps, or a field is wrong.
     """
-    system = session.build_system(config)
+    system = build_system(config)
     size = config.data.batch_size
-    data = OneBatch(speed.random_batch(config, size))
+    batch = speed.random_batch(config, size)
+    data = Reader({"train": lambda: of_batch(batch)})
     phases = [
         phase
         for phase in count_steps(system, data, size).phases
@@ -84,15 +69,17 @@ def run(
     dtype = config.model.get("dtype", "float32")
     matmul = speed.calibrate(dtype, speed.FEWEST_RUNS)
     peak = matmul["flops_per_second"] if peak_tflops is None else peak_tflops * 1e12
-    state = session.initial_state(config, system, data.batch)
+    state = initial_state(config, system, batch)
     bound = config.fit.max_grad_norm
-    flops = speed.time_step(system.phases[0], bound, state, data.batch, 1)["flops"]
+    flops = speed.time_step(system, 0, bound, state, batch, 1)["flops"]
     engine = engines.make_engine(config.fit.engine)
     timings = []
     for different in DIFFERENT:
         for count in sorted({1, *sizes}):
-            runs, positions, keys = members(config, system, data, count, different)
-            options = main.fit_options(config)
+            runs, positions, keys = members(
+                config, system, batch, data, count, different
+            )
+            options = fit_options(config)
             timing = timed(Together(runs, positions, keys, options, engine), steps)
             timing |= {"different": different, "members": count}
             timings.append(compared(timing, timings, flops, peak * engine.devices))
@@ -103,7 +90,7 @@ def run(
         "variant": config.variant,
         "resolution": config.data.image_size,
         "batch_size": size,
-        "commit": session.commit(),
+        "commit": commit(),
         "steps": steps,
         "flops_of_a_step_alone": flops,
         "matmul": matmul,
@@ -112,23 +99,25 @@ def run(
 
 
 def members(
-    config: ConfigDict, system, data: OneBatch, count: int, different: str
+    config: ConfigDict, system, batch: Batch, data: Reader, count: int, different: str
 ) -> tuple[list[Run], list[Position], list[jax.Array]]:
     """Returns runs, positions and keys of members that differ in numbers or seeds."""
-    engine, options = engines.make_engine(config.fit.engine), main.fit_options(config)
-    runs, states, keys = [], [], []
+    engine, options = engines.make_engine(config.fit.engine), fit_options(config)
+    runs, states, keys, cache = [], [], [], Cache()
     for number in range(count):
         own = config.copy_and_resolve_references()
         if different == "seeds":
             own.seed = config.seed + number
-        state = session.initial_state(own, system, data.batch)
+        state = initial_state(own, system, batch)
         if states:  # as a backbone from a file is
             state = state._replace(frozen=states[0].frozen)
         hyper = {name: x * (1 + 0.01 * number) for name, x in state.hyper.items()}
         states.append(state._replace(hyper=hyper))
-        keys.append(session.key_of(own, "fit"))
+        keys.append(key_of(own, "fit"))
         choice = options._replace(seed=own.seed, progress=False)
-        runs.append(Run(system, data, choice, engine, None, None, Interruption()))
+        runs.append(
+            Run(system, data, choice, engine, None, None, Interruption(), cache)
+        )
     return runs, [Position(state) for state in states], keys
 
 
@@ -166,15 +155,11 @@ def compared(timing: dict, before: Sequence[dict], flops: float | None, peak) ->
     }
 
 
-def command(_) -> None:
-    """Runs the command; a user's mistake ends it with one sentence and no trace."""
-    values = flags.FLAGS
-    try:
-        sizes = [int(size) for size in values.sizes]
-        report = run(values.config, sizes, values.steps, values.peak_tflops)
-        write_json(Path(values.output), report)
-    except (ValueError, OSError) as mistake:
-        sys.exit(f"error: {mistake}")
+def main(values: flags.FlagValues) -> None:
+    """Runs the command."""
+    sizes = [int(size) for size in values.sizes]
+    report = run(command.config_of(values), sizes, values.steps, values.peak_tflops)
+    write_json(Path(values.output), report)
     for timing in report["timings"]:
         print(
             f"{timing['members']:3d} members, other {timing['different']}: "
@@ -186,7 +171,7 @@ def command(_) -> None:
 
 def define_flags() -> None:
     """Defines the flags of the command."""
-    flag_errors.define_config("experiments/configs/simplenet.py")
+    command.define_config("simplenet")
     flags.DEFINE_list("sizes", [str(size) for size in SIZES], "Numbers of members.")
     flags.DEFINE_integer("steps", speed.FEWEST_RUNS, "Timed steps.", 1)
     flags.DEFINE_float("peak_tflops", None, "Peak of a device; default: measured.")
@@ -195,4 +180,4 @@ def define_flags() -> None:
 
 if __name__ == "__main__":
     define_flags()
-    app.run(command, flags_parser=flag_errors.parse)
+    command.run(main)

@@ -1,7 +1,7 @@
 """Times a system on random samples of the declared shapes; needs no data.
 
     python -m experiments.benchmarks.speed \
-        --config=experiments/configs/dbrn.py[:variant] --output=FILE.json \
+        --config=dbrn[:variant] --output=FILE.json \
         [--batch_sizes=1,8] [--scope=score,end_to_end,step] \
         [--train_samples=200]
 
@@ -18,8 +18,6 @@ FLOPs are XLA's count for the program as written: transcendental functions are n
 it, and of a loop the body counts once.
 """
 
-import resource
-import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -29,25 +27,35 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import flags
 from ml_collections import ConfigDict
 
 from ad3d_jax.base import (
     ALONE,
     Batch,
     Gather,
+    Phase,
     Select,
     State,
+    Sum,
     System,
     Train,
+    scoring,
+    with_cache,
     without_truth,
 )
-from ad3d_jax.devices import compilation
+from ad3d_jax.devices import compilation, memory
 from ad3d_jax.evaluate import check_needs
+from ad3d_jax.experiment.config import config_hash, plain
+from ad3d_jax.experiment.data import extras_of
+from ad3d_jax.experiment.facts import commit
+from ad3d_jax.experiment.state import build_system, initial_state
+from ad3d_jax.fit.phases import reads_cache
 from ad3d_jax.fit.step import begin, fixed_part, train_step
-from ad3d_jax.workdir.folder import write_json
+from ad3d_jax.workdir.json_files import write_json
 from data_pipelines.recipes import RECIPES
-from experiments import flag_errors, session
+from data_pipelines.samples import complete_parameters
+from experiments import command
 
 SCOPES = ("score", "end_to_end", "step")
 WARM_UPS = 3
@@ -93,7 +101,7 @@ def run(
             f"expected at least {FEWEST_RUNS} runs, 1 row and 1 training sample, found "
             f"{runs} runs, batch_sizes {list(batch_sizes)} and {train_samples} samples"
         )
-    system = session.build_system(config)
+    system = build_system(config)
     matmul = calibrate(config.model.get("dtype", "float32"), runs)
     timings = []
     for size in batch_sizes:
@@ -112,8 +120,8 @@ def run(
         "system": config.system,
         "variant": config.variant,
         "resolution": config.data.image_size,
-        "config_hash": session.config_hash(session.plain(config)),
-        "commit": session.commit(),
+        "config_hash": config_hash(plain(config)),
+        "commit": commit(),
         "train_samples": train_samples,
         "precision": config.model.get("dtype", "float32"),
         "matmul_precision": jax.config.jax_default_matmul_precision or "default",
@@ -124,7 +132,7 @@ def run(
         "matmul": matmul,
         "timings": timings,
         "best": best(timings),
-        "host_peak_bytes": host_peak_bytes(),
+        "host_peak_bytes": memory.host_peak_bytes(),
     }
 
 
@@ -157,11 +165,13 @@ def random_batch(config: ConfigDict, size: int) -> Batch:
     z = 0.4 + 0.01 * np.sin(20 * x) * np.cos(20 * y) + np.zeros((size, 1, 1))
     z = (z + 1e-3 * rng.standard_normal((size, side, side))).astype(np.float32)
     xyz = np.stack([x * z / 2, y * z / 2, z], axis=-1)
-    recipe = RECIPES[config.data.recipe]
-    parameters = {**recipe.defaults, **session.recipe_parameters(config)}
+    recipe, asked = config.data.recipe, extras_of(build_system(config))
+    parameters = complete_parameters(recipe, {"image_size": side, "extras": asked})
+    fields = RECIPES[recipe].fields(parameters, frozenset(("rgb", "xyz")))
     extras = {
         name: rng.uniform(0.2, 0.8, (size, *shape)).astype(dtype)
-        for name, (shape, dtype) in recipe.extras(parameters).items()
+        for name, (shape, dtype) in fields.items()
+        if name in parameters["extras"]
     }
     measured = np.ones((size, side, side, 1), bool)
     return Batch(
@@ -181,17 +191,23 @@ def ready_state(
     config: ConfigDict, system: System, batch: Batch, train_samples: int
 ) -> State:
     """Returns an untrained state; its memory is made of what the batch emits."""
-    state = session.initial_state(config, system, batch)
+    state = initial_state(config, system, batch)
     for phase in system.phases:
         if isinstance(phase, Gather):
-            visited = with_cache(phase, state, batch)
+            visited = as_read(system, phase, state, batch)
             rows = jax.jit(phase.emit)(jax.random.key(0), state, visited)
             rows = jax.tree.map(partial(repeated, train_samples), rows)
-            if phase.select is not None:
-                data, carry = phase.select.prepare(jax.random.key(0), state, rows)
-                carry = chooser(phase.select)(jax.device_put(data), carry)
-                rows = phase.select.take(rows, jax.device_get(carry))
+            for leaf, select in (phase.select or {}).items():
+                data, carry = select.prepare(jax.random.key(0), state, rows[leaf])
+                carry = chooser(select)(jax.device_put(data), carry)
+                rows[leaf] = select.take(rows[leaf], jax.device_get(carry))
             state = phase.absorb(jax.random.key(0), state, rows)
+        elif isinstance(phase, Sum):
+            visited = as_read(system, phase, state, batch)
+            sums = jax.jit(phase.emit)(jax.random.key(0), state, visited)
+            times = train_samples / len(batch.weight)
+            sums = jax.tree.map(lambda x, n=times: n * np.float64(x), sums)
+            state = phase.finish(jax.random.key(0), state, sums)
     return state
 
 
@@ -219,12 +235,11 @@ def repeated(samples: int, rows: jax.Array) -> np.ndarray:
     return many
 
 
-def with_cache(phase: Train | Gather, state: State, batch: Batch) -> Batch:
-    """Returns the batch with what the phase computes once a sample."""
-    if phase.cache is None:
+def as_read(system: System, phase: Phase, state: State, batch: Batch) -> Batch:
+    """Returns the batch as a phase reads it, with what is computed once a sample."""
+    if not reads_cache(system, phase):
         return batch
-    cached = jax.jit(phase.cache)(state, batch)
-    return batch._replace(extras={**batch.extras, **cached})
+    return jax.jit(partial(with_cache, system))(state, batch)
 
 
 def time_scope(
@@ -239,13 +254,13 @@ def time_scope(
     key, size = jax.random.key(0), len(batch.weight)
     timings = []
     if scope == "step":
-        for phase in system.phases:
+        for index, phase in enumerate(system.phases):
             if isinstance(phase, Train):
                 bound = config.fit.max_grad_norm
-                facts = time_step(phase, bound, state, batch, runs)
+                facts = time_step(system, index, bound, state, batch, runs)
                 timings.append({"scope": f"step.{phase.name}", **facts})
     else:
-        program = compiled(jax.jit(system.score), key, state, batch)
+        program = compiled(jax.jit(scoring(system)), key, state, batch)
         placed = jax.device_put((key, state, batch), jax.local_devices()[0])
         if scope == "score":
             facts = measure(program.call, lambda: placed, runs)
@@ -261,10 +276,16 @@ def time_scope(
 
 
 def time_step(
-    phase: Train, bound: float | None, state: State, batch: Batch, runs: int
+    system: System,
+    index: int,
+    bound: float | None,
+    state: State,
+    batch: Batch,
+    runs: int,
 ) -> dict:
-    """Returns the timing of one training step, which reuses the memory of its carry."""
-    batch = without_truth(with_cache(phase, state, batch))
+    """Returns the timing of a step of phase `index`; its carry's memory is reused."""
+    phase = system.phases[index]
+    batch = without_truth(as_read(system, phase, state, batch))
     step = train_step(phase, bound)
 
     def alone(key, fixed, carry, rows):
@@ -348,32 +369,22 @@ def best(timings: list[dict]) -> dict:
     return chosen
 
 
-def host_peak_bytes() -> int:
-    """Returns the largest resident size that this process has had."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def main(_) -> None:
-    """Runs the command; a user's mistake ends it with one sentence and no trace."""
-    values = flags.FLAGS
-    try:
-        report = run(
-            values.config,
-            [int(size) for size in values.batch_sizes],
-            values.scope,
-            values.runs,
-            values.peak_tflops,
-            values.train_samples,
-        )
-        write_json(Path(values.output), report)
-    except (ValueError, OSError) as mistake:
-        sys.exit(f"error: {mistake}")
+def main(values: flags.FlagValues) -> None:
+    """Runs the command."""
+    report = run(
+        command.config_of(values),
+        [int(size) for size in values.batch_sizes],
+        values.scope,
+        values.runs,
+        values.peak_tflops,
+        values.train_samples,
+    )
+    write_json(Path(values.output), report)
 
 
 def define_flags() -> None:
     """Defines the flags of the command."""
-    flag_errors.define_config("experiments/configs/quickstart.py")
+    command.define_config("quickstart")
     flags.DEFINE_list("batch_sizes", ["1", "8"], "Rows of a batch, each timed.")
     flags.DEFINE_list("scope", list(SCOPES), f"Some of {', '.join(SCOPES)}.")
     flags.DEFINE_integer("runs", FEWEST_RUNS, "Timed calls.", FEWEST_RUNS)
@@ -384,4 +395,4 @@ def define_flags() -> None:
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main, flags_parser=flag_errors.parse)
+    command.run(main)

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from ml_collections import ConfigDict, FieldReference
+from ml_collections import ConfigDict
 
 from ad3d_jax.systems import SYSTEMS
 
@@ -17,7 +17,10 @@ def base_config(system: str, recipe: str) -> ConfigDict:
         recipe: a name of `data_pipelines.recipes.RECIPES`.
     """
     entry = SYSTEMS[system]
-    return ConfigDict(
+    built = entry.factory(entry.config())
+    parts = {row.name: "" for row in built.pretrained}
+    made = {phase.pretrained for phase in built.phases} & parts.keys()
+    config = ConfigDict(
         {
             "system": system,
             "variant": "default",
@@ -32,12 +35,11 @@ def base_config(system: str, recipe: str) -> ConfigDict:
                 "category": "",  # "" = the first category of the sample set
                 "recipe": recipe,
                 "image_size": 256,  # pixels, both sides
-                "mask_size": 0,  # side of maps and masks in metrics; 0 = image_size
+                "mask_size": None,  # of maps and masks in metrics; None = image_size
                 "recipe_parameters": {},  # other parameters of the recipe
                 "batch_size": 8,
                 "reader": "stream",  # stream (tf.data) | resident (in memory)
                 "on_missing": "error",  # error | skip
-                "textures": "",  # folder of pictures; "" = procedural textures
                 "cache": "runs/cache",  # preprocessed data and the sample set
                 "sample_set": {
                     "train": 80,
@@ -47,6 +49,11 @@ def base_config(system: str, recipe: str) -> ConfigDict:
                     "seed": 1,
                 },
             },
+            # A file, a folder, "shipped:NAME" or a name on the hub, such as
+            # timm/resnet18.tv_in1k, for each pretrained part; "" = none.
+            "weights": parts,
+            # Files that phases write what they have made to; "" = none.
+            "save_weights": dict.fromkeys(sorted(made), ""),
             "fit": {
                 "engine": "pmap",  # pmap | shard_map | jit
                 "max_grad_norm": 1.0,
@@ -55,8 +62,8 @@ def base_config(system: str, recipe: str) -> ConfigDict:
                 "log_every": 20,  # steps
                 "patience": 20,  # steps without a finite loss before the run stops
                 "tensorboard": False,
-                "device_memory_bytes": 0,  # of one device; 0 = as measured
-                "host_memory_bytes": 0,  # 0 = as measured
+                "device_memory_bytes": None,  # of one device; None = as measured
+                "host_memory_bytes": None,  # None = as measured
             },
             "eval": {
                 "batch_size": 8,
@@ -64,42 +71,9 @@ def base_config(system: str, recipe: str) -> ConfigDict:
             },
         }
     )
-
-
-def with_backbone(config: ConfigDict, source: str) -> ConfigDict:
-    """Returns the configuration with the fields of a pretrained image backbone.
-
-    `backbone.name` and `model.backbone` are one value under two names.
-
-    Args:
-        config: of a system whose `Config` has the field `backbone`.
-        source: weights that the paper used, one of `ad3d_jax.features.known.SOURCES`;
-            others are refused, "" takes any.
-    """
-    name = FieldReference(config.model.backbone)
-    config.model.backbone = name
-    config.backbone = ConfigDict(
-        {
-            "name": name,
-            "weights": "",  # safetensors or npz; "" = random weights
-            "source": source,
-        }
-    )
-    return config
-
-
-def with_pretraining(config: ConfigDict, artifact: str) -> ConfigDict:
-    """Returns the configuration with the fields of a pretraining on natural pictures.
-
-    Args:
-        config: of a system with a phase of source "pictures".
-        artifact: name of what that phase makes.
-    """
-    config.data.pictures = ""  # folder of natural pictures; "" = procedural ones
-    config.data.procedural_pictures = 2048
-    # Files that stand for the phase; "shipped:NAME" is one of experiments/pretrained.
-    config.artifacts = ConfigDict({artifact: ""})
-    config.save_artifacts = ConfigDict({artifact: ""})
+    if any(phase.source == "images" for phase in built.phases):
+        config.data.images = ""  # folder of natural images; "" = procedural ones
+        config.data.procedural_images = 2048
     return config
 
 

@@ -1,8 +1,8 @@
 """BTF (arXiv 2203.05550): `btf.py[:variant]`, variants joined by '+' (`fpfh+cpu`).
 
-    python -m experiments.main --config=experiments/configs/btf.py:fpfh \
+    python -m experiments.main --config=btf:fpfh \
         --config.data.root=FOLDER --config.data.category=cable_gland \
-        [--config.data.recipe=raw|plane] [--config.fpfh=jnp|open3d]
+        [--config.data.recipe=raw|plane] [--config.model.fpfh=jnp|open3d]
 
 The seven feature sets of the paper's tables are variants (card: docs/systems/btf.md).
 Published means over the ten classes of MVTec 3D-AD on raw data, I-AUROC / P-AUROC /
@@ -11,9 +11,9 @@ AUPRO: `rgb_fpfh`, the default, .873 / .993 / .964; `fpfh` .753 / .980 / .928; `
 `raw` .528. `cpu` takes minutes on two cores.
 """
 
-from ml_collections import ConfigDict, FieldReference
+from ml_collections import ConfigDict
 
-from experiments.configs.base import apply_variants, base_config, with_backbone
+from experiments.configs.base import apply_variants, base_config
 
 VARIANTS = {
     # Feature sets; `fpfh`, `raw`, `hog` and `sift` need no network.
@@ -26,8 +26,8 @@ VARIANTS = {
     "fpfh": {"model.features": "fpfh", "model.backbone": ""},
     # Backbones; the paper has the first, so that others may come from anywhere.
     "wide_resnet50": {"model.backbone": "wide_resnet50"},
-    "resnet50": {"model.backbone": "resnet50", "backbone.source": ""},
-    "resnet18": {"model.backbone": "resnet18", "backbone.source": ""},
+    "resnet50": {"model.backbone": "resnet50", "model.source": ""},
+    "resnet18": {"model.backbone": "resnet18", "model.source": ""},
     # An exact Gaussian instead of the 8-bit one.
     "float_blur": {"model.blur": "gaussian"},
     # An exact choice of patches instead of the release's; many times faster on a CPU.
@@ -47,14 +47,11 @@ VARIANTS = {
 def get_config(variant: str = "") -> ConfigDict:
     """Returns the configuration of the named variant.
 
-    `fpfh` says who makes that descriptor: `jnp` is the system, on the accelerator;
-    `open3d` the recipe, once, on the CPU. One value stands under three names.
+    `model.fpfh` says who makes that descriptor: `jnp` is the system, on the
+    accelerator; `open3d` the recipe, once, on the CPU.
     """
-    config = with_backbone(base_config("btf", recipe="raw"), source="racm_in1k")
+    config = base_config("btf", recipe="raw")
     config.data.image_size = 224
     config.model.match = True  # the report shows it
     config.data.recipe_parameters.interpolation = "bicubic"
-    config.fpfh = FieldReference(config.model.fpfh)
-    config.model.fpfh = config.get_ref("fpfh")
-    config.data.recipe_parameters.fpfh = config.get_ref("fpfh")
     return apply_variants(config, variant, VARIANTS)

@@ -1,6 +1,6 @@
 """DAS3D (arXiv 2410.09821): `das3d.py[:variant]`, variants joined by '+'.
 
-    python -m experiments.main --config=experiments/configs/das3d.py \
+    python -m experiments.main --config=das3d \
         --config.data.root=FOLDER --config.data.category=cable_gland
 
 The recipe rests on the paper's abstract (card: docs/systems/das3d.md). Published mean

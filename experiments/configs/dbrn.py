@@ -1,6 +1,6 @@
 """DBRN (arXiv 2311.06797): `dbrn.py[:variant]`, variants joined by '+' (`cpu+rgb`).
 
-    python -m experiments.main --config=experiments/configs/dbrn.py \
+    python -m experiments.main --config=dbrn \
         --config.data.root=FOLDER --config.data.category=cable_gland
 
 The rows of the paper's tables are variants (card: docs/systems/dbrn.md). Published

@@ -1,8 +1,8 @@
 """DRAEM (arXiv 2108.07610): `draem.py[:variant]`, joined by '+' (`cpu+opaque`).
 
-    python -m experiments.main --config=experiments/configs/draem.py \
+    python -m experiments.main --config=draem \
         --config.data.root=FOLDER --config.data.category=cable_gland \
-        --config.data.textures=FOLDER_OF_TEXTURES
+        --config.weights.textures=FOLDER_OF_TEXTURES
 
 The default is the published code: RGB at 256 pixels, 700 epochs. Published mean over
 the ten classes of MVTec 3D-AD, RGB alone, as DBRN's authors ran it: I-AUROC .876,

@@ -1,10 +1,10 @@
 """DSR (arXiv 2208.01521): `dsr.py[:variant]`, variants joined by '+'.
 
-    python -m experiments.main --config=experiments/configs/dsr.py:pretrain \
-        --config.data.pictures=FOLDER --config.save_artifacts.dada=dsr.safetensors
-    python -m experiments.main --config=experiments/configs/dsr.py \
+    python -m experiments.main --config=dsr:pretrain --phases=dada \
+        --config.data.images=FOLDER --config.save_weights.dada=dsr.safetensors
+    python -m experiments.main --config=dsr \
         --config.data.name=mvtec_ad --config.data.root=FOLDER \
-        --config.data.category=screw --config.artifacts.dada=dsr.safetensors
+        --config.data.category=screw --config.weights.dada=dsr.safetensors
 
 The default is the published code: RGB at 256 pixels. Published mean over the classes of
 MVTec AD: I-AUROC .982. `cpu` trains in minutes on two cores. Card: docs/systems/dsr.md.
@@ -12,13 +12,13 @@ MVTec AD: I-AUROC .982. `cpu` trains in minutes on two cores. Card: docs/systems
 
 from ml_collections import ConfigDict
 
-from experiments.configs.base import apply_variants, base_config, with_pretraining
+from experiments.configs.base import apply_variants, base_config
 
 # Light setting: minutes on two cores. The card gives the reason of each departure.
 CPU = {
     "data.image_size": 64,
     "data.batch_size": 8,
-    "data.procedural_pictures": 512,
+    "data.procedural_images": 512,
     "model.dada_hidden": 64,
     "model.dada_residual": 32,
     "model.dada_kernels": "he",
@@ -43,18 +43,14 @@ CPU = {
 }
 
 VARIANTS = {
-    # One run that makes the file of the auto-encoder; the rest is a formality.
-    "pretrain": {
-        "data.batch_size": 64,
-        "model.steps": 1,
-        "model.upsampler_steps": 1,
-    },
+    # One run of --phases=dada makes the file of the auto-encoder.
+    "pretrain": {"data.batch_size": 64},
     "cpu": CPU,
 }
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """Returns the configuration of the named variant."""
-    config = with_pretraining(base_config("dsr", recipe="raw"), "dada")
+    config = base_config("dsr", recipe="raw")
     config.fit.max_grad_norm = None  # the release clips nothing
     return apply_variants(config, variant, VARIANTS)

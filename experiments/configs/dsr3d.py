@@ -1,10 +1,10 @@
 """3DSR (arXiv 2311.01117): `dsr3d.py[:variant]`, variants joined by '+'.
 
-    python -m experiments.main --config=experiments/configs/dsr3d.py:pretrain \
-        --config.data.pictures=FOLDER --config.save_artifacts.dada=dada.safetensors
-    python -m experiments.main --config=experiments/configs/dsr3d.py \
+    python -m experiments.main --config=dsr3d:pretrain --phases=dada \
+        --config.data.images=FOLDER --config.save_weights.dada=dada.safetensors
+    python -m experiments.main --config=dsr3d \
         --config.data.root=FOLDER --config.data.category=cable_gland \
-        --config.artifacts.dada=dada.safetensors
+        --config.weights.dada=dada.safetensors
 
 The default is the published code with colour and depth. Published means over the ten
 classes of MVTec 3D-AD, I-AUROC / AUPRO@0.3: .978 / .972, depth alone I-AUROC .922.
@@ -13,11 +13,11 @@ classes of MVTec 3D-AD, I-AUROC / AUPRO@0.3: .978 / .972, depth alone I-AUROC .9
 
 from ml_collections import ConfigDict
 
-from experiments.configs.base import apply_variants, base_config, with_pretraining
+from experiments.configs.base import apply_variants, base_config
 
 # Light setting: minutes on two cores. The card gives the reason of each departure.
 CPU = {
-    "artifacts.dada": "shipped:dada_rgbd_light",
+    "weights.dada": "shipped:dada_rgbd_light",
     "data.image_size": 256,  # at 128 a bump covers 12 cells of 4 x 4
     "data.batch_size": 1,
     "data.recipe": "ast",
@@ -26,7 +26,7 @@ CPU = {
     "model.dada_residual": 32,
     "model.codes": 1024,
     "model.code_dimensions": 64,
-    # How the shipped file was made, see experiments/pretrained.
+    # How the shipped file was made, see ad3d_jax/experiment/shipped.
     "model.dada_kernels": "he",
     "model.dada_schedule": "cosine",
     "model.dada_steps": 2500,
@@ -54,8 +54,8 @@ CPU = {
 }
 
 VARIANTS = {
-    # One run that makes the file of the auto-encoder; the detector is a formality.
-    "pretrain": {"data.image_size": 256, "data.batch_size": 64, "model.steps": 1},
+    # One run of --phases=dada makes the file of the auto-encoder.
+    "pretrain": {"data.image_size": 256, "data.batch_size": 64},
     "depth": {
         "model.modalities": ("depth",),
         "model.dada_distance": "l2",
@@ -81,7 +81,7 @@ VARIANTS = {
 
 def get_config(variant: str = "") -> ConfigDict:
     """Returns the configuration of the named variant."""
-    config = with_pretraining(base_config("dsr3d", recipe="dsr"), "dada")
+    config = base_config("dsr3d", recipe="dsr")
     config.data.image_size = 384
     config.data.batch_size = 16
     config.fit.max_grad_norm = None  # the release clips nothing

@@ -1,6 +1,6 @@
 """EasyNet (arXiv 2307.13925): `easynet.py[:variant]`, variants joined by '+'.
 
-    python -m experiments.main --config=experiments/configs/easynet.py \
+    python -m experiments.main --config=easynet \
         --config.data.root=FOLDER --config.data.category=bagel
 
 The default is the paper's best: two levels, joint training, gate. Published I-AUROC,

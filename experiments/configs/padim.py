@@ -1,7 +1,7 @@
 """PaDiM (arXiv 2011.08785): `padim.py[:variant]`, variants joined by '+' (`cpu+depth`).
 
-    python -m experiments.main --config=experiments/configs/padim.py \
-        --config.backbone.weights=FILE --config.data.root=FOLDER \
+    python -m experiments.main --config=padim \
+        --config.weights.backbone=FILE --config.data.root=FOLDER \
         --config.data.category=cable_gland
 
 Card: docs/systems/padim.md. `cpu` takes minutes on two cores.
@@ -9,7 +9,7 @@ Card: docs/systems/padim.md. `cpu` takes minutes on two cores.
 
 from ml_collections import ConfigDict
 
-from experiments.configs.base import apply_variants, base_config, with_backbone
+from experiments.configs.base import apply_variants, base_config
 
 RESNET18 = {"model.backbone": "resnet18", "model.dimensions": 100}
 
@@ -21,7 +21,7 @@ VARIANTS = {
     "anomalib": {
         "model.epsilon": 0.01 + 1e-5,
         "data.image_size": 256,
-        "backbone.source": "racm_in1k",
+        "model.source": "racm_in1k",
     },
     # What is looked at; depth is ours.
     "rgb": {"model.modalities": ("rgb",)},
@@ -40,6 +40,6 @@ VARIANTS = {
 
 def get_config(variant: str = "") -> ConfigDict:
     """Returns the configuration of the named variant."""
-    config = with_backbone(base_config("padim", recipe="raw"), source="tv_in1k")
+    config = base_config("padim", recipe="raw")
     config.data.image_size = 224
     return apply_variants(config, variant, VARIANTS)

@@ -1,7 +1,7 @@
 """PatchCore (arXiv 2106.08265): `patchcore.py[:variant]`, joined by '+' (`cpu+depth`).
 
-    python -m experiments.main --config=experiments/configs/patchcore.py \
-        --config.backbone.weights=FILE --config.data.root=FOLDER \
+    python -m experiments.main --config=patchcore \
+        --config.weights.backbone=FILE --config.data.root=FOLDER \
         --config.data.category=cable_gland
 
 The default is the authors' release; `anomalib`, `paper` and `ind_knn` score as those do
@@ -10,7 +10,7 @@ The default is the authors' release; `anomalib`, `paper` and `ind_knn` score as 
 
 from ml_collections import ConfigDict
 
-from experiments.configs.base import apply_variants, base_config, with_backbone
+from experiments.configs.base import apply_variants, base_config
 
 RESNET18 = {
     "model.backbone": "resnet18",
@@ -29,7 +29,7 @@ VARIANTS = {
         "model.projection": "sparse",
         "model.upsample": "nearest",
         "data.image_size": 256,
-        "backbone.source": "racm_in1k",
+        "model.source": "racm_in1k",
     },
     "ind_knn": {
         "model.distance": "l2",
@@ -38,7 +38,7 @@ VARIANTS = {
         "model.patches": "concat",
         "model.start": "first",
         "model.projection": "sparse",
-        "backbone.source": "racm_in1k",
+        "model.source": "racm_in1k",
     },
     # Which rows the bank keeps; the default is a greedy tenth.
     "exact_coreset": {"model.projection": "none"},
@@ -65,7 +65,7 @@ VARIANTS = {
 
 def get_config(variant: str = "") -> ConfigDict:
     """Returns the configuration of the named variant."""
-    config = with_backbone(base_config("patchcore", recipe="raw"), source="tv_in1k")
+    config = base_config("patchcore", recipe="raw")
     config.data.image_size = 224
     config.model.match = True  # the report shows it
     return apply_variants(config, variant, VARIANTS)

@@ -1,6 +1,6 @@
 """A light DBRN on one class of the generated sample set, in minutes on two cores.
 
-python -m experiments.main --config=experiments/configs/quickstart.py
+python -m experiments.main --config=quickstart
 """
 
 from ml_collections import ConfigDict

@@ -1,11 +1,11 @@
 """SimpleNet's configurations: the release's, backbones, modalities, and a light one.
 
---config=experiments/configs/simplenet.py[:variant[+variant]]
+--config=simplenet[:variant[+variant]]
 """
 
 from ml_collections import ConfigDict
 
-from experiments.configs.base import apply_variants, base_config, with_backbone
+from experiments.configs.base import apply_variants, base_config
 
 VARIANTS = {
     "rgb": {"model.modalities": ("rgb",)},
@@ -33,7 +33,7 @@ VARIANTS = {
 
 def get_config(variant: str = "") -> ConfigDict:
     """Returns the configuration of the named variant."""
-    config = with_backbone(base_config("simplenet", recipe="raw"), source="tv_in1k")
+    config = base_config("simplenet", recipe="raw")
     config.data.image_size = 288
     config.fit.max_grad_norm = None  # the release clips nothing
     return apply_variants(config, variant, VARIANTS)

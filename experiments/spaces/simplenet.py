@@ -1,7 +1,7 @@
 """SimpleNet: noise, learning rates and how long it trains.
 
-python -m experiments.sweep --config=experiments/configs/simplenet.py:cpu \
-    --config.backbone.weights=FILE --space=experiments/spaces/simplenet.py \
+python -m experiments.sweep --config=simplenet:cpu \
+    --config.weights.backbone=FILE --space=simplenet \
     --trials=40 --workers=2
 """
 

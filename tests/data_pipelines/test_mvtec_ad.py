@@ -204,7 +204,7 @@ def test_parameters_of_an_older_run_are_completed(screw):
     folder = screw / "test/bent"
     old = {"image_size": 20, "mask_size": None}
     (_, record), *_ = read_folder(folder, "raw", old, ("rgb",))
-    new = {**old, "interpolation": "area", "resize_size": None, "fpfh": "jnp"}
+    new = {**old, "interpolation": "area", "resize_size": None, "extras": []}
     (_, expected), *_ = read_folder(folder, "raw", new, ("rgb",))
     np.testing.assert_array_equal(record["rgb"], expected["rgb"])
 

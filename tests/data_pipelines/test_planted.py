@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from data_pipelines import planted
+from data_pipelines import planted, planting
 from data_pipelines.errors import DatasetError
-from data_pipelines.planted import KINDS, SPLIT, Settings
+from data_pipelines.planted import SPLIT, Settings
+from data_pipelines.planting import KINDS
 from data_pipelines.preprocess import prepare
 from data_pipelines.recipes import Sample
 from data_pipelines.resident import load_resident
@@ -26,7 +27,7 @@ def scan(colour=(90, 120, 150)):
 
 def planted_in(kind, seed=0, sample=None):
     sample = sample or scan()
-    return planted.plant(sample, kind, np.random.default_rng(seed))
+    return planting.plant(sample, kind, np.random.default_rng(seed))
 
 
 def moved(sample, before):
@@ -39,20 +40,20 @@ def moved(sample, before):
 
 
 def test_the_part_is_what_stands_off_the_table():
-    part = planted.part_of(scan())
+    part = planting.part_of(scan())
     truth = np.zeros((SIDE, SIDE), bool)
     truth[BOX, BOX] = True
     assert not (part & ~truth).any()
     assert (part != truth).sum() == 4 * 3  # the opening takes three pixels a corner
-    by_colour = planted.part_of(Sample(scan().rgb))
+    by_colour = planting.part_of(Sample(scan().rgb))
     np.testing.assert_array_equal(by_colour, part)
 
 
 def test_everything_is_the_part_where_nothing_stands_out():
     flat = scan()
     flat.xyz[..., 2] = 0.5
-    assert planted.part_of(flat).all()
-    assert planted.part_of(Sample(np.full((SIDE, SIDE, 3), 7, np.uint8))).all()
+    assert planting.part_of(flat).all()
+    assert planting.part_of(Sample(np.full((SIDE, SIDE, 3), 7, np.uint8))).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -60,7 +61,7 @@ def test_everything_is_the_part_where_nothing_stands_out():
 def test_only_the_blob_changes_and_the_mask_marks_it(kind, seed):
     clean, broken = scan(), planted_in(kind, seed)
     mask = broken.mask > 0
-    inside = planted.part_of(clean)
+    inside = planting.part_of(clean)
     assert 4 <= mask.sum() <= 0.1 * inside.sum()
     assert not (mask & ~inside).any()
     changed_colour = (broken.rgb != clean.rgb).any(-1)
@@ -137,23 +138,22 @@ def test_each_good_sample_stands_beside_its_twins(prepared, tmp_path):
     assert [row["label"] for row in split.samples] == [0, 1, 1, 1] * 2
     kinds = [row["defect"] for row in split.samples if row["label"]]
     assert kinds == ["colour", "bump", "dent", "missing", "both", "colour"]
-    assert len({row["id"] for row in split.samples}) == split.size() == 8
-    (batch,) = split.ordered(SPLIT, 8, 0)
+    assert len({row["id"] for row in split.samples}) == split.dataset.size(SPLIT) == 8
+    (batch,) = split.dataset.ordered(SPLIT, 8, 0)
     np.testing.assert_array_equal(batch.mask.any((1, 2, 3)), batch.label)
     assert batch.mask.shape == (8, 32, 32, 1) and batch.rgb.shape == (8, 16, 16, 3)
     (good,) = load_resident(prepared).ordered("validation", 2, 0)
     np.testing.assert_array_equal(batch.rgb[::4], good.rgb)
     np.testing.assert_array_equal(batch.xyz[::4], good.xyz)
     np.testing.assert_array_equal(batch.id[::4], good.id)
-    with pytest.raises(DatasetError, match="expected 'planted', found 'test'"):
-        split.size("test")
+    with pytest.raises(DatasetError, match="expected planted, found 'test'"):
+        split.dataset.size("test")
 
 
 def test_it_is_made_once_and_anew_where_the_file_is_damaged(prepared, tmp_path):
     def arrays():
-        (batch,) = planted.open_planted(tmp_path / "data", prepared).ordered(
-            SPLIT, 6, 0
-        )
+        split = planted.open_planted(tmp_path / "data", prepared)
+        (batch,) = split.dataset.ordered(SPLIT, 6, 0)
         return batch
 
     first = arrays()
@@ -193,5 +193,5 @@ def test_unknown_kinds_and_kinds_without_points_are_refused(prepared, tmp_path):
         planted.open_planted(tmp_path / "data", prepared, Settings(kinds=("hole",)))
     fields = {n: f for n, f in prepared.manifest["fields"].items() if n != "xyz"}
     flat = prepared._replace(manifest=prepared.manifest | {"fields": fields})
-    with pytest.raises(DatasetError, match="the kind colour"):
+    with pytest.raises(DatasetError, match="kinds of .'colour',. for this class"):
         planted.open_planted(tmp_path / "data", flat, Settings(kinds=("bump",)))

@@ -113,15 +113,15 @@ def test_record_by_hand():
     np.testing.assert_array_equal(record["foreground"], there)
     assert record["valid"].all()
     # 0.2 + 0.6 * height / (1.1 * height)
-    top = record["depth_normalised"][there]
+    top = record["height_normalised"][there]
     np.testing.assert_allclose(top, 0.2 + 0.6 / 1.1, rtol=1e-4)
-    np.testing.assert_allclose(record["depth_normalised"][~there], 0.2, atol=1e-4)
+    np.testing.assert_allclose(record["height_normalised"][~there], 0.2, atol=1e-4)
     # Another plate, twice as high, is clipped; the image's own range hides the height.
     high = AST.apply(params, plate(0.04)).record
-    np.testing.assert_allclose(high["depth_normalised"][there], 0.8, rtol=1e-6)
+    np.testing.assert_allclose(high["height_normalised"][there], 0.8, rtol=1e-6)
     own = {**params, "normalisation": "image"}
     for height in (0.02, 0.04):
-        values = AST.apply(own, plate(height)).record["depth_normalised"]
+        values = AST.apply(own, plate(height)).record["height_normalised"]
         np.testing.assert_allclose(values[there], 0.8, rtol=1e-6)
 
 
@@ -132,7 +132,7 @@ def test_wide_gaps_get_the_mean_of_the_background():
     record = AST.apply(params, sample).record
     assert record["depth"][30, 30, 0] == pytest.approx(0.6, rel=1e-6)
     assert not record["valid"][30, 30, 0] and not record["foreground"][30, 30, 0]
-    assert record["depth_normalised"][30, 30, 0] == pytest.approx(0.2, abs=1e-4)
+    assert record["height_normalised"][30, 30, 0] == pytest.approx(0.2, abs=1e-4)
 
 
 def test_nothing_measured_is_finite_and_does_not_count():
@@ -144,7 +144,7 @@ def test_nothing_measured_is_finite_and_does_not_count():
     assert not record["valid"].any() and not record["foreground"].any()
     for values in record.values():
         assert np.isfinite(values.astype(np.float32)).all()
-    np.testing.assert_array_equal(record["depth_normalised"], np.float32(0.2))
+    np.testing.assert_array_equal(record["height_normalised"], np.float32(0.2))
     with pytest.raises(DatasetError, match="positive z"):
         AST.fit(SMALL, [nothing])
 
@@ -206,7 +206,7 @@ def test_real_class(real_class):
     assert 0.03 < params["height_max"] < 0.08  # the part is some 40 mm high
     for sample in loaded:
         record, flags = AST.apply(params, sample)
-        normalised = record["depth_normalised"]
+        normalised = record["height_normalised"]
         assert flags == ()
         assert normalised.min() >= np.float32(0.2) and normalised.max() <= 0.8
         assert 0.1 < record["foreground"].mean() < 0.25

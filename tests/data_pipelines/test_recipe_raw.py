@@ -9,7 +9,7 @@ from data_pipelines.errors import DatasetError
 from data_pipelines.preprocess import prepare
 from data_pipelines.recipes import RECIPES, Sample
 from data_pipelines.resident import load_resident
-from data_pipelines.samples import complete_parameters, record_fields
+from data_pipelines.samples import complete_parameters
 
 RAW = RECIPES["raw"]
 
@@ -60,7 +60,10 @@ def test_whole_resize_is_as_before(write):
     ("changes", "words"),
     [
         ({"interpolation": "cubic"}, "interpolation.*bicubic.*'cubic'"),
-        ({"fpfh": "pcl"}, "fpfh.*jnp or open3d.*'pcl'"),
+        (
+            {"extras": ("views",)},
+            "raw cannot make views.*can make: fpfh, depth_normalised, normals",
+        ),
         ({"resize_size": 255}, "resize_size.*256.*255"),
         ({"resize_size": "256"}, "resize_size"),
         ({"crop": 3}, "no parameter crop"),
@@ -93,14 +96,14 @@ def open3d_fpfh(points: np.ndarray) -> np.ndarray:
 
 def test_fpfh_extra_is_open3ds(write):
     rgb, xyz = write.scene(2, 64, 64)
-    chosen = params(image_size=32, fpfh="open3d")
+    chosen = params(image_size=32, extras=("fpfh",))
     record = RAW.apply(chosen, Sample(rgb, xyz)).record
     small = xyz[::2, ::2].astype(np.float64)
     there = (small != 0).all(-1)
     assert 0 < there.sum() < there.size  # columns of x = 0 are among those left out
     expected = pooled(open3d_fpfh(small[there]), there)
     np.testing.assert_allclose(record["fpfh"], expected, rtol=1e-5, atol=1e-4)
-    fields = record_fields(RAW, chosen, True)
+    fields = RAW.fields(chosen, frozenset(("rgb", "xyz")))
     assert fields["fpfh"] == ((28, 28, 33), "float32")
     assert {name: (a.shape, str(a.dtype)) for name, a in record.items()} == fields
 
@@ -108,7 +111,7 @@ def test_fpfh_extra_is_open3ds(write):
 def test_fpfh_of_an_empty_cloud_is_zero():
     pytest.importorskip("open3d")
     nothing = Sample(np.zeros((20, 20, 3), np.uint8), np.zeros((20, 20, 3), np.float32))
-    applied = RAW.apply(params(image_size=20, fpfh="open3d"), nothing)
+    applied = RAW.apply(params(image_size=20, extras=("fpfh",)), nothing)
     assert applied.flags == ("nothing_measured",)
     assert applied.record["fpfh"].shape == (28, 28, 33)
     assert not applied.record["fpfh"].any()
@@ -117,7 +120,7 @@ def test_fpfh_of_an_empty_cloud_is_zero():
 def test_fpfh_survives_both_readers(box, tmp_path):
     pytest.importorskip("open3d")
     stream = pytest.importorskip("data_pipelines.stream")
-    chosen = {"image_size": 20, "fpfh": "open3d"}
+    chosen = {"image_size": 20, "extras": ("fpfh",)}
     batches = {}
     for format, read in (("tfds", stream.open_stream), ("npz", load_resident)):
         data = prepare(box.parent, "box", "raw", chosen, tmp_path, format=format)
@@ -137,7 +140,7 @@ def test_absent_open3d_is_told_before_work_begins(box, tmp_path, monkeypatch):
         raise DatasetError("no Open3D")
 
     monkeypatch.setattr(geometry, "open3d", absent)
-    chosen = {"image_size": 16, "fpfh": "open3d"}
+    chosen = {"image_size": 16, "extras": ("fpfh",)}
     with pytest.raises(DatasetError, match="no Open3D"):
         prepare(box.parent, "box", "raw", chosen, tmp_path / "cache", format="npz")
     assert not list((tmp_path / "cache").iterdir())

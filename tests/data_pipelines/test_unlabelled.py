@@ -13,7 +13,7 @@ from data_pipelines.preprocess import prepare
 from data_pipelines.resident import load_resident
 from data_pipelines.unlabelled import collate, read_folder
 
-NEEDS = ("rgb", "extras.depth_normalised")
+NEEDS = ("rgb", "extras.height_normalised")
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_the_same_record_as_in_training(prepared, box):
             getattr(batch, field)[:2], getattr(expected, field)
         )
     np.testing.assert_array_equal(
-        batch.extras["depth_normalised"][:2], expected.extras["depth_normalised"]
+        batch.extras["height_normalised"][:2], expected.extras["height_normalised"]
     )
     assert batch.weight.tolist() == [1, 1, 0]
     assert batch.mask is None and batch.label is None
@@ -53,7 +53,7 @@ def test_flat_folder_and_pictures_alone(prepared, box, tmp_path):
         read_folder(flat, "ast", params, NEEDS)
     shutil.copy(box / "test/dent/xyz/000.tiff", flat)
     ((name, record),) = read_folder(flat, "ast", params, NEEDS)
-    assert name == "000" and "depth_normalised" in record
+    assert name == "000" and "height_normalised" in record
 
 
 def test_depth_pictures(prepared, tmp_path, write):

@@ -1,5 +1,7 @@
 """Plans against limits, by hand; memory that runs out, by a fake error."""
 
+import resource
+
 import jax
 import numpy as np
 import pytest
@@ -176,3 +178,35 @@ def test_free_host_memory_is_what_linux_and_the_container_leave(tmp_path):
     (one / "memory.limit_in_bytes").write_text("600\n")
     assert memory.free_host_bytes(meminfo, one.parent) == 0
     assert memory.free_host_bytes(tmp_path / "absent", tmp_path) > 2**20
+
+
+def test_the_peak_of_the_host_is_what_linux_says_of_this_process(tmp_path):
+    status = tmp_path / "status"
+    status.write_text("Name:\tpython\nVmPeak:\t 9999 kB\nVmHWM:\t    1234 kB\n")
+    assert memory.host_peak_bytes(status) == 1234 * 1024
+    before = memory.host_peak_bytes()
+    grown = np.ones(2**25)  # 256 MiB
+    assert memory.host_peak_bytes() >= grown.nbytes
+    assert memory.host_peak_bytes() >= before
+
+
+@pytest.mark.parametrize("text", ["Name:\tpython\n", "", None, "VmHWM:\tmuch\n"])
+def test_where_linux_says_nothing_the_usual_figure_counts(tmp_path, text):
+    if text is not None:
+        (tmp_path / "status").write_text(text)
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert memory.host_peak_bytes(tmp_path / "status") >= used * 1024
+
+
+def test_the_peak_is_the_device_s_where_it_tells(monkeypatch):
+    class Device:
+        def __init__(self, statistics):
+            self.memory_stats = lambda: statistics
+
+    for statistics in (None, {}, {"bytes_in_use": 7}):
+        monkeypatch.setattr(jax, "local_devices", lambda x=statistics: [Device(x)])
+        assert memory.peak_bytes() == memory.host_peak_bytes()
+    monkeypatch.setattr(
+        jax, "local_devices", lambda: [Device({"peak_bytes_in_use": 7})]
+    )
+    assert memory.peak_bytes() == 7

@@ -3,7 +3,6 @@
 import pytest
 from reference_systems import neighbours, restorer
 
-from experiments import session
 from experiments.benchmarks import population, speed
 from experiments.configs.dbrn import get_config
 
@@ -20,7 +19,7 @@ def config(monkeypatch):
 
 
 def test_each_size_is_one_program(monkeypatch, config):
-    monkeypatch.setattr(session, "build_system", lambda _: restorer())
+    monkeypatch.setattr(population, "build_system", lambda _: restorer())
     report = population.run(config, sizes=(3,), steps=2, peak_tflops=1.0)
     found = [(x["different"], x["members"]) for x in report["timings"]]
     different = population.DIFFERENT
@@ -38,6 +37,6 @@ def test_each_size_is_one_program(monkeypatch, config):
 
 
 def test_a_bank_without_training_is_refused(monkeypatch, config):
-    monkeypatch.setattr(session, "build_system", lambda _: neighbours())
+    monkeypatch.setattr(population, "build_system", lambda _: neighbours())
     with pytest.raises(ValueError, match="no phase that is trained"):
         population.run(config)

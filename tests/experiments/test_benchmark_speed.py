@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import reference_systems
 
-from ad3d_jax.workdir.folder import write_json
-from experiments import session
+from ad3d_jax.workdir.json_files import write_json
 from experiments.benchmarks import speed
 from experiments.configs.dbrn import get_config
 
@@ -39,7 +38,7 @@ def config():
 
 
 def run(monkeypatch, config, system, **options):
-    monkeypatch.setattr(session, "build_system", lambda _: system)
+    monkeypatch.setattr(speed, "build_system", lambda _: system)
     monkeypatch.setitem(speed.MATMUL_SIDE, "cpu", 64)
     return speed.run(config, **options)
 
@@ -122,7 +121,7 @@ def test_warm_ups_are_not_counted(monkeypatch):
 
 def test_a_random_batch_has_what_systems_need(config):
     batch = speed.random_batch(config, 2)
-    assert batch.extras["depth_normalised"].shape == (2, 16, 16, 1)
+    assert batch.extras["height_normalised"].shape == (2, 16, 16, 1)
     assert batch.mask is None and batch.label is None
     for name in ("rgb", "xyz", "depth"):
         field = getattr(batch, name)

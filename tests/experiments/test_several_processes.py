@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from ad3d_jax.devices.processes import EXIT_LOST
+from ad3d_jax.experiment.status import PREEMPTED
 from ad3d_jax.workdir.checkpoint import load_tree
 from ad3d_jax.workdir.log import read_log
-from experiments.main import EXIT_PREEMPTED
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
 
@@ -243,7 +243,7 @@ def test_signals_and_deaths_change_nothing(program, tmp_path):
     both = program.start_two(workdir, *told)
     until(workdir, 10, both)
     both[1].send_signal(signal.SIGTERM)
-    said = ended(both, EXIT_PREEMPTED, EXIT_PREEMPTED)
+    said = ended(both, PREEMPTED, PREEMPTED)
     places = [text[text.index("after step") :][:14] for text in said]
     assert places[0] == places[1], "both stop at the same step"
     stopped = checkpoints(workdir)

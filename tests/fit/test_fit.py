@@ -1,9 +1,7 @@
-"""Whole fits of the reference systems: resumption, cache, artifacts, faults."""
+"""Whole fits of the reference systems: resumption, checks, faults."""
 
 import os
 import signal
-import sys
-import types
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +18,6 @@ from reference_systems import (
     take,
 )
 
-import ad3d_jax.features
 from ad3d_jax.base import Gather, Scores, State, System, Train, Update
 from ad3d_jax.devices import engines
 from ad3d_jax.fit import positions
@@ -95,34 +92,6 @@ def test_a_resumed_fit_has_the_same_bits(data, engine, make, sign):
     same(done.state, whole)
 
 
-def test_passes_over_the_data_are_counted_in_steps(data, engine):
-    seen = []
-
-    def optimizer(hyper, steps):
-        seen.append(steps)
-        return optax.sgd(0.1)
-
-    def loss(keys, params, state, batch, across):
-        return params["w"] * batch.weight, {}, {}
-
-    def make(**length):
-        phase = Train("t", (Update(loss, optimizer),), **{"steps": 0, **length})
-        return System("s", (), (), None, (phase,), None)
-
-    kept = StopAfter(4)
-    state = State(params={"w": jnp.ones(())})
-    # 3 passes over 6 samples in batches of 4.
-    expected = fit(make(steps=5), state, KEY, data, QUIET, engine)
-    seen.clear()
-    options = QUIET._replace(checkpoint_every=4)
-    with pytest.raises(Preempted, match="after step 5"):
-        fit(make(epochs=3), state, KEY, data, options, engine, kept)
-    kept.number = None
-    found = fit(make(epochs=3), state, KEY, data, options, engine, kept)
-    same(found, expected)
-    assert set(seen) == {5} and sorted(kept.trees) == [4, 5, 6]
-
-
 def test_a_fit_stopped_between_phases_does_not_double_rows(data, engine):
     system = bank(steps=2)
     state = start(system, data)
@@ -169,88 +138,6 @@ def test_hyperparameters_come_from_the_caller_on_resumption(data, engine):
     assert float(done.state.hyper["noise"]) == 0.5
 
 
-def test_cached_features_reach_the_loss_by_sample(engine):
-    """Every row must meet the features of its own sample, in any order."""
-    data = MemoryDataset({"train": make_batch(6, size=8)})
-    seen = []
-
-    def cache(state, batch):
-        return {"mean": jnp.mean(batch.rgb, (1, 2)) * state.frozen["scale"]}
-
-    def loss(keys, params, state, batch, across):
-        away = batch.extras["mean"] - 2 * jnp.mean(batch.rgb, (1, 2))
-        assert "depth_normalised" in batch.extras
-        seen.append(batch.extras["mean"].shape)
-        return params["w"] ** 2 + jnp.max(jnp.abs(away), 1), {}, {}
-
-    def emit(key, state, batch):
-        return batch.extras["mean"]
-
-    def absorb(key, state, rows):
-        return state._replace(memory={"means": jnp.asarray(rows)})
-
-    phases = (
-        Train("t", (Update(loss, lambda h, s: optax.sgd(0.0)),), 4, cache=cache),
-        Gather("g", emit, absorb, cache=cache),
-    )
-    system = System("s", (), (), None, phases, None)
-    state = State(params={"w": jnp.zeros(())}, frozen={"scale": jnp.float32(2)})
-    log = MemoryLog()
-    fitted = fit(system, state, KEY, data, QUIET._replace(log_every=1), engine, log=log)
-    losses = [line["loss"] for line in log.lines if line["kind"] == "train"]
-    assert len(losses) == 4 and max(losses) < 1e-6 and seen[0] == (4, 3)
-    expected = 2 * data.splits["train"].rgb.mean((1, 2))
-    np.testing.assert_allclose(fitted.memory["means"], expected, rtol=1e-5)
-
-
-def test_two_different_samples_of_one_id_cannot_be_cached(engine):
-    samples = make_batch(6, size=8)
-    twins = samples._replace(id=np.array([0, 1, 2, 3, 4, 4], np.int32))
-    system = bank(steps=1)
-    with pytest.raises(ValueError, match="share the id 4"):
-        data = MemoryDataset({"train": twins})
-        fit(system, start(system, data), KEY, data, QUIET, engine)
-    # The same sample twice is harmless.
-    data = MemoryDataset({"train": take(samples, [0, 1, 2, 3, 4, 4])})
-    fit(system, start(system, data), KEY, data, QUIET, engine)
-
-
-@pytest.fixture
-def weights(monkeypatch):
-    """A file system of trees in place of the reader and writer of weights."""
-    files = {}
-    module = types.ModuleType("ad3d_jax.features.weights")
-
-    def load(path, like):
-        assert jax.tree.structure(like) == jax.tree.structure(files[path])
-        return files[path]
-
-    module.load, module.save = load, files.__setitem__
-    monkeypatch.setitem(sys.modules, "ad3d_jax.features.weights", module)
-    monkeypatch.setattr(ad3d_jax.features, "weights", module, raising=False)
-    return files
-
-
-def test_an_artifact_stands_for_its_phase(data, engine, weights):
-    system = bank(steps=3)
-    state = start(system, data)
-    options = QUIET._replace(save_artifacts={"adapter": "file"})
-    trained = fit(system, state, KEY, data, options, engine)
-    same(weights["file"], trained.params)
-    options, log = QUIET._replace(artifacts={"adapter": "file"}), MemoryLog()
-    other = start(system, data, seed=1)
-    loaded = fit(system, other, KEY, data, options, engine, log=log)
-    same(loaded, trained)
-    assert not [line for line in log.lines if line["kind"] == "train"]
-
-
-def test_an_unknown_artifact_is_a_clear_error(data, engine):
-    system = bank(steps=1)
-    options = QUIET._replace(artifacts={"adaptor": "file"})
-    with pytest.raises(ValueError, match="no artifact 'adaptor'; it has: adapter"):
-        fit(system, start(system, data), KEY, data, options, engine)
-
-
 def test_a_missing_field_is_an_error_before_any_tracing(engine):
     data = MemoryDataset({"train": make_batch(4, size=8)._replace(depth=None)})
     system = restorer(steps=2)
@@ -270,8 +157,8 @@ def test_a_missing_field_is_an_error_before_any_tracing(engine):
 def test_a_phase_may_need_other_fields_than_the_system(engine):
     system = restorer(steps=2)
     pictures = make_batch(4, size=8)._replace(depth=None)
-    data = MemoryDataset({"train": make_batch(4, size=8), "pictures": pictures})
-    first = system.phases[0]._replace(source="pictures", needs=("rgb",))
+    data = MemoryDataset({"train": make_batch(4, size=8), "images": pictures})
+    first = system.phases[0]._replace(source="images", needs=("rgb",))
     checked = system._replace(phases=(first._replace(steps=0), *system.phases))
     fit(checked, start(system, data), KEY, data, QUIET, engine)
     checked = checked._replace(phases=(first._replace(needs=("rgb", "depth")),))
@@ -283,7 +170,7 @@ def test_an_empty_split_is_a_clear_error(engine):
     samples = make_batch(4, size=8)
     data = MemoryDataset({"train": take(samples, [])})
     system = restorer(steps=2)
-    with pytest.raises(ValueError, match="split train holds no samples.*restorer"):
+    with pytest.raises(ValueError, match="source train holds no samples.*restorer"):
         fit(system, system.init(KEY, samples), KEY, data, QUIET, engine)
 
 

@@ -10,10 +10,14 @@ from reference_systems import (
     MemoryCheckpointer,
     MemoryDataset,
     bank,
+    banks,
     make_batch,
+    make_cloud,
     neighbours,
+    points,
 )
 
+from ad3d_jax import evaluate
 from ad3d_jax.base import Select
 from ad3d_jax.devices import compilation, engines, memory
 from ad3d_jax.fit import gather, positions
@@ -126,27 +130,31 @@ def test_a_choice_that_was_stopped_goes_on_with_the_same_bits(data, whole, sign)
         fit(system, state, KEY, data, QUIET, engine_of(), kept)
     assert len(kept.trees) == 4, "the slice after the signal is saved, too"
     assert max(kept.trees) < CHOICE_STEPS
-    before = int(kept.latest(None)[1]["choice"]["count"])
+    before = int(kept.latest()[1]["choice"]["rows"]["count"])
     assert 0 < before < 31
     kept.count = None
     seen = []
 
     def watched(data, carry, across):
         seen.append(True)
-        return phase.select.advance(data, carry, across)
+        return select.advance(data, carry, across)
 
     (phase,) = system.phases
-    phases = (phase._replace(select=phase.select._replace(advance=watched)),)
+    select = phase.select["rows"]
+    phases = (phase._replace(select={"rows": select._replace(advance=watched)}),)
     resumed = fit(
         system._replace(phases=phases), state, KEY, data, QUIET, engine_of(), kept, log
     )
     same(resumed, whole)
     assert len(seen) == 1, "one trace for all slices"
-    choices = [t["choice"]["count"] for t in kept.trees.values() if "choice" in t]
+    choices = [
+        t["choice"]["rows"]["count"] for t in kept.trees.values() if "choice" in t
+    ]
     assert sorted(choices) == choices and choices[4] > before, "it went on"
     assert log.of_kind("choice")[-1] == {
         "kind": "choice",
         "phase": "bank",
+        "leaf": "rows",
         "done": 31,
         "total": 31,
     }
@@ -198,7 +206,7 @@ def test_a_choice_may_go_on_from_disk_on_other_devices(data, whole, tmp_path):
         fit(system, state, KEY, data, QUIET, engine_of("pmap", 2), kept)
     with Checkpointer(tmp_path) as kept:
         position = positions.restore(system, state, kept)
-        assert position.phase == 0 and 0 < position.choice["count"] < 31
+        assert position.phase == 0 and 0 < position.choice["rows"]["count"] < 31
         found = fit(system, state, KEY, data, QUIET, engine_of("pmap", 4), kept)
     np.testing.assert_array_equal(found.memory["origin"], whole.memory["origin"])
 
@@ -222,7 +230,7 @@ def test_the_checkpoint_of_another_choice_is_refused(data):
 
 def with_select(system, select):
     (phase,) = system.phases
-    return system._replace(phases=(phase._replace(select=select),))
+    return system._replace(phases=(phase._replace(select={"rows": select}),))
 
 
 def test_a_choice_that_stands_still_is_an_error_and_not_an_endless_loop(data):
@@ -313,3 +321,126 @@ def test_memory_that_runs_out_in_a_slice_is_a_named_error(data, monkeypatch):
     system = neighbours()
     with pytest.raises(memory.MemoryLimitError, match="ran out.*63 rows of 8 numbers"):
         fit(system, start(system, data), KEY, data, QUIET, engine_of())
+
+
+# --- Several choices ------------------------------------------------------------------
+
+
+def fitted_banks(data, kept=None, where=None, **options):
+    system, log = banks(), MemoryLog()
+    state = start(system, data)
+    where = where or engine_of()
+    options = QUIET._replace(**options)
+    return fit(system, state, KEY, data, options, where, kept, log), log
+
+
+@pytest.fixture(scope="module")
+def two(data):
+    """The state of an undisturbed fit of two banks."""
+    with pytest.MonkeyPatch.context() as patch:
+        shorten(patch)
+        return fitted_banks(data)[0]
+
+
+def test_two_banks_come_from_one_pass(data, two):
+    seen = []
+
+    class Counted(MemoryDataset):
+        def ordered(self, split, batch_size, start):
+            yield from super().ordered(split, batch_size, start)
+            seen.append(split)
+
+    found, log = fitted_banks(Counted(data.splits))
+    same(found, two)
+    assert seen == ["train"]
+    samples = data.splits["train"]
+    colours, depths = samples.rgb.reshape(-1, 3), 20 * samples.depth.reshape(-1, 1)
+    for name, rows, count in (("colour", colours, 504), ("depth", depths, 252)):
+        kept = found.memory[name]
+        kept = kept.rows + kept.mean
+        near = np.abs(kept[:, None] - rows[None]).max(-1)
+        picks = np.unique(near.argmin(1))
+        assert len(kept) == count == len(picks), "rows of its own, none of them twice"
+        assert near.min(1).max() < 1e-5
+    # What has no choice is absorbed whole.
+    np.testing.assert_array_equal(found.memory["id"], samples.id)
+    done = [line for line in log.of_kind("choice") if line["done"] == line["total"]]
+    assert [(x["leaf"], x["total"]) for x in done] == [("colour", 504), ("depth", 252)]
+
+
+@pytest.mark.parametrize(("kind", "devices"), ENGINES[1:2] + ENGINES[3:])
+def test_two_choices_depend_on_no_devices(data, two, kind, devices):
+    found, _ = fitted_banks(data, where=engine_of(kind, devices), batch_size=8)
+    for name in ("colour", "depth"):
+        np.testing.assert_allclose(
+            found.memory[name].rows, two.memory[name].rows, atol=1e-6
+        )
+
+
+def test_a_choice_that_was_stopped_knows_which_it_was(data, two, monkeypatch):
+    monkeypatch.setattr(coreset, "PICKS", 64)
+    kept = MemoryCheckpointer()
+    whole, _ = fitted_banks(data, kept)
+    slices = {n: sorted(t["choice"]) for n, t in kept.trees.items() if "choice" in t}
+    numbers = sorted(slices)
+    assert numbers[-1] < CHOICE_STEPS
+    middle = sum(names == ["colour"] for names in slices.values())
+    assert [len(slices[n]) for n in numbers] == sorted(len(slices[n]) for n in numbers)
+    # Within the first, where it ended, within the second.
+    for place in (middle // 2, middle - 1, middle + 1):
+        killed = MemoryCheckpointer()
+        killed.trees = {n: kept.trees[n] for n in numbers[: place + 1]}
+        begun = {n: x["count"] for n, x in killed.latest(None)[1]["choice"].items()}
+        found, log = fitted_banks(data, killed)
+        same(found, whole)
+        done = [(line["leaf"], line["done"]) for line in log.of_kind("choice")]
+        assert all(count > begun.get(leaf, 0) for leaf, count in done)
+        again = sorted(n for n, tree in killed.trees.items() if "choice" in tree)
+        assert again == numbers, "the slices that were done are not done again"
+
+
+def test_a_choice_of_what_is_not_emitted_is_an_error_before_any_pass(data, monkeypatch):
+    def never(*_, **__):
+        raise AssertionError("compiled")
+
+    monkeypatch.setattr(compilation, "compile_map", never)
+    (phase,) = banks().phases
+    chosen = {"colours": phase.select["colour"]}
+    system = banks()._replace(phases=(phase._replace(select=chosen),))
+    words = r"banks.banks chooses of 'colours', but emits \['colour', 'depth', 'id'\]"
+    with pytest.raises(ValueError, match=words):
+        fit(system, start(system, data), KEY, data, QUIET, engine_of())
+
+
+# --- Clouds without rows and columns --------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "devices"), [("jit", 1), ("pmap", 2)])
+def test_a_cloud_is_fitted_scored_and_measured(kind, devices):
+    data = MemoryDataset({"train": make_cloud(5), "test": clouds()})
+    system, where = points(), engine_of(kind, devices)
+    state = fit(system, start(system, data), KEY, data, QUIET, where)
+    train, test = data.splits["train"], data.splits["test"]
+    assert state.memory["bank"].rows.shape == (5 * 54, 3), "measured points alone"
+    score = evaluate.compile_score(system, where, KEY, state)
+    scored = evaluate.score_split(score, data, 4)
+    assert scored.maps.shape == (6, 60, 1)
+    known = train.xyz[train.valid[..., 0]]
+    away = np.linalg.norm(test.xyz[:, :, 0, None] - known[None, None], axis=-1).min(-1)
+    expected = np.where(test.valid[..., 0, 0], away, 0)
+    np.testing.assert_allclose(scored.maps[..., 0], expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(scored.image, expected.sum(1) / 54, rtol=1e-4)
+    samples = [
+        evaluate.Sample("sheet", "bent", str(i), int(test.id[i]), int(test.label[i]))
+        for i in range(6)
+    ]
+    metrics = evaluate.measure(scored, samples)
+    assert metrics["i_auroc"] == 1 and metrics["p_auroc"] == 1
+    assert metrics["aupro_30"] is None
+    assert "unorganised cloud" in metrics["notes"]["aupro_30"]
+
+
+def clouds():
+    """Three sound and three bent clouds."""
+    good, bad = make_cloud(3, seed=1), make_cloud(3, seed=2, defect=True)
+    return jax.tree.map(lambda x, y: np.concatenate([x, y]), good, bad)

@@ -11,6 +11,7 @@ from reference_systems import (
     bank,
     critic,
     make_batch,
+    moments,
     neighbours,
     restorer,
 )
@@ -223,12 +224,12 @@ def test_a_population_of_which_none_is_left_ends(classes, engine):
 
 def test_features_are_computed_once_for_members_that_share_them(classes, engine):
     """One data set and one backbone: one pass, whatever the heads are."""
-    visited = []
+    passes = []
 
     class Counted(MemoryDataset):
         def ordered(self, split, batch_size, start):
-            visited.append(batch_size)
-            return super().ordered(split, batch_size, start)
+            yield from super().ordered(split, batch_size, start)
+            passes.append(split)
 
     data = Counted(classes[0].splits)
     system = bank(steps=2)
@@ -236,10 +237,8 @@ def test_features_are_computed_once_for_members_that_share_them(classes, engine)
     frozen = first.state.frozen
     second = second._replace(state=second.state._replace(frozen=frozen))
     train = system._replace(phases=system.phases[:1])
-    visited.clear()
     found = fit_population(train, [first, second, other], QUIET, engine)
-    # Each member's data is looked at once; then the passes of two backbones.
-    assert len([size for size in visited if size == QUIET.batch_size]) == 3 + 2
+    assert len(passes) == 2, "one for each backbone"
     for each, state in zip((first, second, other), found, strict=True):
         near(state, alone(train, each, QUIET, engine))
 
@@ -263,11 +262,53 @@ def test_what_is_equal_is_held_once():
         partition([{"a": ones}, {"a": ones[:2]}])
 
 
-def test_an_artifact_is_not_written_by_many(classes, engine):
-    system = bank(steps=1)
-    options = QUIET._replace(save_artifacts={"adapter": "file"})
-    with pytest.raises(ValueError, match="save_artifacts.*adapter"):
-        fit_population(system, [member(system, classes[0])], options, engine)
+def test_a_part_that_was_loaded_stands_for_its_phase_in_all(classes, engine):
+    system = bank(steps=3)
+    members = [member(system, data, seed) for seed, data in enumerate(classes)]
+    options = QUIET._replace(loaded=("adapter",))
+    found = fit_population(system, members, options, engine)
+    for each, state in zip(members, found, strict=True):
+        same(state, alone(system, each, options, engine))
+        same(state.params, each.state.params)
+    named = QUIET._replace(phases=("adapt",))
+    found = fit_population(system, members, named, engine)
+    for each, state in zip(members, found, strict=True):
+        near(state, alone(system, each, named, engine))
+        assert not state.memory
+    wrong = QUIET._replace(loaded=("adaptor",))
+    with pytest.raises(ValueError, match="no pretrained part 'adaptor'"):
+        fit_population(system, members, wrong, engine)
+
+
+def test_a_phase_has_its_own_batches_in_all(classes, engine):
+    """Of its own size, fresh for each repetition, and of samples that count."""
+    system = critic(steps=5)
+    first, second = system.phases[0].updates
+
+    def weigh(state, batch):
+        return (batch.id % 2).astype(jnp.float32)
+
+    phase = system.phases[0]._replace(
+        updates=(first._replace(fresh=True), second), batch_size=3, weigh=weigh
+    )
+    system = system._replace(phases=(phase,))
+    logs = [MemoryLog(), MemoryLog()]
+    members = [
+        member(system, data, seed, log)
+        for seed, (data, log) in enumerate(zip(classes, logs, strict=True))
+    ]
+    found = fit_population(system, members, QUIET, engine)
+    for each, state in zip(members, found, strict=True):
+        near(state, alone(system, each, QUIET, engine))
+    assert [line["step"] for line in logs[0].lines if "step" in line] == [2, 4]
+
+
+def test_sums_run_one_after_the_other(classes, engine):
+    system = moments()
+    members = [member(system, data) for data in classes]
+    found = fit_population(system, members, QUIET, engine)
+    for each, state in zip(members, found, strict=True):
+        same(state, alone(system, each, QUIET, engine))
 
 
 @pytest.mark.parametrize("seeds", [(0, 0, 0), (0, 1, 2)])

@@ -9,7 +9,7 @@ from reference_systems import critic, make_batch, pad, pixels, restorer, take
 
 from ad3d_jax.base import ALONE, State, Train, Update, sample_keys
 from ad3d_jax.devices import compilation, engines
-from ad3d_jax.fit.step import begin, fixed_part, train_step
+from ad3d_jax.fit.step import batches_of_step, begin, fixed_part, train_step
 
 ENGINES = [
     ("jit", 1),
@@ -269,3 +269,109 @@ def test_a_gathering_loss_agrees_between_device_counts():
     for devices in (2, 4):
         many, _ = run(system.phases[0], state, batches, "pmap", devices)
         assert worst(many.params, one.params) < 1e-5
+
+
+# --- Weights and fresh batches --------------------------------------------------------
+
+
+def odd(state, batch):
+    """Leaves out samples of even id; of the others every third counts double."""
+    return (batch.id % 2) * (1.0 + (batch.id % 3 == 0))
+
+
+@pytest.mark.parametrize(("kind", "devices"), [("jit", 1), ("pmap", 2), ("pmap", 4)])
+def test_a_sample_of_factor_zero_is_as_padding(truth, kind, devices):
+    phase, state, batches, _ = truth
+    batches = [batch._replace(id=np.arange(5, dtype=np.int32)) for batch in batches]
+    weighed = phase._replace(weigh=odd)
+    left_out = np.array([0, 2, 4])
+
+    def spoilt(batch):
+        rgb = batch.rgb.copy()
+        rgb[left_out] = np.nan  # of what is left out nothing is seen
+        return pad(batch._replace(rgb=rgb), 3)
+
+    def by_hand(batch):
+        weight = batch.weight * np.array([0, 1, 0, 2, 0], np.float32)
+        return pad(batch._replace(weight=weight), 3)
+
+    found, reports = run(weighed, state, [spoilt(b) for b in batches], kind, devices)
+    expected, others = run(phase, state, [by_hand(b) for b in batches], kind, devices)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    jax.tree.map(np.testing.assert_array_equal, reports, others)
+    # They are those of the batch without the samples, in which others are elsewhere.
+    few = [take(by_hand(b), [1, 3]) for b in batches]
+    alone, _ = run(phase, state, few)
+    assert worst(found.params, alone.params) < 1e-5
+    whole, _ = run(phase, state, [pad(b, 3) for b in batches])
+    assert worst(found.params, whole.params) > 1e-3
+
+
+def test_a_batch_that_is_left_out_changes_nothing_but_the_counter(truth):
+    phase, state, batches, _ = truth
+    nothing = phase._replace(weigh=lambda state, batch: 0.0 * batch.weight)
+    carry, reports = run(nothing, state, [pad(batches[0], 3)], "pmap", 2)
+    expected = begin(phase, state)
+    jax.tree.map(np.testing.assert_array_equal, carry.params, expected.params)
+    assert int(carry.step) == 1 and int(carry.bad) == 0
+
+
+def test_weights_may_depend_on_what_was_trained():
+    """The second step sees the parameters that the first has left."""
+
+    def loss(keys, params, state, batch, across):
+        return -params["w"] * jnp.ones(len(batch.weight)), {}, {}
+
+    phase = Train(
+        "t",
+        (Update(loss, lambda hyper, steps: optax.sgd(1.0)),),
+        2,
+        weigh=lambda state, batch: (
+            jnp.where(state.params["w"] < 0.5, 1.0, 0.0) * jnp.ones(len(batch.weight))
+        ),
+    )
+    state = State(params={"w": jnp.zeros(())})
+    carry, _ = run(phase, state, [make_batch(4, size=8)] * 3)
+    assert float(carry.params["w"]) == 1 and int(carry.step) == 3
+
+
+@pytest.mark.parametrize(("kind", "devices"), [("jit", 1), ("pmap", 2), ("pmap", 4)])
+def test_each_fresh_repetition_has_a_batch_of_its_own(kind, devices):
+    """The digits of the sums are the ids of the rows that an update has seen."""
+
+    def saw(keys, params, state, batch, across):
+        digits = jnp.sum(batch.weight * 10.0**batch.id)
+        return params["w"] * batch.weight, {"seen": digits[None]}, {}
+
+    def fold(extra, sums):
+        return {"seen": jnp.concatenate([extra["seen"][1:], sums["seen"]])}
+
+    def sgd(hyper, steps):
+        return optax.sgd(0.0)
+
+    phase = Train(
+        "t",
+        (Update(saw, sgd, repeat=2, fresh=True), Update(saw, sgd, repeat=2)),
+        1,
+        fold=fold,
+    )
+    assert batches_of_step(phase) == 2
+    batch = make_batch(8, size=8)._replace(id=np.arange(8, dtype=np.int32))
+    state = State(params={"w": jnp.zeros(())}, extra={"seen": jnp.zeros(4)})
+    carry, _ = run(phase, state, [batch], kind, devices)
+    # Rows 0, 2, 4, 6 are the first batch, which the update that is not fresh sees, too.
+    assert carry.extra["seen"].tolist() == [1010101, 10101010, 1010101, 1010101]
+
+
+def test_a_critic_on_fresh_batches_agrees_between_device_counts():
+    system = critic(steps=5)
+    first, second = system.phases[0].updates
+    phase = system.phases[0]._replace(updates=(first._replace(fresh=True), second))
+    batches = [make_batch(8, size=8, seed=seed) for seed in range(5)]
+    state = system.init(jax.random.key(1), batches[0])
+    one, _ = run(phase, state, batches)
+    for devices in (2, 4):
+        many, _ = run(phase, state, batches, "pmap", devices)
+        assert worst(many.params, one.params) < 1e-5
+    stale, _ = run(system.phases[0], state, [take(b, range(0, 8, 2)) for b in batches])
+    assert worst(stale.params, one.params) > 1e-4

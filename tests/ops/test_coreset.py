@@ -41,7 +41,7 @@ def tied(rows=900, seed=1):
 
 def picks(rows, select, devices=None, key=KEY, transform=jax.vmap):
     """Returns what `select` picks, driven as the Gather driver drives it."""
-    data, carry = select.prepare(key, State(), {"rows": rows})
+    data, carry = select.prepare(key, State(), rows)
     if devices is None:
         advance = jax.jit(lambda data, carry: select.advance(data, carry, ALONE))
     else:
@@ -65,7 +65,7 @@ def picks(rows, select, devices=None, key=KEY, transform=jax.vmap):
         carry = advance(data, carry)
         assert select.done(carry)[0] > before
         slices += 1
-    return select.take({"rows": rows}, carry), slices
+    return select.take(rows, carry), slices
 
 
 def shared(data, devices):
@@ -86,8 +86,8 @@ def test_the_picks_are_those_of_the_plain_loop(make, devices):
     rows = make()
     found, _ = picks(rows, coreset.greedy(0.15), devices)
     expected = reference(rows, int(0.15 * len(rows)))
-    np.testing.assert_array_equal(found["origin"], expected)
-    np.testing.assert_array_equal(found["rows"], rows[expected])
+    np.testing.assert_array_equal(found.number, expected)
+    np.testing.assert_array_equal(found.rows, rows[expected])
 
 
 @pytest.mark.parametrize("candidates", [1, 5])
@@ -95,7 +95,7 @@ def test_few_candidates_change_nothing(monkeypatch, candidates):
     monkeypatch.setattr(coreset, "CANDIDATES", candidates)
     for rows in (gaussian(rows=300), tied(rows=300)):
         found, _ = picks(rows, coreset.greedy(0.2), 2)
-        np.testing.assert_array_equal(found["origin"], reference(rows, 60))
+        np.testing.assert_array_equal(found.number, reference(rows, 60))
 
 
 def test_slices_add_up(monkeypatch):
@@ -105,14 +105,14 @@ def test_slices_add_up(monkeypatch):
     monkeypatch.setitem(coreset.SLICE_BYTES, "cpu", 1)
     again, slices = picks(rows, coreset.greedy(0.3))
     assert slices >= 180 / coreset.PICKS
-    np.testing.assert_array_equal(whole["origin"], again["origin"])
+    np.testing.assert_array_equal(whole.number, again.number)
 
 
 def test_the_published_hand_example():
     # {0, 1, 2, 10}, three picks: first the row 0, then the farthest, then the middle.
     rows = np.array([[0.0], [1.0], [2.0], [10.0]], np.float32)
     found, _ = picks(rows, coreset.greedy(0.75))
-    np.testing.assert_array_equal(found["origin"], [0, 3, 2])
+    np.testing.assert_array_equal(found.number, [0, 3, 2])
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -120,7 +120,7 @@ def test_the_radius_is_at_most_twice_the_best(seed):
     rows = np.random.default_rng(seed).uniform(size=(12, 2)).astype(np.float32)
     between = np.linalg.norm(rows[:, None] - rows[None], axis=-1)
     found, _ = picks(rows, coreset.greedy(0.34))
-    radius = between[:, found["origin"]].min(1).max()
+    radius = between[:, found.number].min(1).max()
     best = min(
         between[:, list(chosen)].min(1).max()
         for chosen in itertools.combinations(range(12), 4)
@@ -132,7 +132,7 @@ def test_the_radius_is_at_most_twice_the_best(seed):
 def test_starts_cap_the_distances_and_are_no_picks(start):
     rows = gaussian(rows=500)
     select = coreset.greedy(0.1, start)
-    data, carry = select.prepare(KEY, State(), {"rows": rows})
+    data, carry = select.prepare(KEY, State(), rows)
     between = np.linalg.norm(rows[:, None].astype(np.float64) - rows[None], axis=-1)
     cap = np.sqrt(data["cap"])
     if start == "random":
@@ -145,70 +145,70 @@ def test_starts_cap_the_distances_and_are_no_picks(start):
         np.testing.assert_allclose(np.sort(weights)[-10:], 0.1, atol=1e-3)
         np.testing.assert_allclose(np.sort(weights)[:-10], 0.0, atol=1e-3)
     found, _ = picks(rows, select)
-    np.testing.assert_array_equal(found["origin"], reference(rows, 50, cap))
+    np.testing.assert_array_equal(found.number, reference(rows, 50, cap))
     other, _ = picks(rows, select, key=jax.random.key(1))
-    assert (found["origin"] != other["origin"]).any()
+    assert (found.number != other.number).any()
 
 
 def test_distinct_rows_come_first_and_none_twice():
     distinct = np.arange(30, dtype=np.float32).reshape(10, 3) ** 2
     rows = np.tile(distinct, (20, 1))
     found, _ = picks(rows, coreset.greedy(0.2), 2)
-    np.testing.assert_array_equal(found["origin"], reference(rows, 40))
-    assert len(np.unique(found["rows"][:10], axis=0)) == 10
-    assert len(np.unique(found["origin"])) == 40
+    np.testing.assert_array_equal(found.number, reference(rows, 40))
+    assert len(np.unique(found.rows[:10], axis=0)) == 10
+    assert len(np.unique(found.number)) == 40
 
 
 def test_rows_that_are_all_the_same():
     rows = np.full((50, 4), 0.3, np.float32)
     found, _ = picks(rows, coreset.greedy(0.5))
-    np.testing.assert_array_equal(found["origin"], np.arange(25))
+    np.testing.assert_array_equal(found.number, np.arange(25))
 
 
 def test_a_large_offset_changes_no_pick():
     # Multiples of 1/8 up to 1000 are exact in float32.
     rows = np.round(gaussian(rows=400) * 8) / 8
     found, _ = picks(rows + 1000, coreset.greedy(0.2))
-    np.testing.assert_array_equal(found["origin"], reference(rows, 80))
+    np.testing.assert_array_equal(found.number, reference(rows, 80))
 
 
 def test_the_whole_is_kept_in_order():
     rows = gaussian(rows=20)
     found, slices = picks(rows, coreset.greedy(1.0))
-    np.testing.assert_array_equal(found["origin"], np.arange(20))
-    np.testing.assert_array_equal(found["rows"], rows)
+    np.testing.assert_array_equal(found.number, np.arange(20))
+    np.testing.assert_array_equal(found.rows, rows)
     assert slices == 0
 
 
 def test_rows_of_samples_are_numbered_by_sample_and_patch():
-    rows = {"rows": gaussian(rows=60).reshape(5, 12, 12), "sigma": np.ones((5, 12))}
+    rows = gaussian(rows=60).reshape(5, 12, 12)
     select = coreset.greedy(0.1)
     data, carry = select.prepare(KEY, State(), rows)
     found = select.take(rows, select.advance(data, carry, ALONE))
-    expected = reference(rows["rows"].reshape(60, 12), 6)
-    np.testing.assert_array_equal(found["origin"], expected)
+    expected = reference(rows.reshape(60, 12), 6)
+    np.testing.assert_array_equal(found.number, expected)
     sample, patch = np.divmod(expected, 12)
-    np.testing.assert_array_equal(found["rows"], rows["rows"][sample, patch])
-    assert found["sigma"].shape == (6,) and found["origin"].dtype == np.int32
+    np.testing.assert_array_equal(found.rows, rows[sample, patch])
+    assert found.number.dtype == np.int32
 
 
 def test_projections_serve_the_choice_alone():
     rows = gaussian(rows=150, dimensions=200)
     for projection, dimensions in (("sparse", 123), ("dense", 128), ("none", 200)):
         select = coreset.greedy(0.1, projection=projection)
-        data, _ = select.prepare(KEY, State(), {"rows": rows})
+        data, _ = select.prepare(KEY, State(), rows)
         assert data["rows"].shape == (150, dimensions)
         found, _ = picks(rows, select)
-        np.testing.assert_array_equal(found["rows"], rows[found["origin"]])
+        np.testing.assert_array_equal(found.rows, rows[found.number])
         expected = reference(data["rows"], 15)
-        np.testing.assert_array_equal(found["origin"], expected)
+        np.testing.assert_array_equal(found.number, expected)
 
 
 @pytest.mark.parametrize("projection", ["sparse", "dense"])
 def test_rows_of_few_dimensions_are_not_projected(projection):
     rows = gaussian(rows=100, dimensions=33)
     select = coreset.greedy(0.1, projection=projection)
-    data, _ = select.prepare(KEY, State(), {"rows": rows})
+    data, _ = select.prepare(KEY, State(), rows)
     assert data["rows"].shape == (100, 33)
 
 
@@ -235,7 +235,7 @@ def test_mistakes_are_named():
     with pytest.raises(ValueError, match="found 1 of 30"):
         rows = gaussian(rows=30)
         rows[4, 4] = np.nan
-        select.prepare(KEY, State(), {"rows": rows})
+        select.prepare(KEY, State(), rows)
 
 
 @pytest.mark.parametrize("devices", [None, 3])
@@ -252,15 +252,15 @@ def test_in_float16_all_is_rounded_as_in_the_public_loop(devices):
         offsets = (halves - halves[expected[-1]]).astype(np.float32)
         away = np.sqrt((offsets**2).sum(1)).astype(np.float16)
         distance = np.minimum(distance, away)
-    np.testing.assert_array_equal(found["origin"], expected)
+    np.testing.assert_array_equal(found.number, expected)
     exact, _ = picks(rows, coreset.greedy(0.3))
-    assert not np.array_equal(exact["origin"], expected), "rounding decides nothing"
-    np.testing.assert_array_equal(found["rows"], rows[expected])
+    assert not np.array_equal(exact.number, expected), "rounding decides nothing"
+    np.testing.assert_array_equal(found.rows, rows[expected])
 
 
 def test_float16_keeps_all_in_order_and_starts_from_the_first_alone():
     everything, _ = picks(gaussian(20), coreset.greedy(1.0, precision="float16"))
-    np.testing.assert_array_equal(everything["origin"], np.arange(20))
+    np.testing.assert_array_equal(everything.number, np.arange(20))
     with pytest.raises(ValueError, match="in float16 expected 'first'"):
         coreset.greedy(0.1, start="random", precision="float16")
     with pytest.raises(ValueError, match="precision is 'bfloat16'"):
@@ -274,4 +274,4 @@ def test_real_devices_agree(make):
     transform = partial(jax.pmap, devices=jax.devices()[:4])
     found, _ = picks(rows, coreset.greedy(0.15), 4, transform=transform)
     expected = reference(rows, int(0.15 * len(rows)))
-    np.testing.assert_array_equal(found["origin"], expected)
+    np.testing.assert_array_equal(found.number, expected)

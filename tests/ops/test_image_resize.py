@@ -1,10 +1,9 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image
 from scipy import ndimage
 
-from ad3d_jax.ops.resize import resize_area, resize_bilinear, resize_nearest
+from ad3d_jax.ops.resize import at_size, resize_bilinear, resize_nearest
 
 SIZES = [(8, 8), (12, 20), (5, 3), (16, 7)]
 
@@ -41,25 +40,25 @@ def test_nearest_takes_the_floor(size):
             np.testing.assert_array_equal(resized[:, i, j], expected)
 
 
+@pytest.mark.parametrize("size", [(12, 20), (5, 3)])
+def test_host_images_of_any_rank_are_brought_to_a_size(size):
+    x = pictures()
+    expected = np.asarray(resize_bilinear(jnp.asarray(x), size))
+    np.testing.assert_array_equal(at_size(x, size), expected)
+    for found, part in (
+        (at_size(x[1], size), expected[1]),
+        (at_size(x[1, ..., 2], size), expected[1, ..., 2]),
+    ):
+        assert found.shape == part.shape
+        np.testing.assert_allclose(found, part, atol=2e-7)
+    assert at_size(x[:0], size).shape == (0, *size, 3)
+    assert at_size(x[0, ..., 0] > 0.5, size).dtype == np.float32
+
+
+def test_a_host_image_that_has_the_size_is_left_alone():
+    x = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    assert at_size(x, (3, 4)) is x and at_size(x, [3, 4]) is x
+
+
 def test_nearest_keeps_booleans():
     assert resize_nearest(jnp.ones((1, 4, 4, 1), bool), (2, 3)).dtype == bool
-
-
-@pytest.mark.parametrize("size", [(8, 10), (4, 5), (5, 3), (3, 7)])
-def test_area_is_the_box_filter_of_pillow(size):
-    x = pictures()
-    resized = resize_area(x, size)
-    for c in range(3):
-        picture = Image.fromarray(x[0, ..., c])
-        expected = picture.reduce((10 // size[1], 8 // size[0]))
-        if (8 % size[0], 10 % size[1]) == (0, 0):
-            np.testing.assert_allclose(
-                resized[0, ..., c], np.asarray(expected), atol=1e-5
-            )
-    np.testing.assert_allclose(resized.mean((1, 2)), x.mean((1, 2)), rtol=1e-5)
-
-
-def test_area_splits_a_pixel_by_its_overlap():
-    x = np.array([1.0, 2.0, 6.0], np.float32).reshape(1, 1, 3, 1)
-    expected = [(1 + 0.5 * 2) / 1.5, (0.5 * 2 + 6) / 1.5]
-    np.testing.assert_allclose(resize_area(x, (1, 2)).ravel(), expected, rtol=1e-6)

@@ -38,7 +38,10 @@ def truth(bank, queries, k):
 
 
 def on_devices(devices, function, bank, per_query, transform=jax.vmap):
-    """Runs function(bank, queries) on rows and queries shared between devices."""
+    """Runs function(bank, queries) on rows and queries shared between devices.
+
+    `per_query` may be a tree; each leaf is shared.
+    """
     bank = pad(bank, devices)
     split = partial(jax.tree.map, lambda x: x.reshape(devices, -1, *x.shape[1:]))
 
@@ -152,6 +155,111 @@ def test_the_fast_mode_measures_its_candidates_exactly():
     distance, number = truth(rows, queries, 2)
     np.testing.assert_array_equal(found.number, number)
     np.testing.assert_allclose(found.distance, distance, rtol=1e-5)
+
+
+# --- Among allowed rows ---------------------------------------------------------------
+
+
+def memories(rows=700, groups=8, share=0.2, seed=4):
+    """Returns which rows each group may find, [groups,rows]; of the third none."""
+    allowed = np.random.default_rng(seed).random((groups, rows)) < share
+    allowed[2] = False
+    return allowed
+
+
+def among(allowed, rows, queries, k):
+    """Distances and numbers by scikit-learn in each group's own subset."""
+    each = len(queries) // len(allowed)
+    distance = np.full((len(queries), k), np.inf)
+    number = np.full((len(queries), k), -1)
+    for group, mask in enumerate(allowed):
+        own = slice(group * each, (group + 1) * each)
+        found = min(k, int(mask.sum()))
+        if found:
+            model = NearestNeighbors(n_neighbors=found, algorithm="kd_tree")
+            near, place = model.fit(rows[mask]).kneighbors(queries[own])
+            distance[own, :found] = near
+            number[own, :found] = np.flatnonzero(mask)[place]
+    return distance, number
+
+
+@pytest.mark.parametrize("mode", knn.MODES)
+@pytest.mark.parametrize("chunk_bytes", [1, 2**25])
+@pytest.mark.parametrize("k", [1, 5])
+def test_only_allowed_rows_are_found(mode, chunk_bytes, k):
+    rows, queries = data()
+    allowed = memories()
+    allowed[3] = np.arange(700) == 699  # fewer than k
+    bank = knn.build(rows, chunk_bytes)
+    nearest = jax.jit(partial(knn.nearest, k=k, mode=mode))
+    found = nearest(bank, queries, allowed=allowed)
+    distance, number = among(allowed, rows, queries, k)
+    np.testing.assert_array_equal(found.number, number)
+    np.testing.assert_allclose(found.distance, distance, rtol=1e-5)
+    # One set of rows for all queries.
+    found = nearest(bank, queries, allowed=allowed[0])
+    distance, number = among(allowed[:1], rows, queries, k)
+    np.testing.assert_array_equal(found.number, number)
+    # All rows.
+    everything = np.ones((2, 700), bool)
+    for mask in (everything, everything[0]):
+        whole, found = nearest(bank, queries), nearest(bank, queries, allowed=mask)
+        jax.tree.map(np.testing.assert_array_equal, found, whole)
+
+
+@pytest.mark.parametrize("mode", knn.MODES)
+@pytest.mark.parametrize("devices", [2, 4])
+def test_split_banks_find_allowed_rows_alone(devices, mode):
+    # 701 rows: each device has padding or less.
+    rows, queries = data(rows=701)
+    allowed = memories(rows=701)
+    allowed[5] = np.arange(701) >= 700  # on the last device alone
+
+    def nearest(bank, both):
+        own, mask = both
+        return knn.nearest(bank, own, 3, mode, mask)
+
+    bank = knn.build(rows, chunk_bytes=1)
+    found = on_devices(devices, nearest, bank, (queries, allowed))
+    distance, number = among(allowed, rows, queries, 3)
+    np.testing.assert_array_equal(found.number, number)
+    np.testing.assert_allclose(found.distance, distance, rtol=1e-5)
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_ties_among_allowed_rows_go_to_the_lowest_number(devices):
+    rows, queries = tied()
+    allowed = memories(rows=500, groups=4, share=0.5)
+
+    def nearest(bank, both):
+        return knn.nearest(bank, both[0], 4, allowed=both[1])
+
+    bank = knn.build(rows, chunk_bytes=1)
+    found = on_devices(devices, nearest, bank, (queries, allowed))
+    for group in (0, 1, 3):
+        own, places = slice(9 * group, 9 * group + 9), np.flatnonzero(allowed[group])
+        distance, number = truth(rows[places], queries[own], 4)
+        np.testing.assert_array_equal(found.number[own], places[number])
+        np.testing.assert_allclose(found.distance[own], distance, atol=1e-6)
+    assert (np.asarray(found.number[18:27]) == -1).all()
+
+
+@pytest.mark.parametrize(
+    "allowed",
+    [
+        np.ones((3, 6), bool),
+        np.ones((2, 5), bool),
+        np.ones((2, 6), np.float32),
+        np.ones((1, 2, 6), bool),
+    ],
+)
+def test_what_is_allowed_must_fit_the_queries(allowed):
+    bank = knn.build(data(rows=6)[0])
+    with pytest.raises(ValueError, match=r"bool \[M\] or \[G,M\].* 2 queries"):
+        knn.nearest(bank, jnp.zeros((2, 19)), allowed=allowed)
+
+
+# --- Rows themselves ------------------------------------------------------------------
 
 
 def test_rows_come_back_as_they_were():

@@ -51,22 +51,6 @@ def test_clouds_do_not_touch_each_other_and_gaps_may_hold_nan():
     for i in range(2):
         alone = normals(gaps[i : i + 1], valid[i : i + 1])
         np.testing.assert_allclose(together[i], alone[0], atol=1e-6)
-    turned = points.towards_camera(together, gaps)
-    assert np.all(np.isfinite(turned))
-
-
-def test_normals_turn_to_the_camera_as_open3ds_do():
-    o3d = pytest.importorskip("open3d")
-    xyz = bumpy_cloud(8, 10, 10)
-    xyz[:5] *= -1  # some behind the camera, too
-    scattered = np.random.default_rng(9).standard_normal((10, 10, 3)).astype("f4")
-    cloud = open3d_cloud(xyz.reshape(-1, 3))
-    cloud.normals = o3d.utility.Vector3dVector(np.float64(scattered.reshape(-1, 3)))
-    cloud.orient_normals_towards_camera_location()
-    ours = points.towards_camera(scattered[None], xyz[None])
-    np.testing.assert_allclose(
-        ours.reshape(-1, 3), np.asarray(cloud.normals), atol=1e-6
-    )
 
 
 @pytest.mark.parametrize("scale", [1e-9, 1.0, 1e6])

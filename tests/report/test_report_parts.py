@@ -65,7 +65,7 @@ def write_log(workdir, codes=512, **values):
     (workdir / "config.json").write_text(json.dumps({"model": {"codes": codes}}))
     steps = [{"kind": "train", "phase": "dada", "step": s, **values} for s in (0, 20)]
     lines = "\n".join(json.dumps(step) for step in steps)
-    (workdir / "log.jsonl").write_text(lines)
+    (workdir / "log.jsonl").write_text(lines + "\n")
 
 
 def test_a_collapse_is_said(workdir):

@@ -33,9 +33,12 @@ ROWS = np.array([(0, 0), (1, 0), (0, 2), (5, 5)], np.float32)
 GRID = jnp.array([[[(3, 4), (0, 1)]]], jnp.float32)  # [1,1,2,2]
 
 
-def filled(config, rows, key=KEY, **more):
-    """Returns a state whose bank absorbed rows [samples,P,D] by `config`."""
-    return banks.absorb(config, key, State(), {"rows": np.asarray(rows), **more})
+def filled(config, rows, key=KEY, origin=None):
+    """Returns a state whose bank absorbed rows [samples,P,D], or chosen ones [m,D]."""
+    rows = np.asarray(rows)
+    if origin is not None:
+        rows = coreset.Chosen(rows, origin)
+    return banks.absorb(config, key, State(), {"rows": rows})
 
 
 def compared(rows=ROWS, grid=GRID, size=(2, 4), **fields):
@@ -230,11 +233,11 @@ def test_random_rows_are_distinct_and_belong_to_their_numbers():
 
 def test_the_chosen_rows_are_stored_as_they_were_and_not_projected():
     rows = np.random.default_rng(0).standard_normal((3, 40, 150)).astype(np.float32)
-    select = patchcore.patchcore(Config()).phases[0].select
-    data, carry = select.prepare(KEY, State(), {"rows": rows})
+    select = patchcore.patchcore(Config()).phases[0].select["rows"]
+    data, carry = select.prepare(KEY, State(), rows)
     assert data["rows"].shape == (120, coreset.DENSE_DIMENSIONS)
-    taken = select.take({"rows": rows}, carry._replace(picked=np.array([7, 3])))
-    state = filled(Config(), taken["rows"], origin=taken["origin"])
+    taken = select.take(rows, carry._replace(picked=np.array([7, 3])))
+    state = filled(Config(), taken.rows, origin=taken.number)
     bank = state.memory["bank"]
     np.testing.assert_allclose(
         knn.take(bank, bank.number), rows.reshape(-1, 150)[[7, 3]], atol=1e-6

@@ -28,7 +28,7 @@ def trial():
     system = simplenet.simplenet(SMALL)
     batch = make_batch(3, size=32)._replace(mask=None, label=None)
     state = jax.jit(system.init)(jax.random.key(0), batch)
-    cached = jax.jit(system.phases[0].cache)(state, batch)
+    cached = jax.jit(system.cache)(state, batch)
     return system, state, batch._replace(extras={**batch.extras, **cached})
 
 
@@ -43,7 +43,7 @@ def shapes(config: Config, side: int):
     image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
     batch = Batch(rgb=image)
     state = jax.eval_shape(lambda b: system.init(jax.random.key(0), b), batch)
-    return state, jax.eval_shape(system.phases[0].cache, state, batch)
+    return state, jax.eval_shape(system.cache, state, batch)
 
 
 @pytest.mark.parametrize(("side", "cells"), [(288, 36), (224, 28)])

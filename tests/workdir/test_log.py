@@ -3,14 +3,14 @@ import math
 import subprocess
 import sys
 import types
-from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from ad3d_jax.workdir import log as log_module
-from ad3d_jax.workdir.log import Log, is_finite, read_log, to_json
+from ad3d_jax.workdir.log import Log, read_log
+from ad3d_jax.workdir.unreadable import UnreadableError
 
 
 def test_a_line_is_one_json_object_on_disk_at_once(tmp_path):
@@ -58,10 +58,28 @@ def test_a_run_that_goes_on_appends(tmp_path):
     assert [line["step"] for line in read_log(tmp_path / "log")] == [1, 2]
 
 
-def test_a_broken_line_is_named(tmp_path):
-    (tmp_path / "log").write_text('{"kind": "a"}\nnonsense\n{"kind": "b"}\n')
-    with pytest.raises(ValueError, match="log, line 2: not JSON"):
-        read_log(tmp_path / "log")
+@pytest.mark.parametrize("line", ["nonsense", "", "[1]", '{"step": 1}', "\x00"])
+def test_a_line_that_is_no_record_is_named_or_left_out(tmp_path, line):
+    path = tmp_path / "log"
+    path.write_text(f'{{"kind": "a"}}\n{line}\n{{"kind": "b"}}\n')
+    with pytest.raises(UnreadableError, match="log: line 2: (not JSON|expected)"):
+        read_log(path)
+    left_out = []
+    assert read_log(path, left_out) == [{"kind": "a"}, {"kind": "b"}]
+    (fault,) = left_out
+    assert fault.startswith("line 2: ")
+
+
+def test_a_half_written_last_line_is_told_to_who_asks(tmp_path):
+    (tmp_path / "log").write_text('{"kind": "a"}\n{"kind": "b"}')
+    left_out = []
+    assert read_log(tmp_path / "log", left_out) == [{"kind": "a"}]
+    assert left_out == ["line 2: half-written"]
+
+
+def test_a_log_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(UnreadableError, match="log.jsonl: there is no such file"):
+        read_log(tmp_path / "log.jsonl", [])
 
 
 def test_names_and_values_without_a_place_are_refused(tmp_path):
@@ -72,13 +90,6 @@ def test_names_and_values_without_a_place_are_refused(tmp_path):
             log.write("train", thing=object())
         log.write("train")
     assert len(read_log(tmp_path / "log")) == 1
-
-
-def test_plain_values():
-    value = {1: (Path("a/b"), np.bool_(True), None), "x": jnp.ones(2, jnp.bfloat16)}
-    assert to_json(value) == {"1": ["a/b", True, None], "x": [1.0, 1.0]}
-    assert is_finite(value)
-    assert not is_finite({"x": (np.float16("inf"),)})
 
 
 class Board:

@@ -16,7 +16,17 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ad3d_jax.base import Array, Artifact, Batch, State, Train, Tree, Update, fold_each
+from ad3d_jax.base import (
+    Array,
+    Batch,
+    Pretrained,
+    State,
+    Train,
+    Tree,
+    Update,
+    fold_each,
+)
+from ad3d_jax.features import weights
 from ad3d_jax.nn.discrete_auto_encoder import KERNELS, DiscreteAutoEncoder
 from ad3d_jax.ops import codebook
 from ad3d_jax.ops.codebook import Codebook, nearest_code, straight_through
@@ -201,11 +211,11 @@ def pretrain_phase(config: Config) -> Train:
         name=NAME,
         updates=(Update(loss, optimizer, trainable=(NAME,)),),
         steps=config.dada_steps,
-        source="pictures",
+        source="images",
         needs=("rgb",),
         fold=fold,
         health=lambda extra: level_health(extra["codebooks"]),
-        artifact=Artifact(NAME, get_artifact, put_artifact),
+        pretrained=NAME,
     )
 
 
@@ -229,14 +239,17 @@ def level_health(codebooks: Mapping[str, Codebook], before: str = "") -> dict:
     }
 
 
-def get_artifact(state: State) -> Tree:
+def get_pretrained(state: State) -> Tree:
     """Returns what a file holds for this phase."""
     return {"params": state.params[NAME], "codebooks": state.extra["codebooks"]}
 
 
-def put_artifact(state: State, tree: Tree) -> State:
+def put_pretrained(state: State, tree: Tree) -> State:
     """Returns the state with what a file held."""
     return state._replace(
         params={**state.params, NAME: tree["params"]},
         extra={**state.extra, "codebooks": tree["codebooks"]},
     )
+
+
+PRETRAINED = Pretrained(NAME, get_pretrained, put_pretrained, weights.load)

@@ -134,6 +134,7 @@ def dsr(config: Config = Config()) -> System:  # noqa: B008 (frozen)
             Train(UPSAMPLER, (update,), config.upsampler_steps),
         ),
         score=score,
+        pretrained=(auto_encoder.PRETRAINED,),
         synthesise=detector.synthesiser(config, modules),
     )
 

@@ -50,6 +50,7 @@ def dsr3d(config: Config = Config()) -> System:  # noqa: B008 (frozen)
             detector.detector_phase(config, modules),
         ),
         score=score,
+        pretrained=(auto_encoder.PRETRAINED,),
         synthesise=detector.synthesiser(config, modules),
     )
 

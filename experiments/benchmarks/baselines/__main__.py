@@ -10,14 +10,14 @@ large bank is searched, against `knn.plan_bytes`. `synthesis`: DRAEM's anomalies
 """
 
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 
-from ad3d_jax.workdir.folder import write_json
-from experiments import flag_errors, session
+from ad3d_jax.experiment.facts import commit
+from ad3d_jax.workdir.json_files import write_json
+from experiments import command
 from experiments.benchmarks.baselines import (
     coreset,
     draem,
@@ -61,21 +61,17 @@ def run(operations: Sequence[str], small: bool = False, rounds: int = ROUNDS) ->
     return {
         **machine(),
         "cores": os.cpu_count(),
-        "commit": session.commit(),
+        "commit": commit(),
         "rounds": rounds,
         "small": small,
         "operations": {name: OPERATIONS[name](small, rounds) for name in operations},
     }
 
 
-def main(_) -> None:
-    """Runs the command; a user's mistake ends it with one sentence and no trace."""
-    values = flags.FLAGS
-    try:
-        report = run(values.operations, values.small, values.rounds)
-        write_json(Path(values.output), report)
-    except (ValueError, OSError) as mistake:
-        sys.exit(f"error: {mistake}")
+def main(values: flags.FlagValues) -> None:
+    """Runs the command."""
+    report = run(values.operations, values.small, values.rounds)
+    write_json(Path(values.output), report)
 
 
 def define_flags() -> None:
@@ -89,4 +85,4 @@ def define_flags() -> None:
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main, flags_parser=flag_errors.parse)
+    command.run(main)

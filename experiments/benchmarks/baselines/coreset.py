@@ -38,9 +38,7 @@ def _coreset(
     """Returns one size's contest, and what share of the memory's bandwidth it is."""
     data = normal(np.empty((rows, dimensions), np.float32))
     select = coreset.greedy(picks / rows)
-    placed, begin = jax.device_put(
-        select.prepare(jax.random.key(0), State(), {"rows": data})
-    )
+    placed, begin = jax.device_put(select.prepare(jax.random.key(0), State(), data))
     ours = partial(chooser(select), placed, begin)
     chosen = np.asarray(ours().picked)
     plain = rival(torch_greedy, data, timed_picks)

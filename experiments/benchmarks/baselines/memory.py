@@ -3,15 +3,14 @@
 import gc
 import multiprocessing
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ad3d_jax.devices.memory import host_peak_bytes
 from ad3d_jax.ops import knn
 from experiments.benchmarks.baselines.contest import normal
-from experiments.benchmarks.speed import host_peak_bytes
 
 SIZE = (784, 1_000_000, 1536)  # queries, rows, dimensions
 SMALL = (64, 200_000, 64)
@@ -44,7 +43,7 @@ def memory_of_search(queries: int, rows: int, dimensions: int) -> dict:
     )
     search = jax.jit(knn.nearest).lower(bank, asked).compile()
     gc.collect()
-    before = _peak_bytes()
+    before = host_peak_bytes()
     data = normal(knn.aligned_rows(rows, dimensions))
     bank = knn.Bank(
         rows=data,
@@ -56,7 +55,7 @@ def memory_of_search(queries: int, rows: int, dimensions: int) -> dict:
     start = time.perf_counter()
     jax.block_until_ready(search(bank, asked))
     seconds = time.perf_counter() - start
-    grown = _peak_bytes() - before
+    grown = host_peak_bytes() - before
     planned = knn.plan_bytes(queries, rows, dimensions, bank.chunk_bytes)
     return {
         "queries": queries,
@@ -69,15 +68,3 @@ def memory_of_search(queries: int, rows: int, dimensions: int) -> dict:
         "all_pairs_bytes": 4 * queries * rows,
         "seconds": seconds,
     }
-
-
-def _peak_bytes() -> int:
-    """Returns the largest resident size that this process has had.
-
-    Linux's usual figure would count what the parent process had, too.
-    """
-    status = Path("/proc/self/status")
-    if not status.is_file():
-        return host_peak_bytes()
-    lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
-    return 1024 * int(lines["VmHWM"].split()[0])

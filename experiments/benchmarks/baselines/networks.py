@@ -10,8 +10,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ad3d_jax.base import ALONE, Batch, State, System, without_truth
+from ad3d_jax.experiment.state import build_system, initial_state
 from ad3d_jax.fit.step import begin, fixed_part, train_step
-from experiments import session
 from experiments.benchmarks.baselines.contest import Call, contest, rival
 from experiments.benchmarks.speed import random_batch
 
@@ -42,9 +42,9 @@ def compare(
     Raises:
         ValueError: the networks differ in their number of parameters.
     """
-    system = session.build_system(config)
+    system = build_system(config)
     batch = without_truth(random_batch(config, batch_size))
-    state = session.initial_state(config, system, batch)
+    state = initial_state(config, system, batch)
     model = rival(torch_model, torch_name, torch_options)
     own = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     if not isinstance(model, str) and own != count(model):

@@ -169,15 +169,16 @@ def test_training_reconstructs():
 
 
 def test_what_is_saved_can_be_put_into_another_state(tmp_path):
-    artifact = auto_encoder.pretrain_phase(CONFIG).artifact
+    row = auto_encoder.PRETRAINED
+    assert auto_encoder.pretrain_phase(CONFIG).pretrained == row.name
     state, path = make_state(CONFIG), tmp_path / "dada.safetensors"
-    weights.save(path, artifact.get(state))
+    weights.save(path, row.get(state))
     other = jax.tree.map(jnp.zeros_like, state)
-    loaded = artifact.put(other, weights.load(path, artifact.get(other)))
+    loaded = row.put(other, row.read(path, row.get(other)))
     assert jax.tree.structure(loaded) == jax.tree.structure(state)
     for one, two in zip(
-        jax.tree.leaves(artifact.get(loaded)),
-        jax.tree.leaves(artifact.get(state)),
+        jax.tree.leaves(row.get(loaded)),
+        jax.tree.leaves(row.get(state)),
         strict=True,
     ):
         np.testing.assert_array_equal(one, two)

@@ -1,0 +1,68 @@
+"""The folder of a grid: grid.json, and the workdir of a run for each cell."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ad3d_jax.workdir import names
+from ad3d_jax.workdir.json_files import read_json, write_json
+
+SAMPLE_SET = "sample_set"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What a table is made of; kept as grid.json."""
+
+    systems: tuple[str, ...]  # names of configurations, such as "draem:cpu"
+    categories: tuple[str, ...]
+    seeds: tuple[int, ...]
+    dataset: str  # whose published figures stand beside: mvtec_3d | mvtec_ad | any name
+    mask_size: int  # side that all maps are resized to, pixels
+    data_root: str  # "" = the generated sample set
+    overrides: tuple[str, ...]  # FIELD=VALUE of every configuration
+
+
+def cell_folder(system: str, category: str, seed: int) -> Path:
+    """Returns a cell's place below the grid's folder."""
+    return Path(system.replace(":", "-")) / category / f"seed-{seed}"
+
+
+def keep(grid: Grid, folder: Path) -> None:
+    """Writes grid.json; a grid that is there already may only grow.
+
+    Raises:
+        ValueError: the folder holds a grid that was begun under other conditions.
+    """
+    path, new = folder / names.GRID, json.loads(json.dumps(asdict(grid)))
+    if path.exists():
+        before = read_grid(folder)
+        for name in ("dataset", "mask_size", "data_root", "overrides"):
+            if before[name] != new[name]:
+                raise ValueError(
+                    f"{path}: the grid was begun with {name} {before[name]!r}, found "
+                    f"{new[name]!r}; name another folder"
+                )
+        for name in ("systems", "categories", "seeds"):
+            more = [x for x in new[name] if x not in before[name]]
+            new[name] = [*before[name], *more]
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(path, new)
+
+
+def read_grid(folder: Path) -> dict:
+    """Returns grid.json; raises ValueError where there is none."""
+    return read_json(folder / names.GRID, hint="name the folder of a grid")
+
+
+def read_cell(folder: Path, mask_size: int) -> tuple[dict | None, str]:
+    """Returns (metrics, "") of a cell, or (None, why there are none)."""
+    if (folder / names.METRICS).is_file():
+        metrics = read_json(folder / names.METRICS)
+        if metrics["mask_size"] != mask_size:
+            return None, f"maps of {metrics['mask_size']} pixels, not {mask_size}"
+        return metrics, ""
+    failed = folder / names.FAILED
+    if failed.is_file():
+        return None, f"failed: {read_json(failed)['reason']}"
+    return None, "not run"

@@ -1,0 +1,207 @@
+"""Configurations: found by name, changed by dotted names, as text and as JSON."""
+
+import ast
+import hashlib
+import importlib.util
+import json
+import os
+import runpy
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from ad3d_jax.systems import nearest
+from ad3d_jax.workdir import fields as dotted
+from ad3d_jax.workdir import names
+from ad3d_jax.workdir.json_files import read_json
+
+HOME = "experiments.configs"  # the package whose files are found by name
+FREE = "data.recipe_parameters"  # a table whose names are the recipe's
+TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no")
+Source = ConfigDict | str | os.PathLike
+
+
+def load(source: Source) -> ConfigDict:
+    """Returns a configuration of one's own.
+
+    Args:
+        source: a name such as `patchcore`, or the path of a file with `get_config`,
+            each with `:variant`, variants joined by "+"; or a configuration.
+
+    Raises:
+        ValueError: there is no such configuration or variant; the nearest is named.
+    """
+    if isinstance(source, ConfigDict):
+        return source.copy_and_resolve_references()
+    name, colon, variant = os.fspath(source).partition(":")
+    found = runpy.run_path(str(find(name)))
+    if "get_config" not in found:
+        raise ValueError(f"configuration {name}: the file defines no get_config")
+    get_config = found["get_config"]
+    return get_config(variant) if colon else get_config()
+
+
+def find(name: str, home: str = HOME) -> Path:
+    """Returns the file of a name, or of a path as it is.
+
+    Args:
+        name: of a file of `home`, or a path: what ends in .py or has a separator.
+        home: a package.
+
+    Raises:
+        ValueError: there is none.
+    """
+    what = home.rpartition(".")[2].removesuffix("s")
+    if name.endswith(".py") or os.sep in name:
+        path = Path(name).expanduser()
+        if not path.is_file():
+            raise ValueError(f"{what}: there is no file {name}")
+        return path
+    # The files are not imported: they stand below this floor, as a user's own do.
+    spec = importlib.util.find_spec(home)
+    files = {
+        path.stem: path
+        for folder in spec.submodule_search_locations
+        for path in Path(folder).glob("[a-z]*.py")
+        if path.stem != "base"
+    }
+    if name not in files:
+        raise ValueError(f"{what}: no {name!r}{nearest(name, files)}")
+    return files[name]
+
+
+def read_config(workdir: Path) -> ConfigDict:
+    """Returns the configuration that a workdir was made with.
+
+    Raises:
+        ValueError: the file is missing or damaged.
+    """
+    return from_plain(read_json(workdir / names.CONFIG, hint="name a finished run"))
+
+
+# --- Fields ---------------------------------------------------------------------------
+
+
+def plain(config: ConfigDict) -> dict:
+    """Returns the configuration as JSON types."""
+    return json.loads(json.dumps(config.to_dict()))
+
+
+def from_plain(table: Mapping[str, Any]) -> ConfigDict:
+    """Returns the configuration that `plain` made JSON types of."""
+
+    def typed(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: typed(item) for name, item in value.items()}
+        return tuple(map(typed, value)) if isinstance(value, list) else value
+
+    return ConfigDict(typed(table))
+
+
+def config_hash(config: Mapping) -> str:
+    """Returns 12 hex digits that stand for all fields of a plain configuration."""
+    text = json.dumps(config, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def fields_of(config: ConfigDict) -> dict[str, Any]:
+    """Returns the values of a configuration, as JSON types, by dotted names."""
+    return dotted.values(plain(config))
+
+
+def changed(config: ConfigDict, fields: Mapping[str, Any]) -> ConfigDict:
+    """Returns a copy of the configuration with some fields set, by dotted names.
+
+    Raises:
+        ValueError: a field is unknown (the nearest is named) or of another type.
+    """
+    config = config.copy_and_resolve_references()
+    for name, value in fields.items():
+        _check_known(config, name)
+        try:
+            config.update_from_flattened_dict({name: value})
+        except (KeyError, TypeError, ValueError, AttributeError):
+            expected = type(_value(config, name)).__name__
+            raise ValueError(f"{name}: expected {expected}, found {value!r}") from None
+    return config
+
+
+def read_texts(config: ConfigDict, texts: Iterable[str]) -> dict[str, Any]:
+    """Returns the fields that texts FIELD=VALUE name, each in the field's type.
+
+    Raises:
+        ValueError: a field is unknown, or the text is no value of its type.
+    """
+    fields = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        _check_known(config, name)
+        if not equals:
+            raise ValueError(f"{name}: expected {name}=VALUE, found no value")
+        fields[name] = read_value(config, name, value)
+    return fields
+
+
+def read_value(config: ConfigDict, name: str, text: str) -> Any:
+    """Returns a text as a value of a field's type; "None" is None but in a text field.
+
+    Raises:
+        ValueError: it is none.
+    """
+    now = _value(config, name)
+    if isinstance(now, str):
+        return text
+    try:
+        if text == "None":
+            return None
+        if isinstance(now, bool):
+            return bool((*FALSE, *TRUE).index(text.lower()) // len(FALSE))
+        if isinstance(now, int | float):
+            return type(now)(text)
+        value = ast.literal_eval(text)
+        return tuple(value) if isinstance(now, tuple) else value
+    except (ValueError, SyntaxError, TypeError):
+        if now is None:
+            return text
+        expected = f"{type(now).__name__} such as {written(now)}"
+        raise ValueError(f"{name}: expected {expected}, found {text!r}") from None
+
+
+def written(value: Any) -> str:
+    """Returns a value as `read_value` reads it."""
+    plain_value = tuple(value) if isinstance(value, list) else value
+    return str(plain_value).replace(" ", "")
+
+
+def flags_of(config: ConfigDict) -> list[str]:
+    """Returns the flags that give a configuration: its name, and what differs."""
+    variant = "" if config.variant == "default" else f":{config.variant}"
+    try:
+        named = config.system + variant
+        before = fields_of(load(named))
+    except ValueError:  # a variant of a file of the user's own
+        named = config.system
+        before = fields_of(load(named))
+    own = fields_of(config)
+    differ = [n for n in own if n != "variant" and own[n] != before.get(n)]
+    return [f"--config={named}", *(f"--config.{n}={written(own[n])}" for n in differ)]
+
+
+def _check_known(config: ConfigDict, name: str) -> None:
+    if name.startswith(f"{FREE}."):
+        return  # the recipe says which it has
+    known = dotted.values(plain(config))
+    if name in known or name == FREE:
+        return
+    if name in dotted.names(plain(config)):
+        raise ValueError(f"{name}: a group of fields; name one of its fields")
+    raise ValueError(f"{name}: no such field{nearest(name, known)}")
+
+
+def _value(config: ConfigDict, name: str) -> Any:
+    """Returns the value of a field by its dotted name, None where it is not set."""
+    for part in name.split("."):
+        config = config.get(part) if isinstance(config, ConfigDict) else None
+    return config.to_dict() if isinstance(config, ConfigDict) else config

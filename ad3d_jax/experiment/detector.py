@@ -1,0 +1,217 @@
+"""A fitted system that scores arrays as a sensor gives them."""
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from ad3d_jax import evaluate as evaluation
+from ad3d_jax.base import Array, Batch, Scores, State, System
+from ad3d_jax.devices import engines
+from ad3d_jax.experiment.config import plain, read_config
+from ad3d_jax.experiment.state import build_system, fitted_state, key_of
+from ad3d_jax.workdir import names
+from ad3d_jax.workdir.checkpoint import save_tree
+from ad3d_jax.workdir.folder import open_workdir
+from ad3d_jax.workdir.json_files import read_json, write_json
+from data_pipelines.batches import check_batch
+from data_pipelines.camera import Intrinsics, intrinsics_of, xyz_from_depth
+from data_pipelines.samples import sample_id
+from data_pipelines.unlabelled import collate, empty_record, needs_points, to_record
+
+LEVELS = 255  # of an 8-bit picture, which recipes work on
+Camera = Intrinsics | Mapping[str, float] | str | os.PathLike
+
+
+class Detector:
+    """A fitted system with the recipe of its data; `load` opens one.
+
+    Attributes:
+        config: with which it was fitted.
+        system: its functions.
+        state: fitted.
+        recipe: name and parameters of the preprocessing, as recipe.json has them.
+        key: typed key of scoring.
+    """
+
+    def __init__(
+        self, config: ConfigDict, system: System, state: State, recipe: Mapping
+    ):
+        self.config: ConfigDict = config
+        self.system: System = system
+        self.state: State = state
+        self.recipe: Mapping[str, Any] = recipe
+        self.key: Array = key_of(config, "score")
+
+    def __repr__(self) -> str:
+        needs = ", ".join(self.system.needs_score)
+        return f"Detector({self.config.system}:{self.config.variant}, needs {needs})"
+
+    def score(
+        self,
+        rgb: np.ndarray | None = None,
+        xyz: np.ndarray | None = None,
+        depth: np.ndarray | None = None,
+        intrinsics: Camera | None = None,
+        id: int | Sequence[int] | None = None,
+    ) -> Scores:
+        """Scores one sample, or a batch of samples of one size.
+
+        The recipe is applied to what the sensor measured; what the system does not look
+        at may be left out. Each number of samples and each size compiles once.
+
+        Args:
+            rgb: [H,W,3] or [B,H,W,3], uint8, or floats in [0,1], which are rounded to
+                8 bits.
+            xyz: [H,W,3] or [B,H,W,3] floats, metres; 0 or NaN where unmeasured.
+            depth: in place of xyz: [H,W] or [B,H,W] distances along the optical axis,
+                floats in metres or whole numbers in units of `intrinsics.scale`, 0 or
+                NaN where unmeasured; needs `intrinsics`.
+            intrinsics: of the camera that measured `depth`, or a table or a file of
+                them, see `data_pipelines.camera.read_intrinsics`.
+            id: of each sample, 0 to 2**31 - 1: seeds what a system draws while it
+                scores; None = from the sample's bytes.
+
+        Returns:
+            NumPy arrays at the recipe's size: map [B,H,W,1], image [B] and parts, all
+            without the axis B where one sample came in.
+
+        Raises:
+            ValueError: an array is missing or not as above; it is named.
+        """
+        measured = _measured(rgb, xyz, depth, intrinsics)
+        self._check_given(measured)
+        first = next(iter(measured.values()))
+        single = first.ndim == 3
+        if single:
+            measured = {name: array[None] for name, array in measured.items()}
+        _check(measured)
+        count = len(next(iter(measured.values())))
+        ids = _ids(measured, id, count)
+        if not needs_points(self.recipe["recipe"], self.system.needs_score):
+            measured.pop("xyz", None)
+        records = []
+        for row, number in enumerate(ids):
+            own = {name: array[row] for name, array in measured.items()}
+            records.append(to_record(**self.recipe, id=number, **own))
+        scores = self.score_batch(collate(records, count))
+        return jax.tree.map(lambda x: x[0], scores) if single else scores
+
+    def score_batch(self, batch: Batch) -> Scores:
+        """Returns the scores of a preprocessed batch, as NumPy arrays."""
+        evaluation.check_needs(self.system, batch)
+        return self._compiled(batch)
+
+    def save(self, path: str | os.PathLike) -> Path:
+        """Writes all that `load` needs into a folder and returns it.
+
+        Raises:
+            ValueError: the folder is in use or holds another configuration.
+        """
+        with open_workdir(Path(path).expanduser(), plain(self.config)) as folder:
+            write_json(folder / names.RECIPE, self.recipe)
+            save_tree(folder / names.FINAL, self.state)
+        return folder
+
+    @cached_property
+    def _compiled(self):
+        engine = engines.make_engine("jit")
+        return evaluation.compile_score(self.system, engine, self.key, self.state)
+
+    def _check_given(self, measured: Mapping[str, np.ndarray]) -> None:
+        """Raises ValueError where what the system looks at was not given."""
+        needed = {"rgb": "rgb" in self.system.needs_score}
+        needed["xyz"] = needs_points(self.recipe["recipe"], self.system.needs_score)
+        told = {"rgb": "rgb", "xyz": "xyz, or depth with intrinsics,"}
+        for name, words in told.items():
+            if needed[name] and name not in measured:
+                given = ", ".join(measured) or "nothing"
+                raise ValueError(
+                    f"{self.system.name} needs {words} to score; found {given}"
+                )
+        if not measured:
+            raise ValueError("score: expected rgb, xyz or depth; found nothing")
+
+
+def load(path: str | os.PathLike) -> Detector:
+    """Opens the detector that a finished run or `Detector.save` left in a folder.
+
+    Raises:
+        ValueError: the folder holds none; what is missing is named.
+    """
+    workdir = Path(path).expanduser()
+    config = read_config(workdir)
+    recipe = read_json(workdir / names.RECIPE, hint="name a finished run")
+    system = build_system(config)
+    example = collate([empty_record(**recipe, needs=system.needs_score)], 1)
+    state = fitted_state(config, system, example, workdir)
+    return Detector(config, system, state, recipe)
+
+
+def _measured(rgb, xyz, depth, intrinsics) -> dict[str, np.ndarray]:
+    """Returns what was given as rgb and xyz, with or without the axis of samples."""
+    given = {"rgb": rgb, "xyz": xyz}
+    given = {name: np.asarray(x) for name, x in given.items() if x is not None}
+    if depth is None:
+        return given
+    if xyz is not None:
+        raise ValueError("score: expected xyz or depth, found both")
+    if intrinsics is None:
+        raise ValueError("score: depth needs the intrinsics of its camera")
+    camera = intrinsics_of(intrinsics)
+    depth = np.asarray(depth)
+    if depth.shape[-1:] == (1,):
+        depth = depth[..., 0]
+    if depth.ndim not in (2, 3):
+        found = list(depth.shape)
+        raise ValueError(f"depth: expected [H,W] or [B,H,W], found {found}")
+    if depth.dtype.kind in "iu":
+        depth = (depth.astype(np.float64) * camera.scale).astype(np.float32)
+    depth = np.where(np.isfinite(depth), depth, np.float32(0))
+    frames = depth.reshape(-1, *depth.shape[-2:])
+    points = np.stack([xyz_from_depth(frame, camera) for frame in frames])
+    given["xyz"] = points.reshape(*depth.shape, 3)
+    return given
+
+
+def _check(measured: dict[str, np.ndarray]) -> None:
+    """Brings what was measured into the recipe's types, after a check of each field.
+
+    Raises:
+        ValueError: a field is not as `Detector.score` says.
+    """
+    for name, array in measured.items():
+        if array.dtype.kind == "f":
+            measured[name] = array.astype(np.float32, copy=False)
+    if "xyz" in measured and measured["xyz"].dtype == np.float32:
+        finite = np.isfinite(measured["xyz"])
+        if not finite.all():
+            there = finite.all(-1, keepdims=True)
+            measured["xyz"] = np.where(there, measured["xyz"], np.float32(0))
+    checked = dict(measured)
+    eight_bits = "rgb" in measured and measured["rgb"].dtype == np.uint8
+    if eight_bits:  # in range whatever they are
+        checked["rgb"] = np.broadcast_to(np.float32(0), measured["rgb"].shape)
+    check_batch(Batch(**checked))
+    if "rgb" in measured and not eight_bits:
+        measured["rgb"] = np.round(measured["rgb"] * LEVELS).astype(np.uint8)
+
+
+def _ids(measured, id, count: int) -> list[int]:
+    """Returns the ids of samples, from the bytes of their first array if need be."""
+    if id is None:
+        array = next(iter(measured.values()))
+        rows = (np.ascontiguousarray(row) for row in array)
+        return [sample_id(hashlib.sha256(row).hexdigest()) for row in rows]
+    ids = [int(number) for number in np.ravel(id)]
+    if len(ids) != count or not all(0 <= number < 2**31 for number in ids):
+        raise ValueError(
+            f"id: expected {count} whole numbers of 0 to 2**31 - 1, found {id!r}"
+        )
+    return ids

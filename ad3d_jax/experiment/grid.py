@@ -1,0 +1,185 @@
+"""A grid of systems, classes and seeds: one run a cell, then the tables of all.
+
+Each cell is a run in a process of its own. What is done is skipped; a cell that fails
+is told of and the others go on; a grid that was stopped goes on with the same call, and
+may grow.
+"""
+
+import itertools
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from ad3d_jax.experiment import workers
+from ad3d_jax.experiment.cells import SAMPLE_SET, Grid, cell_folder, keep
+from ad3d_jax.experiment.config import (
+    changed,
+    from_plain,
+    load,
+    plain,
+    read_texts,
+    written,
+)
+from ad3d_jax.experiment.run import run
+from ad3d_jax.experiment.state import build_system
+from ad3d_jax.experiment.status import PREEMPTED
+from ad3d_jax.experiment.tables import write_tables
+from ad3d_jax.workdir import names
+from ad3d_jax.workdir.json_files import write_json
+from data_pipelines import layout
+
+
+class Cell(NamedTuple):
+    """One run of the grid."""
+
+    system: str
+    category: str
+    seed: int
+
+    @property
+    def folder(self) -> Path:
+        """Returns the cell's place below the grid's folder."""
+        return cell_folder(*self)
+
+
+class GridResult(NamedTuple):
+    """What became of a grid."""
+
+    counts: dict[str, int]  # of cells that are done, failed and stopped
+    tables: list[Path]  # Markdown, CSV and HTML; see `tables`
+
+
+def grid(
+    systems: Sequence[str],
+    categories: Sequence[str],
+    seeds: Sequence[int] = (0,),
+    *,
+    workdir: str | os.PathLike,
+    data: str | os.PathLike = "",
+    dataset: str = "",
+    mask_size: int = 256,
+    set: Mapping[str, Any] | Sequence[str] = (),
+    jobs: int = 1,
+) -> GridResult:
+    """Runs what is not done of a grid and writes its tables.
+
+    Args:
+        systems: names of configurations, such as "draem:cpu".
+        categories: classes.
+        seeds: of training.
+        workdir: folder of the grid; made if need be.
+        data: folder of classes; "" = the generated sample set.
+        dataset: whose published figures stand beside ours; "" = mvtec_3d, or none
+            beside the sample set.
+        mask_size: side of all maps and masks, pixels.
+        set: fields of every configuration by dotted names, or texts FIELD=VALUE.
+        jobs: processes at a time.
+
+    Raises:
+        ValueError: a configuration or a field is unknown, or the folder holds a grid
+            that was made under other conditions.
+    """
+    root = os.fspath(data)
+    texts = set
+    if isinstance(set, Mapping):
+        texts = [f"{name}={written(value)}" for name, value in set.items()]
+    asked = Grid(
+        systems=tuple(systems),
+        categories=tuple(categories),
+        seeds=tuple(seeds),
+        dataset=dataset or (layout.MVTEC_3D if root else SAMPLE_SET),
+        mask_size=mask_size,
+        data_root=root,
+        overrides=tuple(texts),
+    )
+    folder = Path(workdir).expanduser()
+    counts = run_cells(asked, folder, jobs)
+    return GridResult(counts, write_tables(folder))
+
+
+def run_cells(asked: Grid, folder: Path, jobs: int = 1) -> dict[str, int]:
+    """Runs what is not done and returns how many cells are done, failed and stopped.
+
+    Raises:
+        ValueError: see `grid`.
+    """
+    cells = [
+        Cell(*c)
+        for c in itertools.product(asked.systems, asked.categories, asked.seeds)
+    ]
+    configs = {cell: config_of(asked, cell) for cell in cells}
+    for config in configs.values():
+        build_system(config)
+    keep(asked, folder)
+    due = [c for c in cells if not (folder / c.folder / names.METRICS).exists()]
+    tqdm.write(f"{len(cells)} cells, {len(cells) - len(due)} of them done")
+    counts = {"done": len(cells) - len(due), "failed": 0, "stopped": 0}
+    running: list[workers.Process] = []
+    with workers.stopping(running) as asked_to_stop, ThreadPoolExecutor(jobs) as pool:
+
+        def work(cell: Cell) -> str:
+            if asked_to_stop():
+                return "stopped"
+            return run_cell(configs[cell], folder / cell.folder, running)
+
+        with tqdm(total=len(due), unit="cell") as bar:
+            for cell, state in zip(due, pool.map(work, due), strict=True):
+                counts[state] += 1
+                bar.update()
+                if state != "done":
+                    bar.write(f"{state}: {cell.folder}")
+    return counts
+
+
+def config_of(asked: Grid, cell: Cell) -> ConfigDict:
+    """Returns the configuration of a cell.
+
+    Raises:
+        ValueError: it, or a field, is unknown.
+    """
+    config = changed(
+        load(cell.system),
+        {
+            "seed": cell.seed,
+            "data.category": cell.category,
+            "data.root": asked.data_root,
+            "data.mask_size": asked.mask_size,
+        },
+    )
+    return changed(config, read_texts(config, asked.overrides))
+
+
+def run_cell(config: ConfigDict, place: Path, running: list[workers.Process]) -> str:
+    """Runs one cell to its end and returns done, failed or stopped."""
+    place.mkdir(parents=True, exist_ok=True)
+    (place / names.FAILED).unlink(missing_ok=True)
+    arguments = {"config": plain(config), "workdir": str(place)}
+    with (place / names.OUTPUT).open("a", encoding="utf-8") as output:
+        process = workers.start(f"{__name__}:fit_and_evaluate", arguments, output)
+        running.append(process)
+        code = process.wait()
+        running.remove(process)
+    if code in (PREEMPTED, -signal.SIGTERM):  # the latter out of training
+        return "stopped"
+    if code == 0 and (place / names.METRICS).exists():
+        return "done"
+    reason = last_line(place / names.OUTPUT)
+    write_json(place / names.FAILED, {"code": code, "reason": reason})
+    return "failed"
+
+
+def fit_and_evaluate(config: Mapping[str, Any], workdir: str) -> None:
+    """Runs a cell in this process."""
+    run(from_plain(config), workdir)
+
+
+def last_line(path: Path) -> str:
+    """Returns the last line that says anything."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")

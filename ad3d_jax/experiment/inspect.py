@@ -1,0 +1,80 @@
+"""Scores a folder of unlabelled samples: pictures, scores and times as files."""
+
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from ad3d_jax import evaluate as evaluation
+from ad3d_jax.base import Batch, Scores
+from ad3d_jax.experiment.detector import load
+from ad3d_jax.report import heat_map, overlay
+from ad3d_jax.workdir import maps, names
+from ad3d_jax.workdir.arrays import read_arrays
+from ad3d_jax.workdir.scores import write_csv
+from data_pipelines.unlabelled import collate, read_folder
+
+
+def inspect(workdir: Path, source: Path, output: Path) -> Path:
+    """Scores every sample of `source` and returns the path of `scores.csv`.
+
+    Args:
+        workdir: a finished run.
+        source: folder of samples, see `data_pipelines.unlabelled`.
+        output: folder that gets heat maps, overlays and scores.csv.
+
+    Raises:
+        ValueError: the run is not finished, or a sample is missing or damaged.
+    """
+    detector = load(workdir)
+    needs = detector.system.needs_score
+    records = read_folder(source, **detector.recipe, needs=needs)
+    first = next(records, None)
+    if first is None:
+        raise ValueError(f"{source}: holds no sample")
+    seen, rows = [], []
+
+    def batches() -> Iterator[Batch]:
+        for name, record in tqdm(chain([first], records), "predict", unit="image"):
+            seen.append(name)
+            yield collate([record], 1)
+
+    low, high = map_range(workdir)
+    scored = evaluation.score_batches(detector.score_batch, batches())
+    for batch, scores, seconds in scored:
+        name = seen[len(rows)]
+        write_pictures(output, name, batch, scores, low, high)
+        rows.append((name, f"{scores.image[0]:.9g}", f"{seconds:.6g}"))
+    write_csv(output / names.SCORES, ("name", "score", "seconds"), rows)
+    return output / names.SCORES
+
+
+def map_range(workdir: Path) -> tuple[float, float]:
+    """Returns the map values that are drawn as nothing and as certain.
+
+    They are taken from the workdir's own test maps, so that pictures of different
+    samples can be compared; (0, 1) where the workdir was never evaluated.
+    """
+    files = maps.files(workdir / names.MAPS)
+    if not files:
+        return 0.0, 1.0
+    values = np.concatenate([read_arrays(f)["map"].ravel()[::7] for f in files])
+    low, high = np.percentile(values, (50, 99.9))
+    return float(low), float(max(high, low + 1e-6))
+
+
+def write_pictures(
+    output: Path, name: str, batch: Batch, scores: Scores, low: float, high: float
+) -> None:
+    """Writes the heat map and, where there is a picture, its overlay as PNG."""
+    anomaly = scores.map[0, ..., 0]
+    pictures = {"heat_maps": heat_map(anomaly, low, high)}
+    if batch.rgb is not None:
+        pictures["overlays"] = overlay(batch.rgb[0], anomaly, low, high)
+    for folder, picture in pictures.items():
+        path = (output / folder / name).with_suffix(".png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(path)

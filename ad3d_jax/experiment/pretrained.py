@@ -1,0 +1,141 @@
+"""What files bring to a run: the pretrained parts of its system.
+
+`config.weights.NAME` names a file, a folder, `shipped:NAME` or a name on the hub for
+each part; `config.save_weights.NAME` the file that a phase's result is written to. Each
+file is read and hashed once a run.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from ml_collections import ConfigDict
+
+from ad3d_jax.base import Pretrained, State, System, Tree
+from ad3d_jax.experiment.data import example
+from ad3d_jax.experiment.state import key_of
+from ad3d_jax.features import locate, provenance, weights
+from ad3d_jax.workdir import names
+from ad3d_jax.workdir.log import read_log
+
+SHIPPED = Path(__file__).parent / "shipped"  # files that come with the project
+RANDOM = "random"  # what a result says of a network without weights
+
+
+class Brought(NamedTuple):
+    """What files brought, and what a result says of it, by the parts' names."""
+
+    trees: Mapping[str, Tree]
+    facts: Mapping[str, Any]  # {"file", "sha256", "source"} or RANDOM
+
+
+def bring(config: ConfigDict, system: System) -> Brought:
+    """Reads what the configuration names, and says loudly where a network is random.
+
+    Raises:
+        ValueError: a file cannot be had or read, does not fit, or is known to hold
+            another set than the part accepts; or the system has no such part.
+    """
+    check_names(config, system)
+    made = {phase.pretrained for phase in system.phases}
+    trees, facts = {}, {}
+    for row in system.pretrained:
+        name, value = row.name, config.weights[row.name]
+        if not value and name in made:
+            continue
+        part = row.get(shapes(config, system))
+        if value:
+            trees[name], facts[name] = read(config, row, value, part)
+        elif any(jnp.issubdtype(x.dtype, jnp.floating) for x in jax.tree.leaves(part)):
+            facts[name] = RANDOM
+            logging.warning(
+                "RANDOM WEIGHTS: the %s of %s was not trained, so that figures are not "
+                "those of the published system; name a file by --config.weights.%s",
+                *(name, config.system, name),
+            )
+    return Brought(trees, facts)
+
+
+def shapes(config: ConfigDict, system: System) -> State:
+    """Returns the state that a fit begins with, its shapes and dtypes alone."""
+    batch = example(config, system)
+    return jax.eval_shape(system.init, key_of(config, "init"), batch)
+
+
+def read(
+    config: ConfigDict, row: Pretrained, value: str, like: Tree
+) -> tuple[Tree, dict[str, Any]]:
+    """Returns the content of a part, and what a result says of its file.
+
+    Args:
+        config: of the run, for messages.
+        row: the part.
+        value: of its field.
+        like: its structure, shapes and dtypes.
+
+    Raises:
+        ValueError: see `bring`.
+    """
+    file = locate.bring(value, f"weights.{row.name}", SHIPPED)
+    if isinstance(file, Path):  # a folder of images
+        tree = row.read(file, like)
+        return tree, {"file": file.name, "sha256": digest(tree), "source": None}
+    provenance.check_source(file, row.sources)
+    facts = provenance.describe(file)
+    if row.sources and not facts["source"]:
+        logging.warning(
+            "%s: whose weights these are is not known; %s expects %s, and other sets "
+            "of the same shapes load without an error and give other figures",
+            *(facts["file"], config.system, " or ".join(row.sources)),
+        )
+    return row.read(file, like), facts
+
+
+def check_names(config: ConfigDict, system: System) -> None:
+    """Raises ValueError where a file is named for what is no part of the system."""
+    parts = {row.name for row in system.pretrained}
+    made = {phase.pretrained for phase in system.phases}
+    whole = f"{config.system} ({config.variant})"
+    for name, value in config.weights.items():
+        if value and name not in parts:
+            raise ValueError(f"weights.{name}: {whole} has no {name}")
+    for name, value in config.save_weights.items():
+        if value and name not in made:
+            raise ValueError(f"save_weights.{name}: no phase of {whole} makes {name}")
+
+
+def loaded(config: ConfigDict) -> tuple[str, ...]:
+    """Returns the names of the parts that files bring."""
+    return tuple(name for name, value in config.weights.items() if value)
+
+
+def of_log(folder: Path) -> dict[str, Any]:
+    """Returns what the log of a fitted run says of the files that it began with."""
+    lines = read_log(folder / names.LOG)
+    starts = (line for line in lines if line["kind"] == "start")
+    told = [line["weights"] for line in starts if "fit" in line.get("mode", "")]
+    return told[-1] if told else {}
+
+
+def save(config: ConfigDict, system: System, phase: str, state: State) -> None:
+    """Writes what a phase has made, where the configuration names a file for it."""
+    made = {each.pretrained for each in system.phases if each.name == phase}
+    for row in system.pretrained:
+        file = config.save_weights.get(row.name, "")
+        if file and row.name in made:
+            weights.save(Path(file).expanduser(), row.get(state))
+
+
+def digest(tree: Tree) -> str:
+    """Returns the SHA-256 of the bytes of all leaves, in hexadecimal digits."""
+    total = hashlib.sha256()
+    for leaf in jax.tree.leaves(tree):
+        array = np.ascontiguousarray(leaf)
+        total.update(f"{array.dtype}{array.shape}".encode())
+        total.update(array)
+    return total.hexdigest()

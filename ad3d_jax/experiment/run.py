@@ -1,0 +1,280 @@
+"""A run in its workdir: opened and checked, fitted, evaluated.
+
+Of several processes all call this alike; the first holds the workdir and writes.
+"""
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from absl import logging
+from ml_collections import ConfigDict
+
+from ad3d_jax import evaluate as evaluation
+from ad3d_jax.base import Batch, State, System, Train, Tree
+from ad3d_jax.devices import compilation, engines, memory, processes
+from ad3d_jax.experiment import pretrained
+from ad3d_jax.experiment.config import plain
+from ad3d_jax.experiment.data import Data, category_of, open_data, with_sources
+from ad3d_jax.experiment.facts import facts
+from ad3d_jax.experiment.pretrained import Brought
+from ad3d_jax.experiment.state import (
+    build_system,
+    fitted_state,
+    initial_state,
+    key_of,
+)
+from ad3d_jax.fit.fit import Options, fit
+from ad3d_jax.fit.phases import check_phases, count_steps, due
+from ad3d_jax.report import write_report
+from ad3d_jax.workdir import maps, names
+from ad3d_jax.workdir.checkpoint import Checkpointer, save_tree
+from ad3d_jax.workdir.folder import open_workdir
+from ad3d_jax.workdir.json_files import write_json
+from ad3d_jax.workdir.log import Log, read_log
+from ad3d_jax.workdir.scores import write_scores
+from data_pipelines.reader import Reader
+
+MODES = ("fit", "eval", "fit_eval")
+
+
+class Run(NamedTuple):
+    """A run that holds its workdir, with its data open and its log begun."""
+
+    config: ConfigDict
+    system: System
+    engine: engines.Engine
+    folder: Path
+    data: Data
+    dataset: Reader  # samples, and what else the phases read
+    first: Batch
+    brought: Mapping[str, Tree]  # what files bring, by the parts' names
+    phases: Sequence[str] | None  # names of those to run; None = all that are due
+    facts: dict
+    log: Log
+
+
+def run(
+    config: ConfigDict,
+    workdir: str | os.PathLike = "",
+    mode: str = "fit_eval",
+    allow: Sequence[str] = (),
+    phases: Sequence[str] | None = None,
+) -> dict:
+    """Fits, evaluates or both; returns the metrics, {} where only fitted.
+
+    Args:
+        config: of the run.
+        workdir: its folder; "" = the default.
+        mode: one of MODES.
+        allow: fields that may differ from the workdir's.
+        phases: names of those to run, after which nothing is evaluated; None = all that
+            no file stands for.
+
+    Raises:
+        ValueError: a mistake, named before any work.
+        Preempted: the process was asked to stop; the same call goes on from there.
+    """
+    if phases is not None:
+        if "fit" not in mode:
+            raise ValueError(f"phases: expected mode fit, found {mode}")
+        mode = "fit"
+    with opened(config, workdir, mode, allow, phases) as begun:
+        if "fit" in mode:
+            train(begun)
+        return evaluate(begun) if "eval" in mode else {}
+
+
+def workdir_of(config: ConfigDict, workdir: str | os.PathLike = "") -> Path:
+    """Returns the folder of a run, by default runs/<system>-<category>."""
+    if os.fspath(workdir):
+        return Path(workdir).expanduser()
+    return Path("runs") / f"{config.system}-{category_of(config)}"
+
+
+@contextlib.contextmanager
+def opened(
+    config: ConfigDict,
+    workdir: str | os.PathLike,
+    mode: str,
+    allow: Sequence[str] = (),
+    phases: Sequence[str] | None = None,
+    read: Callable[[ConfigDict, System], Data] = open_data,
+    bring: Callable[[ConfigDict, System], Brought] = pretrained.bring,
+) -> Iterator[Run]:
+    """Gives a run, checked as far as it can be before any work.
+
+    Args:
+        config: of the run.
+        workdir: its folder; "" = the default.
+        mode: one of MODES, for the log.
+        allow: fields that may differ from the workdir's.
+        phases: names of those to run; None = all that no file stands for.
+        read: gives the data.
+        bring: gives what files bring.
+    """
+    system = build_system(config)
+    options = fit_options(config, phases)
+    check_phases(system, options)
+    folder = workdir_of(config, workdir)
+    fitted = (folder / names.FINAL).exists()
+    if "fit" in mode and not fitted:
+        brought = bring(config, system)
+    else:  # what files brought was saved
+        brought = Brought({}, pretrained.of_log(folder) if fitted else {})
+    engine = engines.make_engine(config.fit.engine)
+    first_process = processes.is_first()
+    told = json.dumps([plain(config), mode, list(allow)], sort_keys=True)
+    processes.check_same("configuration", told)
+    held = contextlib.nullcontext()
+    if first_process:
+        held = open_workdir(folder, plain(config), allow)
+    with held:
+        data = read(config, system)
+        if first_process:
+            write_json(folder / names.RECIPE, data.recipe)
+        dataset = with_sources(config, due(system, options).phases, data.samples)
+        shared = processes.shared(dataset)
+        first = next(shared.ordered("train", config.data.batch_size, 0))
+        evaluation.check_needs(system, first)
+        file = folder / names.LOG if first_process else os.devnull
+        with Log(file, tensorboard=tensorboard(config, folder)) as log:
+            steps = training_steps(system, options, dataset)
+            told = facts(config, steps, brought.facts)
+            log.write(kind="start", mode=mode, **told)
+            yield Run(
+                *(config, system, engine, folder, data, dataset, first),
+                *(brought.trees, phases, told, log),
+            )
+
+
+def tensorboard(config: ConfigDict, folder: Path) -> Path | None:
+    """Returns where TensorBoard's files go, None unless asked for."""
+    wanted = config.fit.tensorboard and processes.is_first()
+    return folder / names.TENSORBOARD if wanted else None
+
+
+def train(run: Run) -> State | None:
+    """Runs the phases that are due, and saves the fitted state.
+
+    Returns:
+        The state after single phases, of which nothing is kept but what
+        `config.save_weights` names; None after all, see `fitted_state`.
+    """
+    config, final = run.config, run.folder / names.FINAL
+    whole, steps = run.phases is None, run.folder / names.STEPS
+    if not whole:
+        steps = steps.with_name("-".join((steps.name, *run.phases)))
+    elif processes.word_of_first(str(final.exists())) == str(True):
+        logging.info("%s is fitted already; remove it to start anew", run.folder)
+        return None
+    state = initial_state(config, run.system, run.first, run.brought)
+
+    def after_phase(name: str, state: State) -> None:
+        if processes.is_first():
+            pretrained.save(config, run.system, name, state)
+
+    start = time.perf_counter()
+    try:
+        with Checkpointer(steps, keep=config.fit.keep) as checkpointer:
+            state = fit(
+                run.system,
+                state,
+                key_of(config, "fit"),
+                processes.shared(run.dataset),
+                fit_options(config, run.phases),
+                engine=run.engine,
+                checkpointer=checkpointer,
+                log=run.log,
+                after_phase=after_phase,
+            )
+        if whole and processes.is_first():
+            save_tree(final, state)
+        return None if whole else state
+    finally:
+        run.log.write(kind="event", event="fit", seconds=time.perf_counter() - start)
+
+
+def fit_options(config: ConfigDict, phases: Sequence[str] | None = None) -> Options:
+    """Returns how the configuration wants a fit to run, of single phases or all."""
+    return Options(
+        batch_size=config.data.batch_size,
+        seed=config.seed,
+        max_grad_norm=config.fit.max_grad_norm,
+        checkpoint_every=config.fit.checkpoint_every,
+        log_every=config.fit.log_every,
+        patience=config.fit.patience,
+        loaded=pretrained.loaded(config),
+        phases=None if phases is None else tuple(phases),
+        progress=processes.is_first(),
+        device_memory_bytes=config.fit.device_memory_bytes,
+        host_memory_bytes=config.fit.host_memory_bytes,
+    )
+
+
+def limits(config: ConfigDict, engine: engines.Engine) -> memory.Limits:
+    """Returns the memory that there is, as the configuration or the machine says."""
+    fit_config = config.fit
+    return memory.measure(
+        engine.mesh.devices.flat,
+        fit_config.device_memory_bytes,
+        fit_config.host_memory_bytes,
+    )
+
+
+def training_steps(system: System, options: Options, dataset: Reader) -> int | None:
+    """Returns the steps of all Train phases that are due, None where there is none."""
+    phases = count_steps(due(system, options), dataset, options.batch_size).phases
+    steps = [phase.steps for phase in phases if isinstance(phase, Train)]
+    return sum(steps) if steps else None
+
+
+def evaluate(run: Run, program: compilation.Compiled | None = None) -> dict:
+    """Scores the test split; writes maps, scores, metrics and the report.
+
+    `program` is that of `evaluate.compile_score`. Of several processes all score; the
+    first reads all samples, whose masks it needs, writes, and returns the metrics, the
+    others {}.
+    """
+    config, engine, folder = run.config, run.engine, run.folder
+    dataset = run.dataset if processes.is_first() else processes.shared(run.dataset)
+    state = fitted_state(config, run.system, run.first, folder)
+    key = key_of(config, "score")
+    score = evaluation.compile_score(
+        run.system, engine, key, state, limits(config, engine), program
+    )
+    size = config.eval.batch_size
+    scored = evaluation.score_split(score, dataset, size)
+    rows = evaluation.scored_rows(scored, run.data.rows("test"))
+    if processes.is_first():
+        write_scores(folder / names.SCORES, rows)
+        maps.write_maps(folder / names.MAPS, rows, scored.maps, scored.masks)
+    processes.wait()
+    chosen = evaluation.chosen_rows(rows, config.eval.pictures_per_defect)
+    found = evaluation.samples_in_full(score, dataset, chosen, size)
+    if not processes.is_first():
+        return {}
+    in_full = {rows[row].name: arrays for row, arrays in found.items()}
+    maps.write_samples(folder / names.SAMPLES, in_full)
+    metrics = {
+        **evaluation.measure(scored, rows),
+        "seconds_fit": seconds_fit(folder),
+        "peak_memory_bytes": memory.peak_bytes(),
+        **run.facts,
+    }
+    if run.facts["steps"] is None:
+        metrics["notes"]["steps"] = "nothing is trained by gradient steps"
+    write_json(folder / names.METRICS, metrics)
+    write_report(folder)
+    return metrics
+
+
+def seconds_fit(folder: Path) -> float | None:
+    """Returns the wall time of all fits in the workdir but those that were killed."""
+    log = read_log(folder / names.LOG)
+    seconds = [line["seconds"] for line in log if line.get("event") == "fit"]
+    return sum(seconds) if seconds else None

@@ -1,0 +1,77 @@
+"""The state of a run: its keys, its system, what a fit begins with and ends with."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from ad3d_jax.base import Array, Batch, State, System, Tree
+from ad3d_jax.devices import processes
+from ad3d_jax.fit.positions import unpack_state
+from ad3d_jax.systems import SYSTEMS, build, nearest
+from ad3d_jax.workdir import names
+from ad3d_jax.workdir.checkpoint import load_tree
+
+KEYS = {"init": 0, "fit": 1, "score": 2, "images": 3, "synthesis": 4}
+NOTHING: Mapping[str, Tree] = MappingProxyType({})
+
+
+def key_of(config: ConfigDict, use: str) -> Array:
+    """Returns the random key of a use named in KEYS."""
+    return jax.random.fold_in(jax.random.key(config.seed), KEYS[use])
+
+
+def build_system(config: ConfigDict) -> System:
+    """Returns the system; raises ValueError where a field is wrong."""
+    system = build(config.system, config.model.to_dict())
+    known = SYSTEMS[config.system].hyper
+    for name in config.hyper:
+        if name not in known:
+            raise ValueError(f"hyper.{name}: no such field{nearest(name, known)}")
+    return system
+
+
+def initial_state(
+    config: ConfigDict,
+    system: System,
+    batch: Batch,
+    brought: Mapping[str, Tree] = NOTHING,
+) -> State:
+    """Returns the state that a fit begins with.
+
+    Args:
+        config: of the run.
+        system: of the configuration.
+        batch: for its shapes.
+        brought: what files bring, by the names of the system's pretrained parts.
+    """
+    state = system.init(key_of(config, "init"), batch)
+    hyper = {name: jnp.float32(value) for name, value in config.hyper.items()}
+    state = state._replace(hyper={**state.hyper, **hyper})
+    for row in system.pretrained:
+        if row.name in brought:
+            state = row.put(state, brought[row.name])
+    return state
+
+
+def fitted_state(
+    config: ConfigDict, system: System, batch: Batch, workdir: Path
+) -> State:
+    """Returns the state that a finished fit saved; `batch` gives shapes alone.
+
+    Files of weights are not read: their content was saved.
+
+    Raises:
+        ValueError: the workdir holds none, or that of another configuration.
+    """
+    path = workdir / names.FINAL
+    processes.wait_for(path)
+    if not path.exists():
+        raise ValueError(f"{path}: no fitted state; fit first")
+    like = jax.eval_shape(system.init, key_of(config, "init"), batch)
+    hyper = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in config.hyper}
+    like = like._replace(hyper={**like.hyper, **hyper})
+    return unpack_state(like, load_tree(path))

@@ -1,0 +1,211 @@
+"""What a trial is worth: a fit, judged on good samples with planted defects.
+
+The test set is never read. A trial's folder keeps its checkpoints, so that it goes on
+where it was stopped, and its metrics, so that it is never judged twice.
+"""
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from absl import logging
+from ml_collections import ConfigDict
+
+from ad3d_jax import evaluate as evaluation
+from ad3d_jax.base import State
+from ad3d_jax.devices import compilation, engines
+from ad3d_jax.experiment import pretrained
+from ad3d_jax.experiment.config import plain
+from ad3d_jax.experiment.data import with_sources
+from ad3d_jax.experiment.run import fit_options, limits
+from ad3d_jax.experiment.state import build_system, key_of
+from ad3d_jax.experiment.study import stages
+from ad3d_jax.experiment.study.grounds import Ground, Grounds
+from ad3d_jax.experiment.study.stages import Trial, Watch
+from ad3d_jax.fit.phases import count_steps, due
+from ad3d_jax.workdir import names
+from ad3d_jax.workdir.checkpoint import save_tree
+from ad3d_jax.workdir.folder import WorkdirError, open_workdir
+from ad3d_jax.workdir.json_files import read_json, write_json
+from ad3d_jax.workdir.log import Log
+from data_pipelines import planted
+
+MEAN = ("i_auroc", "aupro_30")  # what the metric "mean" is the mean of
+# Fields in which the attempts of a trial may differ: none changes what it gives.
+PLACES = (
+    *("data.root", "data.cache", "data.reader", "eval.batch_size"),
+    *("fit.engine", "fit.checkpoint_every", "fit.log_every", "fit.keep"),
+    *("fit.tensorboard", "fit.device_memory_bytes", "fit.host_memory_bytes"),
+)
+SECONDS_BETWEEN_LOOKS = 2.0  # at a folder that another process holds
+
+
+class Goal(NamedTuple):
+    """How trials are judged; the same for all trials of a study."""
+
+    metric: str = "mean"
+    stages: tuple[int, ...] = (25, 50)  # percent, at which a trial may be pruned
+    planting: planted.Settings = planted.Settings()
+
+
+class Task(NamedTuple):
+    """A trial to be run."""
+
+    config: ConfigDict
+    folder: Path
+    report: Callable[[int, float], bool]  # (percent, value) -> whether to prune
+
+
+def value_of(task: Task, goal: Goal, grounds: Grounds) -> float:
+    """Returns the value of a trial, NaN where it is undefined.
+
+    Raises:
+        Pruned: `task.report` said so.
+        ValueError: the configuration cannot be fitted, or the loss diverges.
+        Preempted: the process was asked to stop; the fit goes on from there next time.
+    """
+    with opened(task) as log:
+        if is_done(task):
+            return value_at(task, goal)
+        trial, ground = begin(task, goal, grounds, log)
+
+        def judge(state: State) -> float:
+            return value_in(metrics_of(trial, ground, state), goal.metric)
+
+        watch = Watch(task.folder / names.STAGES, goal.stages, task.report)
+        start = time.perf_counter()
+        state = stages.fitted(trial, task.folder / names.STEPS, log, judge, watch)
+        return conclude(task, goal, trial, ground, state, time.perf_counter() - start)
+
+
+@contextlib.contextmanager
+def opened(task: Task) -> Iterator[Log]:
+    """Holds a trial's folder as soon as no other process does, and gives its log."""
+    with _when_free(task.folder, task.config), Log(task.folder / names.LOG) as log:
+        yield log
+
+
+def is_done(task: Task) -> bool:
+    """Returns whether the trial was judged before."""
+    return (task.folder / names.METRICS).exists()
+
+
+def value_at(task: Task, goal: Goal) -> float:
+    """Returns the value of a trial that is done."""
+    return value_in(read_json(task.folder / names.METRICS), goal.metric)
+
+
+def begin(task: Task, goal: Goal, grounds: Grounds, log: Log) -> tuple[Trial, Ground]:
+    """Returns what is fitted and what it is judged on, checked before any work.
+
+    Raises:
+        ValueError: the configuration cannot be fitted.
+    """
+    config = task.config
+    system = build_system(config)
+    brought = pretrained.bring(config, system).trees
+    engine = engines.make_engine(config.fit.engine)
+    ground = grounds.open(config, system, goal.planting)
+    dataset = with_sources(
+        config, due(system, fit_options(config)).phases, ground.samples
+    )
+    first = next(dataset.ordered("train", config.data.batch_size, 0))
+    evaluation.check_needs(system, first)
+    log.write(kind="start", mode="trial", devices=describe_devices(engine))
+    system = count_steps(system, dataset, config.data.batch_size)
+    return Trial(config, system, dataset, first, brought, engine), ground
+
+
+def conclude(
+    task: Task,
+    goal: Goal,
+    trial: Trial,
+    ground: Ground,
+    state: State,
+    seconds: float,
+    program: compilation.Compiled | None = None,
+) -> float:
+    """Judges a fitted state, saves it and what it gives, and returns its value.
+
+    Args:
+        task: whose folder it goes to.
+        goal: how it is judged.
+        trial: what was fitted.
+        ground: what it is judged on.
+        state: fitted.
+        seconds: that the fit took.
+        program: of `evaluate.score_program`, for many states of one system.
+    """
+    save_tree(task.folder / names.FINAL, state)
+    metrics = metrics_of(trial, ground, state, program)
+    facts = {
+        "judged_on": planted.SPLIT,
+        "seconds_fit": seconds,
+        "devices": describe_devices(trial.engine),
+        "seed": task.config.seed,
+    }
+    write_json(task.folder / names.METRICS, metrics | facts)
+    return value_in(metrics, goal.metric)
+
+
+def metrics_of(
+    trial: Trial,
+    ground: Ground,
+    state: State,
+    program: compilation.Compiled | None = None,
+) -> dict[str, Any]:
+    """Returns the metrics of a state on the planted split; undefined ones are None.
+
+    `program` as in `conclude`.
+    """
+    config, engine = trial.config, trial.engine
+    score = evaluation.compile_score(
+        trial.system,
+        engine,
+        key_of(config, "score"),
+        state,
+        limits(config, engine),
+        program,
+    )
+    size = config.eval.batch_size
+    scored = evaluation.score_split(score, ground.planted, size, planted.SPLIT)
+    return evaluation.measure(scored, ground.rows)
+
+
+def value_in(metrics: Mapping[str, Any], metric: str) -> float:
+    """Returns the value of a metric, NaN where it, or a part of it, is undefined."""
+    parts = [metrics[name] for name in (MEAN if metric == "mean" else (metric,))]
+    if any(part is None for part in parts):
+        return math.nan
+    return math.fsum(parts) / len(parts)
+
+
+def describe_devices(engine: engines.Engine) -> str:
+    """Returns the devices of an engine, such as "2 x NVIDIA H100 (cuda:0, cuda:1)"."""
+    devices = list(engine.mesh.devices.flat)
+    names = ", ".join(f"{d.platform}:{d.id}" for d in devices)
+    return f"{len(devices)} x {devices[0].device_kind} ({names})"
+
+
+@contextlib.contextmanager
+def _when_free(folder: Path, config: ConfigDict) -> Iterator[None]:
+    """Holds a trial's folder as soon as no other process does.
+
+    Another one may hold it that was slow to say that it lives, or that runs the same
+    parameters under another number; when it ends, its result is there.
+    """
+    table = plain(config)
+    with contextlib.ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(open_workdir(folder, table, PLACES))
+                break
+            except WorkdirError as error:
+                if "is in use" not in str(error):
+                    raise
+                logging.warning("%s; waiting", error)
+                time.sleep(SECONDS_BETWEEN_LOOKS)
+        yield

@@ -1,0 +1,90 @@
+"""Runs trials and says what became of each: a value, pruned, or why it failed."""
+
+import math
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import logging
+
+from ad3d_jax.experiment import population
+from ad3d_jax.experiment.status import disk_is_full
+from ad3d_jax.experiment.study import objective, together
+from ad3d_jax.experiment.study.grounds import Grounds
+from ad3d_jax.experiment.study.objective import Goal, Task
+from ad3d_jax.experiment.study.stages import Pruned
+from ad3d_jax.experiment.study.trials import BROKEN, REFUSED, STOPPED, Outcome
+from ad3d_jax.fit.fit import Preempted
+from data_pipelines.errors import DiskFullError
+
+
+def run_trials(tasks: Sequence[Task], goal: Goal, grounds: Grounds) -> list[Outcome]:
+    """Runs trials and returns what became of each; a stop ends those that follow.
+
+    Those of one structure are trained in one program; one that comes twice is run once.
+
+    Raises:
+        DiskFullError: no space is left; nothing is wrong with the trials.
+    """
+    groups: dict[tuple, list[int]] = {}
+    folders: list[Path] = []
+    for number, task in enumerate(tasks):
+        # A twin comes after the group of the first, whose result it then finds.
+        group = population.structure_of(task.config), folders.count(task.folder)
+        groups.setdefault(group, []).append(number)
+        folders.append(task.folder)
+    outcomes: dict[int, Outcome] = {}
+    stop = None
+    for numbers in groups.values():
+        some = [tasks[number] for number in numbers]
+        found = [stop] * len(some) if stop else run_alike(some, goal, grounds)
+        outcomes |= dict(zip(numbers, found, strict=True))
+        stop = next((each for each in found if each.cause == STOPPED), None)
+    return [outcomes[number] for number in range(len(tasks))]
+
+
+def run_alike(tasks: Sequence[Task], goal: Goal, grounds: Grounds) -> list[Outcome]:
+    """Runs trials of one structure, or goes on with them; returns what became of each.
+
+    What breaks the training of several breaks all of them.
+
+    Raises:
+        DiskFullError: no space is left.
+    """
+    try:
+        if len(tasks) == 1:
+            values = [objective.value_of(tasks[0], goal, grounds)]
+        else:
+            values = together.values_of(tasks, goal, grounds)
+    except Exception as error:  # noqa: BLE001 (whatever breaks costs these trials)
+        return [_failure(error, tasks[0])] * len(tasks)
+    except KeyboardInterrupt as stop:
+        return [Outcome(cause=STOPPED, reason=str(stop))] * len(tasks)
+    return [_ended(value, goal) for value in values]
+
+
+def _failure(error: Exception, task: Task) -> Outcome:
+    """Returns what became of a trial that ended with an error.
+
+    Raises:
+        DiskFullError: no space is left.
+    """
+    if isinstance(error, Pruned):
+        return Outcome(pruned=True)
+    if isinstance(error, Preempted):
+        return Outcome(cause=STOPPED, reason=str(error))
+    if disk_is_full(error):
+        raise DiskFullError(f"{task.folder}: no space is left") from error
+    if isinstance(error, ValueError):
+        return Outcome(cause=REFUSED, reason=str(error))
+    logging.error("%s", "".join(traceback.format_exception(error)))
+    return Outcome(cause=BROKEN, reason=f"{type(error).__name__}: {error}")
+
+
+def _ended(value: float | ValueError, goal: Goal) -> Outcome:
+    """Returns what became of a trial that gave a value, or why it has none."""
+    if isinstance(value, ValueError):
+        return Outcome(cause=REFUSED, reason=str(value))
+    if not math.isfinite(value):
+        return Outcome(cause=REFUSED, reason=f"{goal.metric} is not a number")
+    return Outcome(value)

@@ -1,0 +1,61 @@
+"""How a study goes about: its settings and what is allowed in them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ad3d_jax.experiment.study.storage import StudyError
+from data_pipelines import planting
+
+PRUNERS = ("median", "halving", "none")
+SAMPLERS = ("tpe", "random", "grid")
+METRICS = ("mean", "i_auroc", "p_auroc", "aupro_30", "aupro_10", "aupro_05") + (
+    *("aupro_01", "i_ap", "p_ap", "i_f1max", "p_f1max"),
+)
+
+
+class Settings(NamedTuple):
+    """How a study goes about; each is an argument of `study`, a flag of the command."""
+
+    name: str = ""  # "" = system, variant, class and space
+    database: str = ""  # a file or postgresql://…; "" = in the study's folder
+    trials: int = 0  # of all workers together; 0 = the whole grid
+    sampler: str = "tpe"  # one of SAMPLERS
+    seed: int = 0  # of what is suggested; a trial's own is the configuration's
+    together: int = 1  # trials of a worker in one program, not pruned
+    pruner: str | None = None  # one of PRUNERS; None = median, none with `together`
+    stages: Sequence[int] = (25, 50)  # percent at which trials are judged for pruning
+    metric: str = "mean"  # one of METRICS; mean = that of i_auroc and aupro_30
+    retries: int = 2  # of a trial whose worker dies or breaks
+    keep_best: int = 3  # trials whose fitted state is kept
+    heartbeat: int = 30  # seconds between signs of life
+    grace: int = 120  # seconds without one before a trial is lost
+    planted_seed: int = 0  # of the planted defects
+    planted_twins: int = 2  # altered samples for each good one
+    planted_kinds: Sequence[str] = planting.KINDS  # what is planted
+    hold_out: float = 0.2  # share of train, where a class has no validation split
+
+
+def settings_of(given: Mapping[str, Any]) -> Settings:
+    """Returns settings; raises StudyError where one is unknown or not allowed."""
+    unknown = sorted(set(given) - set(Settings._fields))
+    if unknown:
+        known = ", ".join(Settings._fields)
+        raise StudyError(f"study: no setting {unknown[0]}; there are {known}")
+    settings = Settings(**given)
+    if settings.pruner is None:
+        settings = settings._replace(
+            pruner="median" if settings.together == 1 else "none"
+        )
+    allowed = {"pruner": PRUNERS, "sampler": SAMPLERS, "metric": METRICS}
+    for name, choices in allowed.items():
+        found = getattr(settings, name)
+        if found not in choices:
+            raise StudyError(f"{name}: expected one of {choices}, found {found!r}")
+    if settings.pruner != "none" and settings.together > 1:
+        raise StudyError(
+            f"pruner={settings.pruner} with together={settings.together}: trials that "
+            "are trained in one program end together; leave one of the two out"
+        )
+    if settings.grace < 2 * settings.heartbeat:
+        raise StudyError("grace must be at least twice the heartbeat")
+    return settings

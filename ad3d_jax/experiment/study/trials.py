@@ -1,0 +1,282 @@
+"""Who runs what: slots of a study, taken one at a time, retried, never run twice.
+
+A study of N trials has the slots 0 to N-1. A slot's parameters are suggested once; an
+attempt that was lost, interrupted or broken is followed by another with the same
+parameters. All of this is read off the records, and whoever takes a trial does so
+alone, so that a worker may be killed at any moment.
+"""
+
+import hashlib
+import json
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import optuna
+from absl import logging
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from ad3d_jax.experiment.study import storage
+from ad3d_jax.experiment.study.space import Space, grid_points, make_sampler, suggested
+from ad3d_jax.experiment.study.storage import Database, StudyError
+
+SLOT, FIELDS, WORKER, CAUSE, REASON = "slot", "fields", "worker", "cause", "reason"
+FACTS = "facts"
+# Why an attempt failed; a lost one, whose worker died, could not say so.
+STOPPED, BROKEN, REFUSED, LOST = "stopped", "broken", "refused", None
+
+
+class Rules(NamedTuple):
+    """How a study takes its trials."""
+
+    trials: int  # slots
+    sampler: str = "tpe"
+    seed: int = 0
+    retries: int = 2  # of a slot whose attempts are lost or break
+
+
+class Taken(NamedTuple):
+    """A trial that this worker must run."""
+
+    trial: optuna.Trial
+    slot: int
+    fields: dict[str, Any]  # of the configuration
+    known: float | None = None  # the value, where these parameters were run before
+
+    @property
+    def name(self) -> str:
+        """Returns 12 hex digits that stand for the parameters."""
+        return digest(self.fields)
+
+
+class Outcome(NamedTuple):
+    """What became of a trial: a value, pruned, or the cause of its failure."""
+
+    value: float | None = None
+    pruned: bool = False
+    cause: str | None = None
+    reason: str = ""
+
+
+class Claim(NamedTuple):
+    """What there is to do for a worker."""
+
+    taken: list[Taken]
+    others: bool  # others run trials, which may yet be lost
+
+
+def open_study(
+    database: Database,
+    name: str,
+    facts: Mapping[str, Any],
+    pruner: optuna.pruners.BasePruner | None = None,
+) -> optuna.Study:
+    """Makes a study, or goes on with one of the same facts.
+
+    Args:
+        database: where.
+        name: of the study.
+        facts: what all of its trials have in common, JSON.
+        pruner: of its trials.
+
+    Raises:
+        StudyError: the study that exists differs; the facts are listed.
+    """
+    facts = json.loads(json.dumps(facts))
+
+    def begin() -> optuna.Study:
+        with storage.exclusive(database), storage.quiet():
+            study = optuna.create_study(
+                study_name=name,
+                storage=database.storage,
+                direction="maximize",
+                load_if_exists=True,
+                pruner=pruner,
+            )
+            if FACTS not in study.user_attrs:
+                study.set_user_attr(FACTS, facts)
+            return study
+
+    study = storage.attempt(database, begin)
+    before = study.user_attrs[FACTS]
+    differ = [n for n in sorted({*before, *facts}) if before.get(n) != facts.get(n)]
+    if differ:
+        lines = [f"  {n}: {before.get(n)!r} -> {facts.get(n)!r}" for n in differ]
+        raise StudyError(
+            f"study {name!r} in {database.name} was begun otherwise:\n"
+            + "\n".join(lines)
+            + "\nchoose another name, or repeat what it was begun with"
+        )
+    return study
+
+
+def claim(
+    database: Database, study: optuna.Study, space: Space, rules: Rules, count: int = 1
+) -> Claim:
+    """Takes up to `count` trials, alone; first gives up those whose workers have died.
+
+    Raises:
+        StudyError: the database fails.
+    """
+
+    def take() -> Claim:
+        with storage.exclusive(database), storage.quiet():
+            optuna.storages.fail_stale_trials(study)
+            for each in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+                # Its worker died between taking it and saying so.
+                if WORKER not in each.user_attrs:
+                    study.tell(each.number, state=TrialState.FAIL)
+            taken = []
+            while len(taken) < count:
+                one = _take(database, study, space, rules)
+                if one is None:
+                    break
+                taken.append(one)
+            running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+            return Claim(taken, others=len(running) > len(taken))
+
+    return storage.attempt(database, take)
+
+
+def _take(
+    database: Database, study: optuna.Study, space: Space, rules: Rules
+) -> Taken | None:
+    """Returns a trial that waits, one to be tried again or a new one, None if done."""
+    trials = study.get_trials(deepcopy=False)
+    waiting = [t for t in trials if t.state == TrialState.WAITING]
+    if waiting:  # of a worker that died at this very place, or of Optuna's dashboard
+        slot = waiting[0].user_attrs.get(SLOT, _next_slot(trials))
+    else:
+        due = _due(trials, space, rules)
+        if due is None:
+            return None
+        slot = due["user_attrs"][SLOT]
+        study.add_trial(create_trial(state=TrialState.WAITING, **due))
+    study.sampler = make_sampler(rules.sampler, rules.seed, slot)
+    trial = study.ask()
+    fields = suggested(space, trial)
+    trial.set_user_attr(SLOT, slot)
+    trial.set_user_attr(FIELDS, fields)
+    database.storage.record_heartbeat(trial._trial_id)
+    trial.set_user_attr(WORKER, f"{socket.gethostname()}:{os.getpid()}")
+    twins = (
+        each.value
+        for each in trials
+        if each.state == TrialState.COMPLETE
+        and digest(each.user_attrs.get(FIELDS)) == digest(fields)
+    )
+    return Taken(trial, slot, fields, known=next(twins, None))
+
+
+def _due(
+    trials: Sequence[FrozenTrial], space: Space, rules: Rules
+) -> dict[str, Any] | None:
+    """Returns the trial to be made next, None where every slot has its end or runs."""
+    for slot, attempts in sorted(attempts_by_slot(trials).items()):
+        last = attempts[-1]
+        if last.state == TrialState.FAIL and again(attempts, rules.retries):
+            return {
+                "params": last.params,
+                "distributions": last.distributions,
+                "user_attrs": {SLOT: slot},
+            }
+    slot = _next_slot(trials)
+    due: dict[str, Any] = {"user_attrs": {SLOT: slot}}
+    if rules.sampler == "grid":
+        points = grid_points(space, rules.seed)
+        if slot >= min(len(points), rules.trials):
+            return None
+        return due | {"params": points[slot], "distributions": dict(space.grid)}
+    return due if slot < rules.trials else None
+
+
+def _next_slot(trials: Sequence[FrozenTrial]) -> int:
+    return (
+        max((t.user_attrs[SLOT] for t in trials if SLOT in t.user_attrs), default=-1)
+        + 1
+    )
+
+
+def attempts_by_slot(trials: Sequence[FrozenTrial]) -> dict[int, list[FrozenTrial]]:
+    """Returns the attempts of each slot, in order."""
+    slots: dict[int, list[FrozenTrial]] = {}
+    for trial in sorted(trials, key=lambda t: t.number):
+        if SLOT in trial.user_attrs:
+            slots.setdefault(trial.user_attrs[SLOT], []).append(trial)
+    return slots
+
+
+def again(attempts: Sequence[FrozenTrial], retries: int) -> bool:
+    """Returns whether a slot whose last attempt failed is to be tried again.
+
+    What was stopped goes on without being counted; what was refused, or gave no number,
+    would be so again.
+    """
+    causes = [t.user_attrs.get(CAUSE, LOST) for t in attempts]
+    faults = sum(cause in (LOST, BROKEN) for cause in causes)
+    return causes[-1] != REFUSED and faults <= retries
+
+
+def report(database: Database, taken: Taken, step: int, value: float) -> bool:
+    """Reports an intermediate value and returns whether the trial is to be pruned.
+
+    Raises:
+        UpdateFinishedTrialError: the trial was given up meanwhile.
+    """
+
+    def tell() -> bool:
+        taken.trial.report(value, step)
+        return taken.trial.should_prune()
+
+    with storage.quiet():
+        return storage.attempt(database, tell)
+
+
+def finish(
+    database: Database, study: optuna.Study, taken: Taken, outcome: Outcome
+) -> bool:
+    """Records what became of a trial; returns False where it had been given up before.
+
+    Raises:
+        StudyError: the database fails.
+    """
+    if outcome.pruned:
+        state, value = TrialState.PRUNED, None
+    elif outcome.value is not None:
+        state, value = TrialState.COMPLETE, outcome.value
+    else:
+        state, value = TrialState.FAIL, None
+    tries = 0
+
+    def tell() -> bool:
+        nonlocal tries
+        tries += 1
+        try:
+            if state == TrialState.FAIL:
+                taken.trial.set_user_attr(CAUSE, outcome.cause)
+                taken.trial.set_user_attr(REASON, outcome.reason)
+            with storage.quiet():
+                study.tell(taken.trial.number, value, state=state)
+            return True
+        except (UpdateFinishedTrialError, ValueError):
+            # An earlier try may have gone through although its answer was lost.
+            now = database.storage.get_trial(taken.trial._trial_id)
+            if tries > 1 and now.state == state and now.value == value:
+                return True
+            if not now.state.is_finished():
+                raise
+            logging.warning(
+                "trial %d was given up before it ended here; is the grace too short?",
+                taken.trial.number,
+            )
+            return False
+
+    return storage.attempt(database, tell)
+
+
+def digest(fields: Mapping[str, Any] | None) -> str:
+    """Returns 12 hex digits that stand for the values of fields."""
+    text = json.dumps(fields, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,0 +1,46 @@
+"""The one way to write a file: whole or not at all."""
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+UNFINISHED = ".partial"  # how the name of a file ends that is not yet whole
+
+
+@contextlib.contextmanager
+def open_whole(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """Gives a binary file to write, which takes the place of `path` at the end.
+
+    Until then, and where the block fails or the process dies, an earlier file stays as
+    it was. Any number of processes and threads may write the same path: each writes a
+    file of its own, and the one that ends last wins.
+
+    Raises:
+        OSError: the folder is missing or cannot be written to, or the disk is full.
+    """
+    path = Path(path)
+    # The name is not made from the path's, which may be as long as a name can be.
+    unfinished = path.with_name(f".{secrets.token_hex(8)}{UNFINISHED}")
+    try:
+        with unfinished.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+
+
+def write_bytes(path: str | os.PathLike, content: bytes) -> None:
+    """Writes bytes whole or not at all; see `open_whole`."""
+    with open_whole(path) as file:
+        file.write(content)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Writes text as UTF-8, whole or not at all; see `open_whole`."""
+    write_bytes(path, text.encode())

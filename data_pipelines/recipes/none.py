@@ -1,0 +1,20 @@
+"""The background step `none`: every measured point counts as object."""
+
+import numpy as np
+
+from data_pipelines.recipes.base import Background, Parameters, Sample, Scene
+
+
+def separate(params: Parameters, sample: Sample) -> Scene:
+    """Returns the scene; depth is z as measured, 0 where it is missing.
+
+    The flag `nothing_measured` marks a sample without any point.
+    """
+    del params
+    depth = np.maximum(sample.xyz[..., 2], 0)
+    valid = depth > 0
+    maps = {"depth": depth, "valid": valid, "foreground": valid.copy()}
+    return Scene(sample, maps, () if valid.any() else ("nothing_measured",))
+
+
+NONE = Background("none", separate)

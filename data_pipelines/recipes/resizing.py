@@ -1,0 +1,70 @@
+"""The step of a recipe that resizes: one rule for images, one for all other maps."""
+
+import numpy as np
+
+from data_pipelines.errors import DatasetError
+from data_pipelines.recipes.base import Parameters, Sample, Scene, check_choice, sizes
+from data_pipelines.resize import (
+    INTERPOLATIONS,
+    centre_crop,
+    resize_image,
+    resize_nearest,
+    resized_size,
+)
+
+DEFAULTS = {
+    "image_size": 256,
+    "mask_size": None,  # None = image_size
+    "interpolation": "area",  # of the image: area | bilinear | bicubic | lanczos
+    "resize_size": None,  # shorter side before a centre crop; None = no crop
+}
+
+
+def check(parameters: Parameters) -> None:
+    """Raises DatasetError where a parameter is out of its range."""
+    image_size, _ = sizes(parameters)
+    resize_size = parameters["resize_size"]
+    whole = isinstance(resize_size, int)
+    if resize_size is not None and not (whole and resize_size >= max(image_size)):
+        raise DatasetError(
+            f"recipe: resize_size: expected None or at least image_size {image_size}, "
+            f"found {resize_size!r}"
+        )
+    check_choice("interpolation", parameters, INTERPOLATIONS)
+
+
+def resized(params: Parameters, sample: Sample) -> Sample:
+    """Returns a sample resized and cropped, with a mask [Hm,Wm] bool in any case."""
+    image_size, mask_size = sizes(params)
+    size = resized_size(sample.size, image_size, params["resize_size"])
+    rgb, xyz = sample.rgb, sample.xyz
+    if rgb is not None:
+        rgb = centre_crop(resize_image(rgb, size, params["interpolation"]), image_size)
+    if xyz is not None:
+        xyz = _picked(xyz, size, image_size)
+    if sample.mask is None:
+        return Sample(rgb, xyz, np.zeros(mask_size, bool))
+    rows, columns = (
+        round(whole * wanted / seen)
+        for whole, wanted, seen in zip(size, mask_size, image_size, strict=True)
+    )
+    return Sample(rgb, xyz, _picked(sample.mask > 0, (rows, columns), mask_size))
+
+
+def resized_scene(params: Parameters, scene: Scene) -> Scene:
+    """Returns a scene with its sample and all of its maps resized and cropped."""
+    image_size, _ = sizes(params)
+    size = resized_size(scene.sample.size, image_size, params["resize_size"])
+    maps = {name: _picked(x, size, image_size) for name, x in scene.maps.items()}
+    height = scene.height
+    if height is not None:
+        height = _picked(height, size, image_size)
+    sample = resized(params, scene.sample)
+    return scene._replace(sample=sample, maps=maps, height=height)
+
+
+def _picked(
+    array: np.ndarray, size: tuple[int, int], cropped: tuple[int, int]
+) -> np.ndarray:
+    picked = centre_crop(resize_nearest(array, size), cropped)
+    return np.ascontiguousarray(picked)

@@ -1,0 +1,1 @@
+"""Spaces for studies, found by name; form: `ad3d_jax.experiment.study.space`."""

@@ -1,1 +1,0 @@
-"""Hyperparameter studies on Optuna's relational storage."""

@@ -1,0 +1,182 @@
+"""The grid: what is skipped, what fails, what is killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import ad3d_jax as ad
+from ad3d_jax.experiment import grid as grids
+from ad3d_jax.experiment import tables
+from ad3d_jax.experiment.cells import SAMPLE_SET, Grid, cell_folder, keep
+from ad3d_jax.experiment.config import plain
+from ad3d_jax.experiment.grid import Cell, config_of, run_cell, run_cells
+from ad3d_jax.experiment.status import PREEMPTED
+from ad3d_jax.workdir import names
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = (
+    "data.image_size=56",
+    "data.sample_set.train=4",
+    "data.sample_set.validation=1",
+    "data.sample_set.test_good=2",
+    "data.sample_set.test_per_defect=1",
+    "data.sample_set.seed=0",
+    "eval.pictures_per_defect=0",
+)
+
+
+def asked(tmp_path, **changes):
+    values = {
+        "systems": ("btf:raw",),
+        "categories": ("biscuit", "bun"),
+        "seeds": (0, 1),
+        "dataset": SAMPLE_SET,
+        "mask_size": 56,
+        "data_root": "",
+        "overrides": (f"data.cache={tmp_path / 'cache'}", *TINY),
+    }
+    return Grid(**{**values, **changes})
+
+
+class Runner:
+    """Stands for processes: a cell writes its metrics, fails or is stopped."""
+
+    def __init__(self, monkeypatch, states):
+        self.ran, self._states = [], states
+        monkeypatch.setattr(grids, "run_cell", self)
+
+    def __call__(self, config, place, running):
+        cell = Cell("btf:raw", config.data.category, config.seed)
+        self.ran.append(cell)
+        state = self._states.get((cell.category, cell.seed), "done")
+        if state == "done":
+            place.mkdir(parents=True)
+            (place / "metrics.json").write_text("{}")
+        return state
+
+
+def test_every_cell_runs_once_and_a_failure_stops_nothing(tmp_path, monkeypatch):
+    runner = Runner(monkeypatch, {("biscuit", 1): "failed"})
+    counts = run_cells(asked(tmp_path), tmp_path / "table")
+    assert counts == {"done": 3, "failed": 1, "stopped": 0} and len(runner.ran) == 4
+    again = Runner(monkeypatch, {})
+    assert run_cells(asked(tmp_path), tmp_path / "table")["done"] == 4
+    assert again.ran == [Cell("btf:raw", "biscuit", 1)]
+
+
+def test_a_grid_may_grow_but_not_change(tmp_path):
+    keep(asked(tmp_path), tmp_path)
+    keep(asked(tmp_path, systems=("padim",), seeds=(2,)), tmp_path)
+    kept = json.loads((tmp_path / "grid.json").read_text())
+    assert kept["systems"] == ["btf:raw", "padim"] and kept["seeds"] == [0, 1, 2]
+    with pytest.raises(ValueError, match="begun with mask_size 56, found 64"):
+        keep(asked(tmp_path, mask_size=64), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"systems": ("drem",)}, "config: no 'drem'; did you mean 'draem'"),
+        ({"systems": ("btf:fhpf",)}, "variant 'fhpf' of btf is unknown"),
+        ({"overrides": ("hyper.nise=1",)}, "hyper.nise: no such field"),
+    ],
+)
+def test_mistakes_end_it_before_any_work(tmp_path, changes, words):
+    with pytest.raises(ValueError, match=words):
+        run_cells(asked(tmp_path, **changes), tmp_path / "table")
+    assert not (tmp_path / "table").exists()
+
+
+def test_a_cell_is_a_configuration_with_its_fields_in_their_types(tmp_path):
+    more = ("model.steps=7", "hyper.beta_max=1", "model.modalities=('rgb',)")
+    given = asked(tmp_path, overrides=more, mask_size=64)
+    config = config_of(given, Cell("dbrn:cpu+rgb", "bun", 3))
+    expected = ad.Experiment(
+        "dbrn:cpu+rgb",
+        category="bun",
+        set={
+            "seed": 3,
+            "data.mask_size": 64,
+            "model.steps": 7,
+            "hyper.beta_max": 1.0,
+            "model.modalities": ("rgb",),
+        },
+    ).config
+    assert plain(config) == plain(expected)
+    assert isinstance(config.hyper.beta_max, float)
+    folder = Cell("dbrn:cpu+rgb", "bun", 3).folder
+    assert str(folder) == "dbrn-cpu+rgb/bun/seed-3"
+
+
+@pytest.mark.parametrize(
+    ("end", "state"),
+    [
+        ("exit 75", "stopped"),
+        ("kill -TERM $$", "stopped"),
+        ("exit 1", "failed"),
+        ("kill -KILL $$", "failed"),
+    ],
+)
+def test_only_what_was_asked_to_stop_counts_as_stopped(
+    tmp_path, monkeypatch, end, state
+):
+    script = tmp_path / "python"
+    script.write_text(f"#!/bin/sh\n{end}\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    config = config_of(asked(tmp_path), Cell("btf:raw", "bun", 0))
+    assert run_cell(config, tmp_path / "cell", []) == state
+    told = (tmp_path / "cell" / names.FAILED).exists()
+    assert told == (state == "failed")
+
+
+@pytest.mark.slow
+def test_a_killed_grid_goes_on_and_gives_the_same_table(tmp_path):
+    def command(name):
+        given = asked(tmp_path)
+        return [
+            *(sys.executable, "-m", "experiments.grid"),
+            *("--systems=btf:raw,padim:cpu", "--categories=biscuit,bun"),
+            *("--seeds=0", "--mask_size=56"),
+            f"--workdir={tmp_path / name}",
+            *(f"--set={override}" for override in given.overrides),
+        ]
+
+    def tables(name):
+        names = ("table.md", "table.csv")
+        return [(tmp_path / name / n).read_text() for n in names]
+
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    plain = {"cwd": ROOT, "env": environment, "capture_output": True, "text": True}
+    whole = subprocess.run(command("whole"), timeout=600, **plain)
+    assert whole.returncode == 0, whole.stdout + whole.stderr
+    process = subprocess.Popen(command("killed"), cwd=ROOT, env=environment)
+    first = tmp_path / "killed" / cell_folder("btf:raw", "biscuit", 0)
+    deadline = time.monotonic() + 300
+    while not (first / "metrics.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    time.sleep(1.0)  # into the second cell
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(120) == PREEMPTED
+    assert len(list((tmp_path / "killed").rglob("metrics.json"))) < 4
+    again = subprocess.run(command("killed"), timeout=600, **plain)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert tables("killed") == tables("whole")
+
+
+@pytest.mark.slow
+def test_a_failing_cell_is_told_of(tmp_path):
+    broken = (*asked(tmp_path).overrides, "eval.batch_size=0")
+    counts = run_cells(
+        asked(tmp_path, categories=("bun",), seeds=(0,), overrides=broken),
+        tmp_path / "table",
+    )
+    assert counts["failed"] == 1
+    text = tables.write_tables(tmp_path / "table")[0].read_text()
+    assert "btf:raw, bun: seed 0: failed:" in text

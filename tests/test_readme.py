@@ -1,0 +1,29 @@
+"""What the README says in Python runs as it stands there."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
+
+
+def test_the_lines_of_python_run_in_an_empty_folder(tmp_path):
+    (lines,) = BLOCK.findall((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert 8 <= len(lines.strip().splitlines()) <= 13
+    done = subprocess.run(
+        [sys.executable, "-c", lines],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    figures, scores = done.stdout.strip().splitlines()
+    i_auroc, aupro, report = figures.split()
+    assert 0.5 < float(i_auroc) <= 1 and 0 < float(aupro) <= 1
+    assert (tmp_path / report).is_file()
+    assert scores.endswith("(128, 128, 1)") and float(scores.split()[0]) > 0
+    assert {path.name for path in tmp_path.iterdir()} == {"runs", "bun-detector"}
