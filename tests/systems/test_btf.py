@@ -208,7 +208,7 @@ def test_variants_name_the_seven_sets():
     for name in btf.FEATURE_SETS:
         config = get_config(name)
         assert config.model.features == name
-        assert bool(config.model.backbone) == btf.has_network(Config(features=name))
+        assert bool(config.model.backbone) == btf.has_network(name)
     assert get_config().model.features == "rgb_fpfh"
     assert get_config("resnet18").model.backbone == "resnet18"
     assert get_config().model.source == "racm_in1k"
