@@ -13,7 +13,7 @@ import numpy as np
 from ad3d_jax.base import Array, Batch, State
 from ad3d_jax.devices import memory
 from ad3d_jax.fit.run import Run
-from ad3d_jax.workdir.folder import write_json
+from ad3d_jax.workdir.json_files import read_json, write_json
 
 MEMORY_SHARE = 0.5  # of the host's free memory, at most, for features
 MANIFEST = "manifest.json"
@@ -106,8 +106,8 @@ def _mapped(path: Path, like: jax.ShapeDtypeStruct, begun: bool) -> np.ndarray:
 def _done(manifest: Path) -> int:
     """Returns how many rows a folder holds."""
     try:
-        return int(json.loads(manifest.read_text(encoding="utf-8"))["done"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return int(read_json(manifest)["done"])
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{manifest}: damaged ({error}); remove {manifest.parent}"
         ) from error

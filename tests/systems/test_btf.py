@@ -242,7 +242,7 @@ def test_one_flag_says_who_makes_fpfh(monkeypatch):
 def test_full_size_samples_run_through(native_class, tmp_path, recipe):
     pytest.importorskip("open3d")
     config = get_config("fpfh")
-    config.fpfh = "open3d"
+    config.model.fpfh = "open3d"
     config.data.recipe = recipe
     config.data.root = str(native_class.parent)
     config.data.category = native_class.name
@@ -250,6 +250,6 @@ def test_full_size_samples_run_through(native_class, tmp_path, recipe):
     config.data.batch_size = config.eval.batch_size = 1
     config.fit.engine = "jit"
     metrics = run.run(config, str(tmp_path / "run"), "fit_eval")
-    assert metrics["weights"] is None and metrics["recipe"] == recipe
+    assert metrics["weights"] == {} and metrics["recipe"] == recipe
     assert metrics["p_auroc"] > 0.8  # two training samples
     assert (tmp_path / "run" / "report" / "index.html").is_file()
