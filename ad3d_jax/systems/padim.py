@@ -8,7 +8,6 @@ whose seed and channels are the defaults. What differs is in the card
 """
 
 import random
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -25,8 +24,6 @@ from ad3d_jax.ops.blur import gaussian_blur
 from ad3d_jax.ops.resize import resize_bilinear
 from ad3d_jax.systems import backbones
 from ad3d_jax.systems.modalities import map_size
-
-HYPER: Mapping[str, float] = {}
 
 
 @dataclass(frozen=True)
