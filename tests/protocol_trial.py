@@ -38,7 +38,7 @@ class Trial:
         samples = row.make_batch(6)
         splits = {"train": samples, "validation": self.batch}
         if any(phase.source == "images" for phase in row.make().phases):
-            splits["images"] = pictures(32, samples.rgb.shape[1])
+            splits["images"] = images(32, samples.rgb.shape[1])
         self.data = MemoryDataset(splits)
         self.system = count_steps(row.make(), self.data, ROWS)
         self.initial = self.system.init(KEY, without_truth(self.batch))
@@ -101,8 +101,8 @@ class Trial:
         return jax.device_get(carry), reports
 
 
-def pictures(count, size):
-    """Returns procedural pictures, as a pretraining reads them."""
+def images(count, size):
+    """Returns procedural images, as a pretraining reads them."""
     textures = np.asarray(procedural_textures(KEY, count, size))
     return Batch(
         rgb=textures.astype(np.float32) / 255,

@@ -45,7 +45,7 @@ def make_batch(
 
     With `rails` its first row lies above all else and its last row below, so that a
     defect does not stretch the range that some systems scale depth by, and with it the
-    whole picture.
+    whole image.
     """
     rng = np.random.default_rng(seed)
     y, x = np.meshgrid(np.arange(size), np.arange(size), indexing="ij")

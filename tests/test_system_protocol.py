@@ -423,20 +423,20 @@ def test_what_the_losses_train_on_can_be_seen(trial):
     compiled = jax.jit(trial.system.synthesise)
     batch = jax.tree.map(jax.numpy.asarray, without_truth(trial.batch))
     keys = sample_keys(KEY, batch)
-    pictures = compiled(keys, trial.initial, batch)
-    mask = np.asarray(pictures["mask"])
+    images = compiled(keys, trial.initial, batch)
+    mask = np.asarray(images["mask"])
     shape = trial.batch.rgb.shape[:3]
     assert mask.shape == (*shape, 1) and set(np.unique(mask)) <= {0.0, 1.0}
-    kinds = {n.partition("_")[2] for n in pictures if n.startswith("clean_")}
-    assert kinds and set(pictures) == {"mask"} | {
+    kinds = {n.partition("_")[2] for n in images if n.startswith("clean_")}
+    assert kinds and set(images) == {"mask"} | {
         f"{way}_{kind}" for way in ("clean", "altered") for kind in kinds
     }
-    for name, picture in pictures.items():
-        assert picture.shape[:3] == shape and picture.dtype == np.float32, name
-        assert np.isfinite(picture).all(), name
+    for name, image in images.items():
+        assert image.shape[:3] == shape and image.dtype == np.float32, name
+        assert np.isfinite(image).all(), name
     order = np.array([2, 0, 3, 1])
     turned = compiled(keys[order], trial.initial, take(batch, order))
-    near(turned, take(pictures, order), 1e-5)
+    near(turned, take(images, order), 1e-5)
     for seed in range(40):
         drawn = compiled(sample_keys(jax.random.key(seed), batch), trial.initial, batch)
         if np.asarray(drawn["mask"]).any():

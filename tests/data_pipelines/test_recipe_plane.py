@@ -190,7 +190,7 @@ def test_wrong_parameters_are_named(changes, words):
         params(**changes)
 
 
-def test_pictures_alone_are_refused_early(box, tmp_path):
+def test_images_alone_are_refused_early(box, tmp_path):
     rgb = box / "train/good/rgb"
     with pytest.raises(DatasetError, match="recipe plane needs points"):
         read_folder(rgb, "plane", params(), ("rgb",))

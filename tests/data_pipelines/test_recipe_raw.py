@@ -1,4 +1,4 @@
-"""The recipe `raw`: views that agree, Pillow's pictures, Open3D's FPFH."""
+"""The recipe `raw`: views that agree, Pillow's images, Open3D's FPFH."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def params(**changes) -> dict:
 
 
 @pytest.mark.parametrize("name", ["bilinear", "bicubic", "lanczos"])
-def test_pictures_are_pillows(write, name):
+def test_images_are_pillows(write, name):
     rgb, xyz = write.scene(0, 40, 52)
     record = RAW.apply(params(image_size=24, interpolation=name), Sample(rgb, xyz))
     kernel = Image.Resampling[name.upper()]

@@ -172,12 +172,12 @@ def test_predict_scores_as_the_evaluation_did(finished, cache, tmp_path):
         )
         assert float(row["seconds"]) > 0
     for folder in ("heat_maps", "overlays"):
-        pictures = list((tmp_path / "out" / folder).rglob("*.png"))
-        assert len(pictures) == len(known)
-        assert Image.open(pictures[0]).size == (64, 64)
+        images = list((tmp_path / "out" / folder).rglob("*.png"))
+        assert len(images) == len(known)
+        assert Image.open(images[0]).size == (64, 64)
 
 
-def test_predict_with_pictures_alone_for_an_rgb_system(cache, tmp_path):
+def test_predict_with_images_alone_for_an_rgb_system(cache, tmp_path):
     config = tiny(cache, "cpu+rgb")
     run.run(config, str(tmp_path / "run"), "fit")
     root, category = data_folder(config)

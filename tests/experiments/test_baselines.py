@@ -173,8 +173,8 @@ def test_losses_of_the_rivals_are_those_of_the_papers():
     half = torch.full((1, 2, 4, 4), 0.5)
     mask = torch.ones(1, 1, 4, 4)
     assert torch_networks.focal(half, mask) == pytest.approx(0.173275, abs=1e-4)
-    picture = torch.rand(1, 3, 32, 32)
-    assert torch_networks.appearance(picture, picture) == pytest.approx(0, abs=1e-6)
+    image = torch.rand(1, 3, 32, 32)
+    assert torch_networks.appearance(image, image) == pytest.approx(0, abs=1e-6)
     even = torch.arange(256)[None] / 255
     assert torch_networks.entropies(even) == pytest.approx(8, abs=1e-4)
 

@@ -146,8 +146,8 @@ def test_a_missing_field_is_an_error_before_any_tracing(engine):
 
 def test_a_phase_may_need_other_fields_than_the_system(engine):
     system = restorer(steps=2)
-    pictures = make_batch(4, size=8)._replace(depth=None)
-    data = MemoryDataset({"train": make_batch(4, size=8), "images": pictures})
+    images = make_batch(4, size=8)._replace(depth=None)
+    data = MemoryDataset({"train": make_batch(4, size=8), "images": images})
     first = system.phases[0]._replace(source="images", needs=("rgb",))
     checked = system._replace(phases=(first._replace(steps=0), *system.phases))
     fit(checked, start(system, data), KEY, data, QUIET, engine)

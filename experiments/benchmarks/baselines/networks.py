@@ -15,7 +15,7 @@ from ad3d_jax.fit.step import begin, fixed_part, train_step
 from experiments.benchmarks.baselines.contest import Call, contest, rival
 from experiments.benchmarks.speed import random_batch
 
-PICTURES = {"rgb": 3, "depth": 3}  # channels; depth is repeated
+IMAGES = {"rgb": 3, "depth": 3}  # channels; depth is repeated
 
 
 def compare(
@@ -29,7 +29,7 @@ def compare(
     """Returns the contests in scoring and in one training step.
 
     Ours are the system's own functions, so that the training step makes its anomalies,
-    too; torch is given altered pictures. Neither bounds gradients.
+    too; torch is given altered images. Neither bounds gradients.
 
     Args:
         config: of the system.
@@ -116,25 +116,24 @@ def torch_score(model: Any, modalities: tuple, batch_size: int, side: int) -> Ca
     """Returns the rival's call that scores."""
     from experiments.benchmarks.baselines import torch_networks
 
-    pictures = random_pictures(modalities, batch_size, side)
-    return torch_networks.scoring(model, pictures)
+    images = random_images(modalities, batch_size, side)
+    return torch_networks.scoring(model, images)
 
 
 def torch_step(model: Any, modalities: tuple, batch_size: int, side: int) -> Call:
     """Returns the rival's call that trains one step."""
     from experiments.benchmarks.baselines import torch_networks
 
-    altered = random_pictures(modalities, batch_size, side)
-    clean = random_pictures(modalities, batch_size, side)
+    altered = random_images(modalities, batch_size, side)
+    clean = random_images(modalities, batch_size, side)
     mask = np.zeros((batch_size, 1, side, side), np.float32)
     mask[..., : side // 4, : side // 4] = 1
     return torch_networks.training(model, [*altered, *clean, mask])
 
 
-def random_pictures(modalities: tuple, batch_size: int, side: int) -> list[np.ndarray]:
-    """Returns random pictures [B,C,H,W] float32 in [0,1)."""
+def random_images(modalities: tuple, batch_size: int, side: int) -> list[np.ndarray]:
+    """Returns random images [B,C,H,W] float32 in [0,1)."""
     rng = np.random.default_rng(0)
     return [
-        rng.random((batch_size, PICTURES[m], side, side), np.float32)
-        for m in modalities
+        rng.random((batch_size, IMAGES[m], side, side), np.float32) for m in modalities
     ]
