@@ -86,12 +86,12 @@ state = fit(pixels, state, jax.random.key(1), data, Options(batch_size=8))
 # %%
 from ad3d_jax import evaluate as evaluation
 from ad3d_jax.devices import engines
-from ad3d_jax.experiment.data import samples_of
+from ad3d_jax.experiment.data import rows_of
 
 engine = engines.make_engine("jit")
 compiled = evaluation.compile_score(pixels, engine, jax.random.key(2), state)
 scored = evaluation.score_split(compiled, data, 8)
-metrics = evaluation.measure(scored, samples_of(prepared.manifest, "test"))
+metrics = evaluation.measure(scored, rows_of(prepared.manifest, "test"))
 for name in ("i_auroc", "p_auroc", "aupro_30"):
     print(f"{name:10} {metrics[name]:.3f}")
 

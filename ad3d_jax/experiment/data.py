@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -11,33 +11,12 @@ from ad3d_jax.base import Batch, Phase, System
 from ad3d_jax.experiment.state import key_of
 from ad3d_jax.workdir.scores import Row
 from data_pipelines import layout, sources, synthetic
-from data_pipelines.prepared import Prepared
 from data_pipelines.reader import Reader
 from data_pipelines.samples import complete_parameters
+from data_pipelines.sources import Data
 from data_pipelines.unlabelled import collate, empty_record
 
 IMAGES = "images"  # the source of natural images
-
-
-class Data(NamedTuple):
-    """A class as it was prepared."""
-
-    prepared: Prepared
-    samples: Reader
-
-    @property
-    def manifest(self) -> dict[str, Any]:
-        """Returns the manifest of the class, see `Prepared`."""
-        return self.prepared.manifest
-
-    @property
-    def recipe(self) -> dict[str, Any]:
-        """Returns name and parameters of the preprocessing, as recipe.json has them."""
-        return {name: self.manifest[name] for name in ("recipe", "params")}
-
-    def rows(self, split: str) -> list[Row]:
-        """Returns the samples of a split in the manifest's order."""
-        return rows_of(self.manifest, split)
 
 
 def open_data(config: ConfigDict, system: System) -> Data:
@@ -51,20 +30,18 @@ def open_data(config: ConfigDict, system: System) -> Data:
     data = config.data
     whole = any(phase.source == "train_all" for phase in system.phases)
     root, category = data_folder(config, whole)
-    return Data(
-        *sources.open_data(
-            root,
-            category,
-            data.recipe,
-            name=data.name,
-            image_size=data.image_size,
-            mask_size=data.mask_size,
-            parameters=data.recipe_parameters.to_dict(),
-            extras=extras_of(system),
-            cache=Path(data.cache).expanduser(),
-            reader=data.reader,
-            on_missing=data.on_missing,
-        )
+    return sources.open_data(
+        root,
+        category,
+        data.recipe,
+        name=data.name,
+        image_size=data.image_size,
+        mask_size=data.mask_size,
+        parameters=data.recipe_parameters.to_dict(),
+        extras=extras_of(system),
+        cache=Path(data.cache).expanduser(),
+        reader=data.reader,
+        on_missing=data.on_missing,
     )
 
 
@@ -161,3 +138,8 @@ def rows_of(manifest: Mapping[str, Any], split: str) -> list[Row]:
         for s in manifest["samples"]
         if s["split"] == split
     ]
+
+
+def recipe_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns name and parameters of the preprocessing, as recipe.json has them."""
+    return {name: manifest[name] for name in ("recipe", "params")}

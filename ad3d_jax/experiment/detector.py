@@ -69,7 +69,8 @@ class Detector:
         Args:
             rgb: [H,W,3] or [B,H,W,3], uint8, or floats in [0,1], which are rounded to
                 8 bits.
-            xyz: [H,W,3] or [B,H,W,3] floats, metres; 0 or NaN where unmeasured.
+            xyz: [H,W,3] or [B,H,W,3] floats, metres; 0 or NaN where unmeasured. A list
+                of points is [N,3] or [B,N,1,3].
             depth: in place of xyz: [H,W] or [B,H,W] distances along the optical axis,
                 floats in metres or whole numbers in units of `intrinsics.scale`, 0 or
                 NaN where unmeasured; needs `intrinsics`.
@@ -158,6 +159,8 @@ def _measured(rgb, xyz, depth, intrinsics) -> dict[str, np.ndarray]:
     """Returns what was given as rgb and xyz, with or without the axis of samples."""
     given = {"rgb": rgb, "xyz": xyz}
     given = {name: np.asarray(x) for name, x in given.items() if x is not None}
+    if "xyz" in given and given["xyz"].ndim == 2:
+        given["xyz"] = given["xyz"][:, None]
     if depth is None:
         return given
     if xyz is not None:

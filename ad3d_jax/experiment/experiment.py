@@ -11,12 +11,13 @@ from ml_collections import ConfigDict
 from ad3d_jax.base import System
 from ad3d_jax.experiment import run
 from ad3d_jax.experiment.config import Source, changed, load
-from ad3d_jax.experiment.data import Data, open_data
+from ad3d_jax.experiment.data import open_data, recipe_of
 from ad3d_jax.experiment.detector import Detector
 from ad3d_jax.experiment.detector import load as load_detector
 from ad3d_jax.experiment.state import build_system
 from ad3d_jax.workdir import names
 from ad3d_jax.workdir.json_files import read_json
+from data_pipelines.sources import Data
 
 
 class Experiment:
@@ -83,7 +84,7 @@ class Experiment:
             state = run.train(begun)
         if phases is None:
             return self.detector
-        return Detector(self.config, self.system, state, self.data.recipe)
+        return Detector(self.config, self.system, state, recipe_of(self.data.manifest))
 
     def evaluate(self, allow: Sequence[str] = ()) -> dict[str, Any]:
         """Scores the test split and returns what metrics.json says of it.

@@ -24,7 +24,7 @@ from ad3d_jax.devices import compilation, engines
 from ad3d_jax.experiment import pretrained, run
 from ad3d_jax.experiment.cells import SAMPLE_SET, Grid, cell_folder, keep
 from ad3d_jax.experiment.config import Source, changed, fields_of, load
-from ad3d_jax.experiment.data import Data, category_of, mask_size, open_data
+from ad3d_jax.experiment.data import category_of, mask_size, open_data
 from ad3d_jax.experiment.pretrained import Brought
 from ad3d_jax.experiment.run import Run
 from ad3d_jax.experiment.state import build_system, initial_state, key_of
@@ -36,6 +36,7 @@ from ad3d_jax.workdir.checkpoint import Checkpointer, save_tree
 from ad3d_jax.workdir.folder import open_workdir
 from ad3d_jax.workdir.json_files import read_json, write_json
 from ad3d_jax.workdir.log import Log
+from data_pipelines.sources import Data
 
 MAY_DIFFER = ("seed", "hyper", "data.category", "data.root", "data.sample_set")
 
@@ -165,7 +166,8 @@ def fitted(
     ]
     config = parts[0].config
     with Checkpointer(folder, keep=config.fit.keep) as checkpointer:
-        options = run.fit_options(config)
+        features = folder / Path(names.FEATURES).name
+        options = run.fit_options(config)._replace(cache_folder=features)
         return fit_population(system, members, options, engine, checkpointer)
 
 

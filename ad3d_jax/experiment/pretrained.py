@@ -39,13 +39,12 @@ def bring(config: ConfigDict, system: System) -> Brought:
 
     Raises:
         ValueError: a file cannot be had or read, does not fit, or is known to hold
-            another set than the part accepts; or the system has no such part.
+            another set than the part accepts.
     """
-    check_names(config, system)
     made = {phase.pretrained for phase in system.phases}
     trees, facts = {}, {}
     for row in system.pretrained:
-        name, value = row.name, config.weights[row.name]
+        name, value = row.name, config.weights.get(row.name, "")
         if not value and name in made:
             continue
         part = row.get(shapes(config, system))
@@ -94,19 +93,6 @@ def read(
             *(facts["file"], config.system, " or ".join(row.sources)),
         )
     return row.read(file, like), facts
-
-
-def check_names(config: ConfigDict, system: System) -> None:
-    """Raises ValueError where a file is named for what is no part of the system."""
-    parts = {row.name for row in system.pretrained}
-    made = {phase.pretrained for phase in system.phases}
-    whole = f"{config.system} ({config.variant})"
-    for name, value in config.weights.items():
-        if value and name not in parts:
-            raise ValueError(f"weights.{name}: {whole} has no {name}")
-    for name, value in config.save_weights.items():
-        if value and name not in made:
-            raise ValueError(f"save_weights.{name}: no phase of {whole} makes {name}")
 
 
 def loaded(config: ConfigDict) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ Of several processes all call this alike; the first holds the workdir and writes
 import contextlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,13 @@ from ad3d_jax.base import Batch, State, System, Train, Tree
 from ad3d_jax.devices import compilation, engines, memory, processes
 from ad3d_jax.experiment import pretrained
 from ad3d_jax.experiment.config import plain
-from ad3d_jax.experiment.data import Data, category_of, open_data, with_sources
+from ad3d_jax.experiment.data import (
+    category_of,
+    open_data,
+    recipe_of,
+    rows_of,
+    with_sources,
+)
 from ad3d_jax.experiment.facts import facts
 from ad3d_jax.experiment.pretrained import Brought
 from ad3d_jax.experiment.state import (
@@ -38,6 +45,7 @@ from ad3d_jax.workdir.json_files import write_json
 from ad3d_jax.workdir.log import Log, read_log
 from ad3d_jax.workdir.scores import write_scores
 from data_pipelines.reader import Reader
+from data_pipelines.sources import Data
 
 MODES = ("fit", "eval", "fit_eval")
 
@@ -122,7 +130,7 @@ def opened(
     check_phases(system, options)
     folder = workdir_of(config, workdir)
     fitted = (folder / names.FINAL).exists()
-    if "fit" in mode and not fitted:
+    if "fit" in mode and (phases is not None or not fitted):
         brought = bring(config, system)
     else:  # what files brought was saved
         brought = Brought({}, pretrained.of_log(folder) if fitted else {})
@@ -136,8 +144,8 @@ def opened(
     with held:
         data = read(config, system)
         if first_process:
-            write_json(folder / names.RECIPE, data.recipe)
-        dataset = with_sources(config, due(system, options).phases, data.samples)
+            write_json(folder / names.RECIPE, recipe_of(data.manifest))
+        dataset = with_sources(config, due(system, options).phases, data.dataset)
         shared = processes.shared(dataset)
         first = next(shared.ordered("train", config.data.batch_size, 0))
         evaluation.check_needs(system, first)
@@ -173,6 +181,8 @@ def train(run: Run) -> State | None:
         logging.info("%s is fitted already; remove it to start anew", run.folder)
         return None
     state = initial_state(config, run.system, run.first, run.brought)
+    features = run.folder / names.FEATURES
+    options = fit_options(config, run.phases)._replace(cache_folder=features)
 
     def after_phase(name: str, state: State) -> None:
         if processes.is_first():
@@ -186,14 +196,16 @@ def train(run: Run) -> State | None:
                 state,
                 key_of(config, "fit"),
                 processes.shared(run.dataset),
-                fit_options(config, run.phases),
+                options,
                 engine=run.engine,
                 checkpointer=checkpointer,
                 log=run.log,
                 after_phase=after_phase,
             )
-        if whole and processes.is_first():
-            save_tree(final, state)
+        if processes.is_first():
+            if whole:
+                save_tree(final, state)
+            shutil.rmtree(features, ignore_errors=True)
         return None if whole else state
     finally:
         run.log.write(kind="event", event="fit", seconds=time.perf_counter() - start)
@@ -249,7 +261,7 @@ def evaluate(run: Run, program: compilation.Compiled | None = None) -> dict:
     )
     size = config.eval.batch_size
     scored = evaluation.score_split(score, dataset, size)
-    rows = evaluation.scored_rows(scored, run.data.rows("test"))
+    rows = evaluation.scored_rows(scored, rows_of(run.data.manifest, "test"))
     if processes.is_first():
         write_scores(folder / names.SCORES, rows)
         maps.write_maps(folder / names.MAPS, rows, scored.maps, scored.masks)

@@ -31,7 +31,21 @@ def build_system(config: ConfigDict) -> System:
     for name in config.hyper:
         if name not in known:
             raise ValueError(f"hyper.{name}: no such field{nearest(name, known)}")
+    check_parts(config, system)
     return system
+
+
+def check_parts(config: ConfigDict, system: System) -> None:
+    """Raises ValueError where a file is named for what is no part of the system."""
+    parts = {row.name for row in system.pretrained}
+    made = {phase.pretrained for phase in system.phases}
+    whole = f"{config.system} ({config.variant})"
+    for name, value in config.weights.items():
+        if value and name not in parts:
+            raise ValueError(f"weights.{name}: {whole} has no {name}")
+    for name, value in config.save_weights.items():
+        if value and name not in made:
+            raise ValueError(f"save_weights.{name}: no phase of {whole} makes {name}")
 
 
 def initial_state(

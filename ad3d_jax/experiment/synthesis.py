@@ -18,7 +18,7 @@ from ad3d_jax.base import Batch, State, System, sample_keys, without_truth
 from ad3d_jax.evaluate import check_needs
 from ad3d_jax.experiment import pretrained
 from ad3d_jax.experiment.config import Source, load
-from ad3d_jax.experiment.data import open_data
+from ad3d_jax.experiment.data import open_data, rows_of
 from ad3d_jax.experiment.state import (
     build_system,
     fitted_state,
@@ -52,10 +52,10 @@ def draw_anomalies(
     if system.synthesise is None:
         raise ValueError(f"{config.system} trains without artificial anomalies")
     data = open_data(config, system)
-    batch = next(iter(data.samples.ordered("train", count, 0)))
+    batch = next(iter(data.dataset.ordered("train", count, 0)))
     check_needs(system, batch)
     state = ready_state(config, system, batch, workdir)
-    rows = data.rows("train")[: int(batch.weight.sum())]
+    rows = rows_of(data.manifest, "train")[: int(batch.weight.sum())]
     names = [f"{row.defect} / {row.stem}" for row in rows]
     title = f"Anomalies of {config.system} on {data.manifest['category']}"
     made = list(draw_all(config, system, state, batch, names, draws))

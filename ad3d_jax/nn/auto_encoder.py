@@ -7,9 +7,9 @@ from flax import linen as nn
 
 from ad3d_jax.base import Array
 from ad3d_jax.nn.conv import conv3x3, layers
-from ad3d_jax.nn.rescale import divisible, double
 from ad3d_jax.nn.rows import SCORING, Rows
 from ad3d_jax.nn.unet import descend
+from ad3d_jax.ops.rescale import divisible, double
 
 Stages = tuple[tuple[int, int, int], ...]
 

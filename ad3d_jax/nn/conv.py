@@ -9,9 +9,9 @@ from flax import linen as nn
 
 from ad3d_jax.base import Array
 from ad3d_jax.nn.batch_norm import BatchNorm
-from ad3d_jax.nn.instance_norm import instance_norm
 from ad3d_jax.nn.rows import SCORING, Rows
 from ad3d_jax.ops import conv
+from ad3d_jax.ops.instance_norm import instance_norm
 
 Layer = Callable[[Array, int, str], Array]
 kernel_init = nn.initializers.normal(0.02)
@@ -58,8 +58,8 @@ class ConvNormRelu(nn.Module):
     """
 
     features: int
-    stride: int = 1
     norm: str = "batch"
+    stride: int = 1
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact

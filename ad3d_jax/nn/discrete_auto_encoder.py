@@ -6,8 +6,8 @@ from flax import linen as nn
 from ad3d_jax.base import Array
 from ad3d_jax.nn.conv import kernel_init
 from ad3d_jax.nn.grouped_conv import GroupedConv, GroupedEnlarge
-from ad3d_jax.nn.rescale import divisible
 from ad3d_jax.nn.residual_stack import ResidualStack
+from ad3d_jax.ops.rescale import divisible
 
 KERNELS = {"normal": kernel_init, "he": nn.initializers.he_normal()}
 

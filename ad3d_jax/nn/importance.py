@@ -25,7 +25,9 @@ class PairEmbed(nn.Module):
     @nn.compact
     def __call__(self, pair: Array, rows: Rows = SCORING) -> Array:
         """Returns [B,H/stride,W/stride,features] from pairs [B,H,W,2]."""
-        embed = ConvNormRelu(self.features, self.stride, dtype=self.dtype, name="embed")
+        embed = ConvNormRelu(
+            self.features, stride=self.stride, dtype=self.dtype, name="embed"
+        )
         return embed(pair, rows)
 
 

@@ -6,9 +6,9 @@ from flax import linen as nn
 from ad3d_jax.base import Array
 from ad3d_jax.nn.conv import conv3x3, layers
 from ad3d_jax.nn.grouped_conv import GroupedConv, GroupedEnlarge
-from ad3d_jax.nn.rescale import divisible, max_pool
 from ad3d_jax.nn.residual_stack import ResidualStack
 from ad3d_jax.nn.rows import SCORING, Rows
+from ad3d_jax.ops.rescale import divisible, max_pool
 
 
 class ObjectDecoder(nn.Module):

@@ -5,9 +5,9 @@ from flax import linen as nn
 
 from ad3d_jax.base import Array
 from ad3d_jax.nn.conv import Conv, conv3x3, layers
-from ad3d_jax.nn.rescale import divisible
 from ad3d_jax.nn.rows import SCORING, Rows
 from ad3d_jax.nn.unet import ascend, descend, draem_up_widths
+from ad3d_jax.ops.rescale import divisible
 
 
 class PairedUNet(nn.Module):

@@ -54,11 +54,11 @@ class ComparedAutoEncoder(nn.Module):
     and of the segmentation network as far as they are apart.
     """
 
-    width: int = 128
-    levels: int = 2
-    mlp_width: int = 512
-    out_channels: int = 3
-    halvings: int = 4
+    width: int
+    levels: int
+    mlp_width: int
+    out_channels: int
+    halvings: int
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact

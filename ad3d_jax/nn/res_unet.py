@@ -6,9 +6,9 @@ from flax import linen as nn
 from ad3d_jax.base import Array
 from ad3d_jax.nn.batch_norm import BatchNorm
 from ad3d_jax.nn.conv import Conv, conv3x3
-from ad3d_jax.nn.dropout import dropout, layer_keys
-from ad3d_jax.nn.rescale import divisible, double, max_pool
 from ad3d_jax.nn.rows import SCORING, Rows
+from ad3d_jax.ops.dropout import dropout, layer_keys
+from ad3d_jax.ops.rescale import divisible, double, max_pool
 
 _kernel_init = nn.initializers.he_normal()
 

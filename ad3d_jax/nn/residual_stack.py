@@ -20,8 +20,8 @@ class ResidualStack(nn.Module):
 
     residual: int  # width within a layer
     layers: int = 2
-    groups: int = 1
     relu_skip: bool = False
+    groups: int = 1
     kernel_init: Initializer = kernel_init
     dtype: jnp.dtype = jnp.float32
 

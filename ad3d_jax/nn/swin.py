@@ -6,7 +6,7 @@ import numpy as np
 from flax import linen as nn
 
 from ad3d_jax.base import Array
-from ad3d_jax.nn.dropout import drop_path, layer_keys
+from ad3d_jax.ops.dropout import drop_path, layer_keys
 
 kernel_init = nn.initializers.truncated_normal(0.02)
 

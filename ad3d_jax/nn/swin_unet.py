@@ -6,10 +6,10 @@ from flax import linen as nn
 
 from ad3d_jax.base import Array
 from ad3d_jax.nn.conv import Conv
-from ad3d_jax.nn.dropout import dropout, layer_keys
-from ad3d_jax.nn.rescale import divisible
 from ad3d_jax.nn.rows import SCORING, Rows
 from ad3d_jax.nn.swin import PatchExpand, PatchMerging, SwinBlock, dense, layer_norm
+from ad3d_jax.ops.dropout import dropout, layer_keys
+from ad3d_jax.ops.rescale import divisible
 
 
 class SwinUnet(nn.Module):

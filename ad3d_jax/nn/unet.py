@@ -7,8 +7,8 @@ from flax import linen as nn
 
 from ad3d_jax.base import Array
 from ad3d_jax.nn.conv import Layer, conv3x3, layers
-from ad3d_jax.nn.rescale import divisible, double, max_pool
 from ad3d_jax.nn.rows import SCORING, Rows
+from ad3d_jax.ops.rescale import divisible, double, max_pool
 
 
 class UNet(nn.Module):
@@ -50,6 +50,11 @@ class UNet(nn.Module):
         x = ascend(skips, self.up_widths or draem_up_widths(self.widths), layer)
         head = conv3x3(self.out_channels, self.dtype, "head")
         return head(x).astype(jnp.float32)
+
+
+def draem_widths(width: int, levels: int) -> tuple[int, ...]:
+    """Returns the widths of the way down, doubled three times at most as in DRAEM."""
+    return tuple(width * min(2**level, 8) for level in range(levels + 1))
 
 
 def draem_up_widths(widths: tuple[int, ...]) -> tuple[int, ...]:

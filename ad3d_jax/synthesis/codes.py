@@ -1,5 +1,6 @@
 """Anomalies of discrete features, other codes inside a mask: DSR, 3DSR."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -29,6 +30,20 @@ class Swap(NamedTuple):
 
 
 DEFAULTS = Swap()
+
+
+def swap(hyper: Mapping[str, jax.Array]) -> Swap:
+    """Returns the chances and ranges that the numbers of a system say.
+
+    Args:
+        hyper: the names of `Swap`, chances as "probability_NAME", [] each.
+    """
+    return Swap(
+        **{
+            name: hyper[f"probability_{name[2:]}" if name.startswith("p_") else name]
+            for name in Swap._fields
+        }
+    )
 
 
 def noise_masks(

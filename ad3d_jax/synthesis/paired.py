@@ -31,6 +31,30 @@ class Pairing(NamedTuple):
 DEFAULTS = Pairing()
 
 
+def pairing(hyper: Mapping[str, jax.Array], sigma: tuple[float, float]) -> Pairing:
+    """Returns the chances and ranges that the numbers of a system say.
+
+    Args:
+        hyper: by the names of DAS3D's numbers, [] each.
+        sigma: bounds of the spread of the displacement's kernel, pixels.
+    """
+    return Pairing(
+        p_normal=hyper["probability_normal"],
+        p_drop_depth=hyper["dropout_depth"],
+        p_drop_rgb=hyper["dropout_rgb"],
+        p_united=hyper["probability_united"],
+        p_apart=hyper["probability_apart"],
+        beta_high=hyper["beta_max"],
+        displacement=Displacement(
+            sigma_low=sigma[0],
+            sigma_high=sigma[1],
+            skew=hyper["skew"],
+            amplitude_low=hyper["amplitude_low"],
+            amplitude_high=hyper["amplitude_high"],
+        ),
+    )
+
+
 def alter_pair(
     keys: jax.Array,
     clean: Mapping[str, jax.Array],

@@ -155,9 +155,11 @@ def rotate_images(
         angle = turned * degrees * jax.random.uniform(key, (), minval=-1.0)
         return jax.tree.map(lambda image: rotate(image, angle, fill), images)
 
-    given = dict(images), foreground.astype(jnp.float32)
-    images, foreground = jax.vmap(turn)(keys, given)
-    return images, (foreground > 0.5).astype(jnp.float32)
+    given = list(images.values()), foreground.astype(jnp.float32)
+    turned, foreground = jax.vmap(turn)(keys, given)
+    # By the order of the images, which is that of the networks' channels.
+    turned = dict(zip(images, turned, strict=True))
+    return turned, (foreground > 0.5).astype(jnp.float32)
 
 
 def _draw_cases(keys: jax.Array, anomalous: jax.Array, parameters: Corruption):

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from ad3d_jax.base import Array, Batch, Pretrained, State
 from ad3d_jax.features.extractors import init_backbone, pretrained_backbone
 from ad3d_jax.features.modalities import patch_features
+from ad3d_jax.systems.fields import Fields
 
 
 @dataclass(frozen=True)
-class Backboned:
+class Backboned(Fields):
     """Fields that each of them has."""
 
     modalities: tuple[str, ...] = ("rgb",)  # depth is our extension

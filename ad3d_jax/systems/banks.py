@@ -17,52 +17,43 @@ from ad3d_jax.features.patches import as_rows
 from ad3d_jax.ops import coreset, knn, reweight
 from ad3d_jax.ops.projection import johnson_lindenstrauss_dimension
 from ad3d_jax.ops.resize import resize_bilinear, resize_nearest
-from ad3d_jax.systems.fields import check_choices, check_counts
+from ad3d_jax.systems.fields import Fields, at_least, one_of
 
 UPSAMPLE = {"bilinear": resize_bilinear, "nearest": resize_nearest}
 Features = Callable[[State, Batch], Array]  # -> [B,h,w,D] float32
 
 
 @dataclass(frozen=True)
-class Bank:
+class Bank(Fields):
     """Fields of a bank; the defaults are those of PatchCore's release."""
 
-    choice: str = "greedy"  # of the bank's rows: greedy | random
+    choice: str = one_of("greedy", "random")  # of the bank's rows
     fraction: float = 0.1  # of the rows that the bank keeps; 1 = all
-    start: str = "mean_of_ten"  # of the greedy choice, see ops.coreset.greedy
-    projection: str = "dense"  # of the rows for the choice: dense | sparse | none
-    precision: str = "float32"  # of the choice: float32 | float16
-    neighbours: int = 1  # whose distances are averaged to a patch's score
-    distance: str = "squared"  # squared (release) | l2
-    reweight: str = "none"  # of the image score, see ops.reweight
-    support: int = 9  # rows that the re-weighting looks at
-    upsample: str = "bilinear"  # of the patch scores: bilinear | nearest (anomalib)
-    mode: str = "exact"  # of the search, see ops.knn.nearest
+    # Of the greedy choice, see ops.coreset.greedy.
+    start: str = one_of(*coreset.STARTS, default="mean_of_ten")
+    projection: str = one_of(*coreset.PROJECTIONS, default="dense")
+    precision: str = one_of(*coreset.PRECISIONS, default="float32")
+    neighbours: int = at_least(1, 1)  # whose distances make a patch's score, by mean
+    distance: str = one_of("squared", "l2")  # squared as in the release
+    reweight: str = one_of(*reweight.KINDS, default="none")  # see ops.reweight
+    support: int = at_least(1, 9)  # rows that the re-weighting looks at
+    upsample: str = one_of(*UPSAMPLE)  # of the patch scores; nearest is anomalib's
+    mode: str = one_of(*knn.MODES)  # of the search, see ops.knn.nearest
     match: bool = False  # say which training patch the worst patch matched
-    chunk_bytes: int = knn.CHUNK_BYTES  # memory of the rows compared at a time
+    # Memory of the rows that are compared at a time.
+    chunk_bytes: int = at_least(1, knn.CHUNK_BYTES)
 
-
-def check(config: Bank) -> None:
-    """Raises ValueError where a field holds a value that no bank has."""
-    allowed = {
-        "choice": ("greedy", "random"),
-        "start": coreset.STARTS,
-        "projection": coreset.PROJECTIONS,
-        "precision": coreset.PRECISIONS,
-        "distance": ("squared", "l2"),
-        "reweight": reweight.KINDS,
-        "upsample": tuple(UPSAMPLE),
-        "mode": knn.MODES,
-    }
-    check_choices(config, allowed)
-    check_counts(config, "neighbours", "support", "chunk_bytes")
-    if not 0 < config.fraction <= 1:
-        raise ValueError(f"model.fraction: expected in (0, 1], found {config.fraction}")
-    if config.reweight != "none" and config.distance != "l2":
-        raise ValueError(
-            f"model.reweight={config.reweight} weighs Euclidean distances: expected "
-            f"model.distance=l2, found {config.distance}"
-        )
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 < self.fraction <= 1:
+            raise ValueError(
+                f"model.fraction: expected in (0, 1], found {self.fraction}"
+            )
+        if self.reweight != "none" and self.distance != "l2":
+            raise ValueError(
+                f"model.reweight={self.reweight} weighs Euclidean distances: expected "
+                f"model.distance=l2, found {self.distance}"
+            )
 
 
 def with_empty_bank(config: Bank, state: State, features: Features, batch: Batch):

@@ -16,16 +16,27 @@ from ad3d_jax.base import Array, Batch, State, System, Tree
 from ad3d_jax.features.extractors import BACKBONES, feature_maps
 from ad3d_jax.features.patches import cell_pool
 from ad3d_jax.features.resnet import IMAGENET_MEAN, IMAGENET_STD
+from ad3d_jax.ops import coreset, reweight
 from ad3d_jax.ops.blur import blur_8bit, gaussian_blur
 from ad3d_jax.ops.fpfh import fpfh
 from ad3d_jax.ops.hog import hog
 from ad3d_jax.ops.sift import dense_sift
 from ad3d_jax.systems import banks
 from ad3d_jax.systems.backbones import init_frozen, pretrained_parts
-from ad3d_jax.systems.fields import check_choices, check_counts
+from ad3d_jax.systems.fields import at_least, one_of
 from ad3d_jax.systems.modalities import map_size
 
 HYPER: Mapping[str, float] = {}
+FEATURE_SETS = {
+    **{name: (name,) for name in ("rgb", "depth", "raw", "hog", "sift", "fpfh")},
+    "rgb_fpfh": ("rgb", "fpfh"),
+}
+BLURS = {"8bit": blur_8bit, "gaussian": gaussian_blur}
+
+
+def has_network(features: str) -> bool:
+    """Returns whether the feature set has image features."""
+    return not {"rgb", "depth"}.isdisjoint(FEATURE_SETS[features])
 
 
 @dataclass(frozen=True)
@@ -35,37 +46,35 @@ class Config(banks.Bank):
     The bank is that of `ind_knn_ad`, from which the release has it.
     """
 
-    start: str = "first"
-    projection: str = "sparse"
-    precision: str = "float16"
-    distance: str = "l2"
-    reweight: str = "ind_knn"
-    support: int = 3
-    features: str = "rgb_fpfh"  # or rgb | depth | raw | hog | sift | fpfh
-    backbone: str = "wide_resnet50"  # of rgb, depth and rgb_fpfh; "" where none is used
+    start: str = one_of(*coreset.STARTS, default="first")
+    projection: str = one_of(*coreset.PROJECTIONS, default="sparse")
+    precision: str = one_of(*coreset.PRECISIONS, default="float16")
+    distance: str = one_of("l2", "squared")
+    reweight: str = one_of(*reweight.KINDS, default="ind_knn")
+    support: int = at_least(1, 3)
+    features: str = one_of(*FEATURE_SETS, default="rgb_fpfh")
+    # Of rgb, depth and rgb_fpfh; "" where none is used.
+    backbone: str = one_of(*BACKBONES, "", default="wide_resnet50")
     layers: tuple[str, ...] = ("layer2", "layer3")
     source: str = "racm_in1k"  # set of weights that is accepted, see features.known
-    fpfh: str = "jnp"  # jnp | open3d, which the recipe has made
-    cells: int = 28  # a side; a patch is a cell
-    blur: str = "8bit"  # 8bit | gaussian
+    fpfh: str = one_of("jnp", "open3d")  # open3d: the recipe has made it
+    cells: int = at_least(1, 28)  # a side; a patch is a cell
+    blur: str = one_of(*BLURS)
     blur_radius: float = 4.0  # standard deviation, pixels
 
-
-FEATURE_SETS = {
-    **{name: (name,) for name in ("rgb", "depth", "raw", "hog", "sift", "fpfh")},
-    "rgb_fpfh": ("rgb", "fpfh"),
-}
-BLURS = {"8bit": blur_8bit, "gaussian": gaussian_blur}
-FPFH_MAKERS = ("jnp", "open3d")
+    def __post_init__(self):
+        super().__post_init__()
+        if has_network(self.features) and not self.backbone:
+            raise ValueError(f"model.backbone: expected one of {BACKBONES}, found ''")
+        if self.blur_radius <= 0:
+            raise ValueError(
+                f"model.blur_radius: expected more than 0, found {self.blur_radius}"
+            )
 
 
 def btf(config: Config = Config()) -> System:  # noqa: B008 (immutable)
-    """Returns the system.
-
-    Raises:
-        ValueError: a field of the configuration is wrong.
-    """
-    check(config)
+    """Returns the system that `config` describes."""
+    network = has_network(config.features)
     needs = tuple(field_of(config, part) for part in FEATURE_SETS[config.features])
     # Cells that the recipe has made do not tell the size of the map.
     size = ("xyz",) if needs == ("extras.fpfh",) else ()
@@ -74,7 +83,7 @@ def btf(config: Config = Config()) -> System:  # noqa: B008 (immutable)
         return cell_features(config, state.frozen, batch)
 
     def init(key, batch):
-        state = State(frozen=init_frozen(config, key) if has_network(config) else {})
+        state = State(frozen=init_frozen(config, key) if network else {})
         return banks.with_empty_bank(config, state, features, batch)
 
     def score(key, state, batch):
@@ -94,32 +103,9 @@ def btf(config: Config = Config()) -> System:  # noqa: B008 (immutable)
         init=init,
         phases=(banks.bank_phase(config, features),),
         score=score,
-        pretrained=pretrained_parts(config) if has_network(config) else (),
+        pretrained=pretrained_parts(config) if network else (),
         sharded=("bank",),
     )
-
-
-def check(config: Config) -> None:
-    """Raises ValueError where a field of the configuration is wrong."""
-    banks.check(config)
-    choices = {
-        "features": tuple(FEATURE_SETS),
-        "fpfh": FPFH_MAKERS,
-        "blur": tuple(BLURS),
-    }
-    if has_network(config):
-        choices["backbone"] = BACKBONES
-    check_choices(config, choices)
-    check_counts(config, "cells")
-    if config.blur_radius <= 0:
-        raise ValueError(
-            f"model.blur_radius: expected more than 0, found {config.blur_radius}"
-        )
-
-
-def has_network(config: Config) -> bool:
-    """Returns whether the feature set has image features."""
-    return not {"rgb", "depth"}.isdisjoint(FEATURE_SETS.get(config.features, ()))
 
 
 # --- Features -------------------------------------------------------------------------

@@ -22,29 +22,20 @@ import optax
 
 from ad3d_jax import losses
 from ad3d_jax.base import Array, Batch, Scores, State, System, Train, Update
-from ad3d_jax.nn import batch_norm
 from ad3d_jax.nn.auto_encoder import AutoEncoder, scaled
+from ad3d_jax.nn.batch_norm import fold_modules
 from ad3d_jax.nn.paired_unet import PairedUNet
 from ad3d_jax.nn.scope import Scope, scoring, training
-from ad3d_jax.nn.unet import UNet
+from ad3d_jax.nn.unet import UNet, draem_widths
 from ad3d_jax.ops.blur import largest_mean
-from ad3d_jax.schedules import SCHEDULES, adam
+from ad3d_jax.schedules import adam
 from ad3d_jax.synthesis.anomalies import Anomalies
-from ad3d_jax.synthesis.displacement import Displacement
-from ad3d_jax.synthesis.paired import Pairing, alter_pair
-from ad3d_jax.systems.fields import DTYPES, check_choices, check_counts
-from ad3d_jax.systems.modalities import (
-    CHANNELS,
-    GEOMETRIES,
-    captioned,
-    gallery,
-    map_size,
-    modality_inputs,
-    needed_fields,
-)
+from ad3d_jax.synthesis.paired import alter_pair, pairing
+from ad3d_jax.systems.fields import at_least, one_of
+from ad3d_jax.systems.modalities import CHANNELS, GEOMETRIES, Modalities, map_size
 from ad3d_jax.systems.textured import TEXTURES, Textured, init_state
 
-MODALITIES = tuple(CHANNELS)
+MODALITIES = ("rgb", "depth")
 HYPER: Mapping[str, float] = {
     "learning_rate": 1e-4,
     "probability_normal": 0.5,
@@ -67,25 +58,27 @@ HYPER: Mapping[str, float] = {
 class Config(Textured):
     """Structure of the system; a change of any field compiles anew."""
 
-    geometry: str = "depth"  # depth | height, see systems.modalities
-    reconstruction: str = "unet"  # unet (with skips) | auto_encoder (without)
+    geometry: str = one_of(*GEOMETRIES)  # see systems.modalities
+    reconstruction: str = one_of("unet", "auto_encoder")  # with skips, without
     reconstruction_width: int = 64  # first width, doubled up to eight times
-    reconstruction_levels: int = 5  # number of times that the image is halved
+    reconstruction_levels: int = at_least(1, 5)  # number of times the image is halved
     discriminator_width: int = 32
-    discriminator_levels: int = 4
+    discriminator_levels: int = at_least(1, 4)
     sigma: tuple[float, float] = (1.0, 6.0)  # of the skew-Gaussian filter, pixels
-    epochs: int = 500
+    epochs: int = at_least(1, 500)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if len(self.sigma) != 2 or not 0 < self.sigma[0] <= self.sigma[1]:
+            raise ValueError(
+                f"model.sigma: expected 0 < lowest <= highest, found {self.sigma}"
+            )
 
 
 def das3d(config: Config = Config()) -> System:  # noqa: B008 (frozen)
-    """Returns the system that `config` describes.
-
-    Raises:
-        ValueError: a field of the configuration has an unknown value.
-    """
-    check(config)
+    """Returns the system that `config` describes."""
     networks = build_networks(config)
-    needs = needed_fields(MODALITIES, config.geometry)
+    seen = Modalities(MODALITIES, config.geometry)
 
     def init(key, batch):
         size = map_size(batch)
@@ -116,46 +109,23 @@ def das3d(config: Config = Config()) -> System:  # noqa: B008 (frozen)
 
     def score(key, state, batch):
         """Returns the probability of an anomaly and its smoothed maximum."""
-        inputs = modality_inputs(batch, MODALITIES, config.geometry)
-        out = forward(networks, scoring(state), inputs)
+        out = forward(networks, scoring(state), seen.inputs(batch))
         anomalous = out.probabilities[..., 1:]
         image = largest_mean(anomalous, config.score_window)
-        parts = captioned("reconstruction", out.reconstructions, config.geometry)
+        parts = seen.captioned("reconstruction", out.reconstructions)
         return Scores(anomalous, image, parts)
 
-    train = Train(
-        name="train",
-        updates=(Update(loss, optimizer),),
-        steps=0,
-        epochs=config.epochs,
-        fold=batch_norm.fold_modules,
-    )
+    updates = (Update(loss, optimizer),)
     return System(
         name="das3d",
-        needs_fit=(*needs, "foreground"),
-        needs_score=needs,
+        needs_fit=(*seen.needs, "foreground"),
+        needs_score=seen.needs,
         init=init,
-        phases=(train,),
+        phases=(Train("train", updates, 0, epochs=config.epochs, fold=fold_modules),),
         score=score,
         pretrained=(TEXTURES,),
-        synthesise=gallery(partial(make_anomalies, config), config.geometry),
+        synthesise=seen.gallery(partial(make_anomalies, config)),
     )
-
-
-def check(config: Config) -> None:
-    """Raises ValueError where a field holds a value that no variant has."""
-    allowed = {
-        "geometry": GEOMETRIES,
-        "reconstruction": ("unet", "auto_encoder"),
-        "schedule": tuple(SCHEDULES),
-        "dtype": DTYPES,
-    }
-    check_choices(config, allowed)
-    if len(config.sigma) != 2 or not 0 < config.sigma[0] <= config.sigma[1]:
-        raise ValueError(
-            f"model.sigma: expected 0 < lowest <= highest, found {config.sigma}"
-        )
-    check_counts(config, "reconstruction_levels", "discriminator_levels", "epochs")
 
 
 # --- The networks ---------------------------------------------------------------------
@@ -176,16 +146,11 @@ def build_networks(config: Config) -> dict:
     def restorer(channels: int):
         if config.reconstruction == "auto_encoder":
             return AutoEncoder(*scaled(*size), out_channels=channels, dtype=dtype)
-        return UNet(unet_widths(*size), out_channels=channels, dtype=dtype)
+        return UNet(draem_widths(*size), out_channels=channels, dtype=dtype)
 
-    widths = unet_widths(config.discriminator_width, config.discriminator_levels)
+    widths = draem_widths(config.discriminator_width, config.discriminator_levels)
     modules = {m: restorer(CHANNELS[m]) for m in MODALITIES}
     return {**modules, "discriminator": PairedUNet(widths, dtype=dtype)}
-
-
-def unet_widths(width: int, levels: int) -> tuple[int, ...]:
-    """Returns the widths of the way down, doubled three times at most as in DRAEM."""
-    return tuple(width * min(2**level, 8) for level in range(levels + 1))
 
 
 def forward(networks: Mapping, scope: Scope, inputs: Mapping[str, Array]) -> Pass:
@@ -206,28 +171,11 @@ def make_anomalies(
     config: Config, keys: Array, state: State, batch: Batch
 ) -> Anomalies:
     """Returns the batch's pairs, some altered in shape, in colour or in both."""
-    hyper = state.hyper
-    low, high = config.sigma
-    parameters = Pairing(
-        p_normal=hyper["probability_normal"],
-        p_drop_depth=hyper["dropout_depth"],
-        p_drop_rgb=hyper["dropout_rgb"],
-        p_united=hyper["probability_united"],
-        p_apart=hyper["probability_apart"],
-        beta_high=hyper["beta_max"],
-        displacement=Displacement(
-            sigma_low=low,
-            sigma_high=high,
-            skew=hyper["skew"],
-            amplitude_low=hyper["amplitude_low"],
-            amplitude_high=hyper["amplitude_high"],
-        ),
-    )
     return alter_pair(
         keys,
-        modality_inputs(batch, MODALITIES, config.geometry),
+        Modalities(MODALITIES, config.geometry).inputs(batch),
         batch.foreground,
         state.frozen["textures"],
-        parameters,
-        reach=ceil(3 * high),
+        pairing(state.hyper, config.sigma),
+        reach=ceil(3 * config.sigma[1]),
     )

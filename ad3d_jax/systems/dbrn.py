@@ -12,43 +12,24 @@ weighted them (`systems.dbrn_networks`).
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from ad3d_jax import losses
-from ad3d_jax.base import (
-    Array,
-    Batch,
-    Scores,
-    State,
-    System,
-    Train,
-    Update,
-    fold_each,
-    sample_keys,
-)
-from ad3d_jax.nn import batch_norm
+from ad3d_jax.base import Scores, System, Train, Update, fold_each, sample_keys
+from ad3d_jax.nn.batch_norm import fold_modules
 from ad3d_jax.nn.scope import scoring, training
 from ad3d_jax.ops.blur import largest_mean
 from ad3d_jax.ops.resize import resize_bilinear
-from ad3d_jax.schedules import SCHEDULES, adam
-from ad3d_jax.synthesis.anomalies import Anomalies
+from ad3d_jax.schedules import adam
 from ad3d_jax.synthesis.rgbd import corrupt, corruption, rotate_images
 from ad3d_jax.systems.dbrn_networks import build_networks, forward, input_shapes
-from ad3d_jax.systems.fields import DTYPES, check_choices
-from ad3d_jax.systems.modalities import (
-    captioned,
-    gallery,
-    map_size,
-    modality_inputs,
-    needed_fields,
-)
+from ad3d_jax.systems.fields import one_of
+from ad3d_jax.systems.modalities import Modalities, map_size
 from ad3d_jax.systems.textured import TEXTURES, Textured, init_state
 
-GEOMETRY = "height"
 SCALE_NAMES = ("full", "quarter", "eighth")
 HYPER: Mapping[str, float] = {
     "learning_rate_reconstruction": 1e-4,
@@ -82,11 +63,11 @@ class Config(Textured):
     The defaults are the multi-scale RGB-D system; sheet §10 defines the other rows.
     """
 
-    modalities: tuple[str, ...] = ("rgb", "depth")
-    reconstruction: str = "swin"  # swin | res_unet
-    discriminator: str = "unet"  # unet | swin
-    fusion: str = "importance"  # importance | early | hadamard | concat
-    scales: int = 3  # heads at 1/1, 1/4, 1/8; 1 is the paper's single-scale row
+    modalities: tuple[str, ...] = one_of(("rgb", "depth"), ("rgb",), ("depth",))
+    reconstruction: str = one_of("swin", "res_unet")
+    discriminator: str = one_of("unet", "swin")
+    fusion: str = one_of("importance", "early", "hadamard", "concat")
+    scales: int = one_of(3, 1)  # heads at 1/1, 1/4, 1/8; 1 is the single-scale row
     embed: int = 96  # width of the Swin-Unets
     window: int = 8  # attention window in tokens
     drop_path: float = 0.1  # stochastic depth, training only
@@ -101,25 +82,36 @@ class Config(Textured):
     passes: int = 1  # stochastic passes that are averaged at test time
     remat: bool = False  # recompute Swin blocks in the backward pass
 
+    def __post_init__(self):
+        super().__post_init__()
+        if self.fusion == "early" and len(self.modalities) == 1:
+            raise ValueError("model.fusion=early joins two modalities, found one")
+
 
 def dbrn(config: Config = Config()) -> System:  # noqa: B008 (frozen)
-    """Returns the system that `config` describes.
-
-    Raises:
-        ValueError: a field of the configuration has an unknown value.
-    """
-    check(config)
+    """Returns the system that `config` describes."""
     networks = build_networks(config)
-    needs = needed_fields(config.modalities, GEOMETRY)
+    seen = Modalities(config.modalities, "height")
 
     def init(key, batch):
         shapes = input_shapes(config, networks, map_size(batch))
         keys = jax.random.split(key, len(networks) + 1)
         return init_state(config, networks, shapes, HYPER, keys)
 
+    def make_anomalies(keys, state, batch):
+        """Returns samples, some with a cut-out or a blended texture, Eq. (1)."""
+        clean, foreground = seen.inputs(batch), batch.foreground.astype(jnp.float32)
+        if config.rotation:
+            turn_keys = fold_each(keys, 3)
+            clean, foreground = rotate_images(
+                turn_keys, clean, foreground, config.rotation
+            )
+        chances, textures = corruption(state.hyper), state.frozen["textures"]
+        return corrupt(fold_each(keys, 0), clean, foreground, textures, chances)
+
     def loss(keys, params, state, batch, across):
         """Reconstruction of both modalities plus focal segmentation, Eq. (5)."""
-        hyper, made = state.hyper, make_anomalies(config, keys, state, batch)
+        hyper, made = state.hyper, make_anomalies(keys, state, batch)
         identical = None
         if len(config.modalities) == 2:
             draw = jax.vmap(jax.random.uniform)(fold_each(keys, 1))
@@ -162,8 +154,8 @@ def dbrn(config: Config = Config()) -> System:  # noqa: B008 (frozen)
 
     def score(key, state, batch):
         """Returns the mean map over scales and its smoothed maximum, row by row."""
-        inputs = modality_inputs(batch, config.modalities, GEOMETRY)
-        keys, scope = sample_keys(key, batch), scoring(state)
+        inputs, scope = seen.inputs(batch), scoring(state)
+        keys = sample_keys(key, batch)
         passes = [
             forward(config, networks, scope, inputs, fold_each(keys, number))
             for number in range(config.passes)
@@ -174,7 +166,7 @@ def dbrn(config: Config = Config()) -> System:  # noqa: B008 (frozen)
             if config.scales > 1:
                 parts[f"map_{name}"] = per_scale[number]
             images = {m: x[number] for m, x in passes[-1].reconstructions.items()}
-            shown = captioned("reconstruction", images, GEOMETRY)
+            shown = seen.captioned("reconstruction", images)
             parts |= {f"{caption}_{name}": image for caption, image in shown.items()}
         weights = passes[-1].weights
         if weights is not None:
@@ -182,50 +174,14 @@ def dbrn(config: Config = Config()) -> System:  # noqa: B008 (frozen)
             parts["importance_rgb"] = resize_bilinear(of_rgb, fused.shape[1:3])
         return Scores(fused, largest_mean(fused, config.score_window), parts)
 
+    updates = (Update(loss, optimizer),)
     return System(
         name="dbrn",
-        needs_fit=(*needs, "foreground"),
-        needs_score=needs,
+        needs_fit=(*seen.needs, "foreground"),
+        needs_score=seen.needs,
         init=init,
-        phases=(
-            Train(
-                name="train",
-                updates=(Update(loss, optimizer),),
-                steps=config.steps,
-                fold=batch_norm.fold_modules,
-            ),
-        ),
+        phases=(Train("train", updates, config.steps, fold=fold_modules),),
         score=score,
         pretrained=(TEXTURES,),
-        synthesise=gallery(partial(make_anomalies, config), GEOMETRY),
+        synthesise=seen.gallery(make_anomalies),
     )
-
-
-def check(config: Config) -> None:
-    """Raises ValueError where a field holds a value that no variant has."""
-    allowed = {
-        "modalities": (("rgb", "depth"), ("rgb",), ("depth",)),
-        "reconstruction": ("swin", "res_unet"),
-        "discriminator": ("unet", "swin"),
-        "fusion": ("importance", "early", "hadamard", "concat"),
-        "schedule": tuple(SCHEDULES),
-        "scales": (1, 3),
-        "dtype": DTYPES,
-    }
-    check_choices(config, allowed)
-    if config.fusion == "early" and len(config.modalities) == 1:
-        raise ValueError("model.fusion=early joins two modalities, found one")
-
-
-def make_anomalies(
-    config: Config, keys: Array, state: State, batch: Batch
-) -> Anomalies:
-    """Returns samples, turned, some with a cut-out or a blended texture, Eq. (1)."""
-    clean = modality_inputs(batch, config.modalities, GEOMETRY)
-    foreground = batch.foreground.astype(jnp.float32)
-    if config.rotation:
-        clean, foreground = rotate_images(
-            fold_each(keys, 3), clean, foreground, config.rotation
-        )
-    chances, textures = corruption(state.hyper), state.frozen["textures"]
-    return corrupt(fold_each(keys, 0), clean, foreground, textures, chances)

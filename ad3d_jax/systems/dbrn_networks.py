@@ -12,7 +12,7 @@ from ad3d_jax.nn.importance import ConcatFusion, ImportanceScoring, PairEmbed
 from ad3d_jax.nn.res_unet import ResUnet
 from ad3d_jax.nn.scope import Scope, Shape
 from ad3d_jax.nn.swin_unet import SwinUnet
-from ad3d_jax.nn.unet import UNet
+from ad3d_jax.nn.unet import UNet, draem_widths
 from ad3d_jax.ops.resize import resize_bilinear
 from ad3d_jax.systems.modalities import CHANNELS
 
@@ -76,7 +76,7 @@ def build_networks(config) -> dict:
         )
     else:
         modules["discriminator"] = UNet(
-            widths=tuple(width * f for f in (1, 2, 4, 8, 8, 8)),
+            widths=draem_widths(width, 5),
             first_convs=2 if early else 1,
             dtype=dtype,
         )

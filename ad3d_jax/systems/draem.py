@@ -12,36 +12,26 @@ Depth, where it is used, is our extension.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from ad3d_jax import losses
-from ad3d_jax.base import Array, Batch, Scores, State, System, Train, Update, fold_each
-from ad3d_jax.nn import batch_norm
+from ad3d_jax.base import Array, Scores, System, Train, Update, fold_each
 from ad3d_jax.nn.auto_encoder import AutoEncoder, scaled
+from ad3d_jax.nn.batch_norm import fold_modules
 from ad3d_jax.nn.scope import Scope, scoring, training
-from ad3d_jax.nn.unet import UNet
+from ad3d_jax.nn.unet import UNet, draem_widths
 from ad3d_jax.ops.blur import largest_mean
 from ad3d_jax.ops.ssim import ssim_map
-from ad3d_jax.schedules import SCHEDULES, adam
-from ad3d_jax.synthesis.anomalies import Anomalies
+from ad3d_jax.schedules import adam
 from ad3d_jax.synthesis.rgbd import corrupt, corruption, rotate_images
 from ad3d_jax.synthesis.textures import procedural_textures, single_colours
-from ad3d_jax.systems.fields import DTYPES, check_choices
-from ad3d_jax.systems.modalities import (
-    CHANNELS,
-    captioned,
-    gallery,
-    map_size,
-    modality_inputs,
-    needed_fields,
-)
+from ad3d_jax.systems.fields import one_of
+from ad3d_jax.systems.modalities import CHANNELS, Modalities, map_size
 from ad3d_jax.systems.textured import TEXTURES, Textured, init_state
 
-GEOMETRY = "height"
 HYPER: Mapping[str, float] = {
     "learning_rate": 1e-4,
     "decay": 0.2,  # of the learning rate at each milestone
@@ -62,37 +52,47 @@ DRAWN = {"pictures": procedural_textures, "colours": single_colours}
 class Config(Textured):
     """Structure of the system; a change of any field compiles anew."""
 
-    modalities: tuple[str, ...] = ("rgb",)
-    networks: str = "both"  # both | reconstruction | discriminator (ablations)
+    modalities: tuple[str, ...] = one_of(("rgb",), ("rgb", "depth"), ("depth",))
+    networks: str = one_of("both", "reconstruction", "discriminator")  # ablations
     reconstruction_width: int = 128  # of the first block
     reconstruction_levels: int = 4  # times the image is halved
     discriminator_width: int = 64  # of the first block
     discriminator_levels: int = 5
-    texture: str = "pictures"  # pictures | colours
+    texture: str = one_of(*DRAWN)
     milestones: tuple[float, ...] = (0.8, 0.9)  # of the schedule "step", by hyper.decay
     epochs: int = 700
 
 
 def draem(config: Config = Config()) -> System:  # noqa: B008 (frozen)
-    """Returns the system that `config` describes.
-
-    Raises:
-        ValueError: a field of the configuration has an unknown value.
-    """
-    check(config)
+    """Returns the system that `config` describes."""
     networks = build_networks(config)
-    needs = needed_fields(config.modalities, GEOMETRY)
+    seen = Modalities(config.modalities, "height")
 
     def init(key, batch):
-        size, counts = map_size(batch), [CHANNELS[m] for m in config.modalities]
-        count = sum(counts) + sum(CHANNELS[name] for name in networks.keys() & CHANNELS)
-        shapes = {n: ((1, *size, CHANNELS.get(n, count)),) for n in networks}
+        joined = seen.channels + sum(CHANNELS[m] for m in seen.names if m in networks)
+        size = map_size(batch)
+        shapes = {n: ((1, *size, CHANNELS.get(n, joined)),) for n in networks}
         keys = jax.random.split(key, len(networks) + 1)
-        return init_state(config, networks, shapes, HYPER, keys, DRAWN[config.texture])
+        draw = DRAWN[config.texture]
+        return init_state(config, networks, shapes, HYPER, keys, draw)
+
+    def make_anomalies(keys, state, batch):
+        """Returns samples, some turned, some with a blended texture (paper §3.3)."""
+        hyper, textures = state.hyper, state.frozen["textures"]
+        whole = jnp.ones((len(keys), *map_size(batch), 1))
+        clean, _ = rotate_images(
+            fold_each(keys, 0),
+            seen.inputs(batch),
+            whole,
+            hyper["rotation"],
+            hyper["probability_rotation"],
+            fill="zero",
+        )
+        return corrupt(fold_each(keys, 1), clean, whole, textures, corruption(hyper))
 
     def loss(keys, params, state, batch, across):
         """Squared error, 1 - SSIM and focal loss, Eq. (1), (3) and (4)."""
-        hyper, made = state.hyper, make_anomalies(config, keys, state, batch)
+        hyper, made = state.hyper, make_anomalies(keys, state, batch)
         scope = training(params, state, batch, across)
         out = forward(networks, scope, made.altered)
         info, total = {}, jnp.zeros(batch.weight.shape)
@@ -111,48 +111,27 @@ def draem(config: Config = Config()) -> System:  # noqa: B008 (frozen)
         return total, scope.sums, {**info, "mask_area": made.area()}
 
     def optimizer(hyper, steps):
-        rate, decay = hyper["learning_rate"], hyper["decay"]
-        return adam(
-            config.schedule, rate, steps, factor=decay, milestones=config.milestones
-        )
+        decay = {"factor": hyper["decay"], "milestones": config.milestones}
+        return adam(config.schedule, hyper["learning_rate"], steps, **decay)
 
     def score(key, state, batch):
         """Returns the probability of an anomaly and its smoothed maximum."""
-        inputs = modality_inputs(batch, config.modalities, GEOMETRY)
-        out = forward(networks, scoring(state), inputs)
+        out = forward(networks, scoring(state), seen.inputs(batch))
         image = largest_mean(out.map[..., None], config.score_window)
-        parts = captioned("reconstruction", out.reconstructions, GEOMETRY)
+        parts = seen.captioned("reconstruction", out.reconstructions)
         return Scores(out.map[..., None], image, parts)
 
-    train = Train(
-        name="train",
-        updates=(Update(loss, optimizer),),
-        steps=0,
-        epochs=config.epochs,
-        fold=batch_norm.fold_modules,
-    )
+    updates = (Update(loss, optimizer),)
     return System(
         name="draem",
-        needs_fit=needs,
-        needs_score=needs,
+        needs_fit=seen.needs,
+        needs_score=seen.needs,
         init=init,
-        phases=(train,),
+        phases=(Train("train", updates, 0, epochs=config.epochs, fold=fold_modules),),
         score=score,
         pretrained=(TEXTURES,),
-        synthesise=gallery(partial(make_anomalies, config), GEOMETRY),
+        synthesise=seen.gallery(make_anomalies),
     )
-
-
-def check(config: Config) -> None:
-    """Raises ValueError where a field holds a value that no variant has."""
-    allowed = {
-        "modalities": (("rgb",), ("rgb", "depth"), ("depth",)),
-        "networks": ("both", "reconstruction", "discriminator"),
-        "texture": tuple(DRAWN),
-        "schedule": tuple(SCHEDULES),
-        "dtype": DTYPES,
-    }
-    check_choices(config, allowed)
 
 
 # --- The networks ---------------------------------------------------------------------
@@ -177,8 +156,7 @@ def build_networks(config: Config) -> dict:
                 widths, stages, CHANNELS[modality], dtype=dtype
             )
     if config.networks != "reconstruction":
-        levels = range(config.discriminator_levels + 1)
-        widths = tuple(config.discriminator_width * min(2**i, 8) for i in levels)
+        widths = draem_widths(config.discriminator_width, config.discriminator_levels)
         modules["discriminator"] = UNet(widths, dtype=dtype)
     return modules
 
@@ -203,25 +181,3 @@ def forward(networks: Mapping, scope: Scope, inputs: Mapping[str, Array]) -> Pas
     logits = scope.apply("discriminator", networks["discriminator"], joined)
     probabilities = jax.nn.softmax(logits, axis=-1)
     return Pass(restored, probabilities[..., 1], probabilities)
-
-
-# --- The anomalies --------------------------------------------------------------------
-
-
-def make_anomalies(
-    config: Config, keys: Array, state: State, batch: Batch
-) -> Anomalies:
-    """Returns samples, some turned, some with a blended texture (paper §3.3)."""
-    hyper = state.hyper
-    clean = modality_inputs(batch, config.modalities, GEOMETRY)
-    whole = jnp.ones((len(keys), *map_size(batch), 1))
-    clean, _ = rotate_images(
-        fold_each(keys, 0),
-        clean,
-        whole,
-        hyper["rotation"],
-        hyper["probability_rotation"],
-        fill="zero",
-    )
-    textures = state.frozen["textures"]
-    return corrupt(fold_each(keys, 1), clean, whole, textures, corruption(hyper))

@@ -31,22 +31,17 @@ from ad3d_jax.base import (
     fold_each,
     sample_keys,
 )
-from ad3d_jax.nn import batch_norm
+from ad3d_jax.nn.batch_norm import fold_modules
 from ad3d_jax.nn.scope import scoring, training
 from ad3d_jax.ops.blur import largest_mean
-from ad3d_jax.schedules import SCHEDULES, adam
+from ad3d_jax.schedules import adam
 from ad3d_jax.synthesis.anomalies import Anomalies
 from ad3d_jax.synthesis.rgbd import NORMAL, corrupt, corruption
+from ad3d_jax.systems import easynet_networks as nets
 from ad3d_jax.systems.easynet_gate import best_threshold, entropy_gain
-from ad3d_jax.systems.easynet_networks import (
-    HEADS,
-    build_networks,
-    forward,
-    input_shapes,
-    modalities,
-)
-from ad3d_jax.systems.fields import DTYPES, check_choices
-from ad3d_jax.systems.modalities import captioned, gallery, map_size
+from ad3d_jax.systems.easynet_networks import HEADS, forward
+from ad3d_jax.systems.fields import at_least, one_of
+from ad3d_jax.systems.modalities import Modalities, map_size
 from ad3d_jax.systems.textured import TEXTURES, Textured, init_state
 
 HYPER: Mapping[str, float] = {
@@ -72,19 +67,19 @@ MARGIN = 0.1  # of [0,1], kept free at both ends of the object's depths
 class Config(Textured):
     """Structure of the system; a change of any field compiles anew."""
 
-    mode: str = "fusion1"  # rgb | depth | rgbd | fusion1 (joint) | fusion2 (in turn)
-    layers: int = 2  # levels that are compared: 1, 2 or 3
+    mode: str = one_of(*HEADS, default="fusion1")  # fusion1: jointly, fusion2: in turn
+    layers: int = one_of(1, 2, 3, default=2)  # levels that are compared
     width: int = 128  # first width of the auto-encoders
     halvings: int = 4  # of the image, in the auto-encoders
     mlp_width: int = 512  # of a level's perceptron; the heads go with it
-    gate: str = "control"  # control (by entropy) | close (colour map) | open (fusion)
-    threshold: str = "calibrated"  # of the gate; given = hyper.gate_threshold
-    depth_range: str = "object"  # object | all_pixels (release): what is 0..1
+    gate: str = one_of("control", "close", "open")  # by entropy, colour map, fusion
+    threshold: str = one_of("calibrated", "given")  # of the gate; hyper.gate_threshold
+    depth_range: str = one_of("object", "all_pixels")  # what is 0..1; release: all
     depth_8bit: bool = False  # release: depth in 256 levels
-    depth_channels: int = 3  # identical ones, as in the release
-    depth_texture: str = "noise"  # of synthetic anomalies; grey = blended, as DBRN
+    depth_channels: int = one_of(1, 3, default=3)  # identical ones, as in the release
+    depth_texture: str = one_of("noise", "grey")  # of anomalies; grey = blended
     bgr: bool = False  # release: networks see blue first
-    epochs: int = 770  # of each phase
+    epochs: int = at_least(1, 770)  # of each phase
 
 
 class Stage(NamedTuple):
@@ -96,21 +91,16 @@ class Stage(NamedTuple):
 
 
 def easynet(config: Config = Config()) -> System:  # noqa: B008 (frozen)
-    """Returns the system that `config` describes.
-
-    Raises:
-        ValueError: a field of the configuration has an unknown value.
-    """
-    check(config)
-    networks, heads = build_networks(config), tuple(HEADS[config.mode])
-    needs = modalities(config.mode)
+    """Returns the system that `config` describes."""
+    networks, heads = nets.build_networks(config), tuple(HEADS[config.mode])
+    seen = Modalities(nets.modalities(config.mode), "depth")
     gated = len(heads) == 2  # two maps to choose from
 
     def init(key, batch):
         network_key, texture_key = jax.random.split(key)
         keys = jax.random.split(network_key, len(networks))
         keys = jnp.concatenate([keys, texture_key[None]])
-        shapes = input_shapes(config, map_size(batch))
+        shapes = nets.input_shapes(config, map_size(batch))
         state = init_state(config, networks, shapes, HYPER, keys)
         if not gated:
             return state
@@ -145,13 +135,8 @@ def easynet(config: Config = Config()) -> System:  # noqa: B008 (frozen)
             return adam(config.schedule, hyper["learning_rate"], steps)
 
         trainable = (*branches, *(f"head_{head}" for head in stage.heads))
-        return Train(
-            name=stage.name,
-            updates=(Update(loss, optimizer, trainable),),
-            steps=0,
-            epochs=config.epochs,
-            fold=batch_norm.fold_modules,
-        )
+        updates = (Update(loss, optimizer, trainable),)
+        return Train(stage.name, updates, 0, epochs=config.epochs, fold=fold_modules)
 
     def calibration_rows(key, state, batch):
         """Returns what the gate would see of each sample, clean and altered, [B]."""
@@ -176,7 +161,7 @@ def easynet(config: Config = Config()) -> System:  # noqa: B008 (frozen)
             m: x if m == "rgb" else jnp.mean(x, -1, keepdims=True)
             for m, x in out.reconstructions.items()
         }
-        parts = captioned("reconstruction", images, "depth")
+        parts = seen.captioned("reconstruction", images)
         if gated:
             taken = takes_fusion(config, state, out.pooled)[:, None, None, None]
             chosen = jnp.where(taken, maps["fusion"], maps["rgb"])
@@ -191,30 +176,14 @@ def easynet(config: Config = Config()) -> System:  # noqa: B008 (frozen)
         phases.append(Gather("calibrate", calibration_rows, calibrated))
     return System(
         name="easynet",
-        needs_fit=(*needs, "foreground"),
-        needs_score=needs,
+        needs_fit=(*seen.names, "foreground"),
+        needs_score=seen.names,
         init=init,
         phases=tuple(phases),
         score=score,
         pretrained=(TEXTURES,),
-        synthesise=gallery(partial(make_anomalies, config), "depth"),
+        synthesise=seen.gallery(partial(make_anomalies, config)),
     )
-
-
-def check(config: Config) -> None:
-    """Raises ValueError where a field holds a value that no variant has."""
-    allowed = {
-        "mode": tuple(HEADS),
-        "layers": (1, 2, 3),
-        "gate": ("control", "close", "open"),
-        "threshold": ("calibrated", "given"),
-        "depth_range": ("object", "all_pixels"),
-        "depth_channels": (1, 3),
-        "depth_texture": ("noise", "grey"),
-        "schedule": tuple(SCHEDULES),
-        "dtype": DTYPES,
-    }
-    check_choices(config, allowed)
 
 
 def stages(config: Config) -> tuple[Stage, ...]:
@@ -281,7 +250,7 @@ def modality_inputs(config: Config, batch: Batch) -> dict[str, Array]:
         "rgb": lambda: batch.rgb,
         "depth": lambda: normalised_depth(config, batch.depth),
     }
-    return {m: makers[m]() for m in modalities(config.mode)}
+    return {m: makers[m]() for m in nets.modalities(config.mode)}
 
 
 def normalised_depth(config: Config, depth: Array) -> Array:

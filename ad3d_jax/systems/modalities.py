@@ -6,6 +6,7 @@ near. It names the field of the batch and the images that are shown.
 """
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from ad3d_jax.base import Array, Batch, State
 from ad3d_jax.synthesis.anomalies import Anomalies
@@ -14,18 +15,44 @@ CHANNELS = {"rgb": 3, "depth": 1}
 GEOMETRIES = ("depth", "height")
 
 
-def needed_fields(modalities: tuple[str, ...], geometry: str) -> tuple[str, ...]:
-    """Returns the batch fields that the modalities are read from."""
-    fields = {"rgb": "rgb", "depth": f"extras.{geometry}_normalised"}
-    return tuple(fields[modality] for modality in modalities)
+class Modalities(NamedTuple):
+    """The modalities of a system, and what their geometry is."""
 
+    names: tuple[str, ...]  # in the order of the networks' channels
+    geometry: str  # one of GEOMETRIES
 
-def modality_inputs(
-    batch: Batch, modalities: tuple[str, ...], geometry: str
-) -> dict[str, Array]:
-    """Returns what the networks read by modality, each [B,H,W,C] float32."""
-    images = {"rgb": batch.rgb, "depth": batch.extras.get(f"{geometry}_normalised")}
-    return {modality: images[modality] for modality in modalities}
+    @property
+    def channels(self) -> int:
+        """Returns how many channels the modalities have together."""
+        return sum(CHANNELS[name] for name in self.names)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Returns the batch fields that are read."""
+        fields = {"rgb": "rgb", "depth": f"extras.{self.geometry}_normalised"}
+        return tuple(fields[name] for name in self.names)
+
+    def inputs(self, batch: Batch) -> dict[str, Array]:
+        """Returns what the networks read by modality, each [B,H,W,C] float32."""
+        geometry = batch.extras.get(f"{self.geometry}_normalised")
+        images = {"rgb": batch.rgb, "depth": geometry}
+        return {name: images[name] for name in self.names}
+
+    def captioned(self, caption: str, images: Mapping[str, Array]) -> dict[str, Array]:
+        """Returns images of modalities as they are shown: "CAPTION_rgb" and so on."""
+        names = {"rgb": "rgb", "depth": self.geometry}
+        return {f"{caption}_{names[m]}": image for m, image in images.items()}
+
+    def gallery(self, make: Callable[[Array, State, Batch], Anomalies]):
+        """Returns `System.synthesise`, which names what a maker returns."""
+
+        def synthesise(keys, state, batch):
+            made = make(keys, state, batch)
+            clean = self.captioned("clean", made.clean)
+            altered = self.captioned("altered", made.altered)
+            return {"mask": made.mask, **clean, **altered}
+
+        return synthesise
 
 
 def map_size(batch: Batch) -> tuple[int, int]:
@@ -33,23 +60,3 @@ def map_size(batch: Batch) -> tuple[int, int]:
     extras = (batch.extras.get(f"{name}_normalised") for name in GEOMETRIES)
     images = (batch.rgb, batch.xyz, batch.depth, *extras)
     return next(x for x in images if x is not None).shape[1:3]
-
-
-def captioned(
-    caption: str, images: Mapping[str, Array], geometry: str
-) -> dict[str, Array]:
-    """Returns images of modalities as they are shown: "CAPTION_rgb" and the like."""
-    names = {"depth": geometry}
-    return {f"{caption}_{names.get(m, m)}": image for m, image in images.items()}
-
-
-def gallery(make: Callable[[Array, State, Batch], Anomalies], geometry: str):
-    """Returns `System.synthesise`, which names what a maker of anomalies returns."""
-
-    def synthesise(keys, state, batch):
-        made = make(keys, state, batch)
-        clean = captioned("clean", made.clean, geometry)
-        altered = captioned("altered", made.altered, geometry)
-        return {"mask": made.mask, **clean, **altered}
-
-    return synthesise

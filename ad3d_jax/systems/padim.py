@@ -15,32 +15,29 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from ad3d_jax.base import Array, Batch, Gather, Plan, Scores, State, System, Tree
-from ad3d_jax.features.extractors import feature_maps, init_backbone
-from ad3d_jax.features.modalities import needed_fields, patch_features
+from ad3d_jax.base import Gather, Plan, Scores, State, System, Tree
+from ad3d_jax.features.extractors import feature_maps
+from ad3d_jax.features.modalities import needed_fields
 from ad3d_jax.features.patches import as_rows, replicate_patches
 from ad3d_jax.ops import gaussian
 from ad3d_jax.ops.blur import gaussian_blur
 from ad3d_jax.ops.resize import resize_bilinear
-from ad3d_jax.systems.backbones import pretrained_parts
+from ad3d_jax.systems import backbones
+from ad3d_jax.systems.modalities import map_size
+
+HYPER: Mapping[str, float] = {}
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(backbones.Backboned):
     """Structure of the system; a change of any field compiles anew."""
 
-    modalities: tuple[str, ...] = ("rgb",)  # depth is our extension
-    backbone: str = "wide_resnet50"
     layers: tuple[str, ...] = ("layer1", "layer2", "layer3")
-    source: str = "tv_in1k"  # set of weights that is accepted, see features.known
     dimensions: int = 550  # channels that are kept of a modality: 100 for resnet18
     channel_seed: int = 1024  # of Python's generator, which draws the channels
     epsilon: float = 0.01  # on the diagonal; anomalib has 0.01001
     sigma: float = 4.0  # of the map's Gaussian, pixels
     block_bytes: int = gaussian.BLOCK_BYTES  # memory of the positions fitted at a time
-
-
-HYPER: Mapping[str, float] = {}
 
 
 def padim(config: Config = Config()) -> System:  # noqa: B008 (immutable)
@@ -51,25 +48,48 @@ def padim(config: Config = Config()) -> System:  # noqa: B008 (immutable)
     """
     needs = needed_fields(config.modalities)
     gaussian.check(2, config.epsilon)
-    channels = channel_subset(
-        total_channels(config), config.dimensions, config.channel_seed
-    )
-    embed = partial(features, config, channels)
+    embed = partial(backbones.features, config, chosen_channels(config))
+
+    def init(key, batch):
+        state = State(frozen=backbones.init_frozen(config, key))
+        _, height, width, dimensions = jax.eval_shape(embed, state, batch).shape
+        gaussians = gaussian.empty(height * width, dimensions)
+        return state._replace(memory={"gaussians": gaussians})
+
+    def absorb(key, state, rows):
+        fitted = gaussian.fit(rows["rows"], config.epsilon, config.block_bytes)
+        return state._replace(memory={"gaussians": fitted})
+
+    def score(key, state, batch):
+        """Returns smoothed Mahalanobis distances and their maximum."""
+        grid = embed(state, batch)
+        distance = gaussian.mahalanobis(state.memory["gaussians"], as_rows(grid))
+        map = distance.reshape(*grid.shape[:3], 1)
+        map = gaussian_blur(resize_bilinear(map, map_size(batch)), config.sigma)
+        return Scores(map, image=jnp.max(map, axis=(1, 2, 3)))
+
     phase = Gather(
         name="gaussians",
         emit=lambda key, state, batch: {"rows": as_rows(embed(state, batch))},
-        absorb=partial(absorb, config),
+        absorb=absorb,
         plan=partial(plan, config),
     )
     return System(
         name="padim",
         needs_fit=needs,
         needs_score=needs,
-        init=partial(init, config, embed),
+        init=init,
         phases=(phase,),
-        score=partial(score, config, embed),
-        pretrained=pretrained_parts(config),
+        score=score,
+        pretrained=backbones.pretrained_parts(config),
     )
+
+
+def chosen_channels(config: Config):
+    """Returns the function of maps that gives the kept channels at every position."""
+    total = total_channels(config)
+    channels = channel_subset(total, config.dimensions, config.channel_seed)
+    return lambda maps: jnp.take(replicate_patches(maps), jnp.array(channels), axis=-1)
 
 
 def total_channels(config: Config) -> int:
@@ -77,17 +97,12 @@ def total_channels(config: Config) -> int:
 
     def maps(rgb):
         # The key is made here, so that no device is looked for.
-        backbone = init_backbone(jax.random.key(0), config.backbone, deepest(config))
+        backbone = backbones.init_frozen(config, jax.random.key(0))["backbone"]
         return feature_maps(backbone, config.backbone, rgb, config.layers)
 
-    picture = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
-    shapes = jax.eval_shape(maps, picture)
+    image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    shapes = jax.eval_shape(maps, image)
     return sum(x.shape[-1] for x in shapes)
-
-
-def deepest(config: Config) -> str:
-    """Returns the deepest of the layers, whose names sort by depth."""
-    return max(config.layers, default="")
 
 
 def channel_subset(total: int, count: int, seed: int) -> tuple[int, ...]:
@@ -104,43 +119,6 @@ def channel_subset(total: int, count: int, seed: int) -> tuple[int, ...]:
             f"found {count}"
         )
     return tuple(random.Random(seed).sample(range(total), count))
-
-
-def init(config: Config, embed, key: Array, batch: Batch) -> State:
-    """Returns the state before the fit, the backbone random."""
-    backbone = init_backbone(key, config.backbone, deepest(config))
-    state = State(frozen={"backbone": backbone})
-    _, height, width, dimensions = jax.eval_shape(embed, state, batch).shape
-    gaussians = gaussian.empty(height * width, dimensions)
-    return state._replace(memory={"gaussians": gaussians})
-
-
-def features(
-    config: Config, channels: tuple[int, ...], state: State, batch: Batch
-) -> Array:
-    """Returns the kept channels at every position, [B,h,w,D] float32."""
-
-    def embed(maps):
-        return jnp.take(replicate_patches(maps), jnp.array(channels), axis=-1)
-
-    return patch_features(
-        state.frozen["backbone"],
-        config.backbone,
-        batch,
-        config.modalities,
-        config.layers,
-        embed,
-    )
-
-
-# --- The phase ------------------------------------------------------------------------
-
-
-def absorb(config: Config, key: Array, state: State, rows: Tree) -> State:
-    """Returns the state with a Gaussian fitted at every position."""
-    del key
-    fitted = gaussian.fit(rows["rows"], config.epsilon, config.block_bytes)
-    return state._replace(memory={"gaussians": fitted})
 
 
 def plan(config: Config, state: State, shapes: Tree) -> Plan:
@@ -164,17 +142,3 @@ def plan(config: Config, state: State, shapes: Tree) -> Plan:
         host_bytes=4 * (kept + count * positions * dimensions),
         chunk=block * count,
     )
-
-
-# --- Scoring --------------------------------------------------------------------------
-
-
-def score(config: Config, embed, key: Array, state: State, batch: Batch) -> Scores:
-    """Returns smoothed Mahalanobis distances and their maximum."""
-    del key
-    grid = embed(state, batch)
-    distance = gaussian.mahalanobis(state.memory["gaussians"], as_rows(grid))
-    size = getattr(batch, needed_fields(config.modalities)[0]).shape[1:3]
-    map = resize_bilinear(distance.reshape(*grid.shape[:3], 1), size)
-    map = gaussian_blur(map, config.sigma)
-    return Scores(map=map, image=jnp.max(map, axis=(1, 2, 3)))

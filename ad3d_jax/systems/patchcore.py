@@ -14,44 +14,31 @@ from ad3d_jax.base import State, System
 from ad3d_jax.features.modalities import needed_fields
 from ad3d_jax.features.patches import concat_patches, patchcore_patches
 from ad3d_jax.ops.blur import gaussian_blur
-from ad3d_jax.systems import banks
-from ad3d_jax.systems.backbones import (
-    Backboned,
-    features,
-    init_frozen,
-    pretrained_parts,
-)
-from ad3d_jax.systems.fields import check_choices, check_counts
+from ad3d_jax.systems import backbones, banks
+from ad3d_jax.systems.fields import at_least, one_of
 from ad3d_jax.systems.modalities import map_size
 
 HYPER: Mapping[str, float] = {}
 
 
 @dataclass(frozen=True)
-class Config(banks.Bank, Backboned):
+class Config(banks.Bank, backbones.Backboned):
     """Structure of the system; a change of any field compiles anew."""
 
-    patches: str = "official"  # official | concat (anomalib)
-    dimensions: int = 1024  # of a modality's official patch features
+    patches: str = one_of("official", "concat")  # concat is anomalib's
+    dimensions: int = at_least(1, 1024)  # of a modality's official patch features
     sigma: float = 4.0  # of the map's Gaussian, pixels
 
 
 def patchcore(config: Config = Config()) -> System:  # noqa: B008 (immutable)
-    """Returns the system.
-
-    Raises:
-        ValueError: a field of the configuration is wrong.
-    """
-    banks.check(config)
-    check_choices(config, {"patches": ("official", "concat")})
-    check_counts(config, "dimensions")
+    """Returns the system that `config` describes."""
     needs = needed_fields(config.modalities)
     official = partial(patchcore_patches, dimensions=config.dimensions)
     patches = official if config.patches == "official" else concat_patches
-    embed = partial(features, config, patches)
+    embed = partial(backbones.features, config, patches)
 
     def init(key, batch):
-        state = State(frozen=init_frozen(config, key))
+        state = State(frozen=backbones.init_frozen(config, key))
         return banks.with_empty_bank(config, state, embed, batch)
 
     def score(key, state, batch):
@@ -67,6 +54,6 @@ def patchcore(config: Config = Config()) -> System:  # noqa: B008 (immutable)
         init=init,
         phases=(banks.bank_phase(config, embed),),
         score=score,
-        pretrained=pretrained_parts(config),
+        pretrained=backbones.pretrained_parts(config),
         sharded=("bank",),
     )

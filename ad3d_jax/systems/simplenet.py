@@ -18,13 +18,13 @@ import optax
 from ad3d_jax.base import Array, Scores, State, System, Train, Update
 from ad3d_jax.features.modalities import embed_maps, modality_maps, needed_fields
 from ad3d_jax.features.patches import patchcore_patches
-from ad3d_jax.nn import batch_norm
+from ad3d_jax.nn.batch_norm import fold_modules
 from ad3d_jax.nn.feature_discriminator import Adaptor, FeatureDiscriminator
 from ad3d_jax.nn.scope import init_networks, scoring, training
 from ad3d_jax.ops.blur import gaussian_blur
 from ad3d_jax.ops.resize import resize_bilinear
 from ad3d_jax.systems.backbones import Backboned, init_frozen, pretrained_parts
-from ad3d_jax.systems.fields import check_counts, numbers
+from ad3d_jax.systems.fields import at_least, numbers
 from ad3d_jax.systems.modalities import map_size
 
 HYPER: Mapping[str, float] = {
@@ -41,21 +41,16 @@ HYPER: Mapping[str, float] = {
 class Config(Backboned):
     """Structure of the system; a change of any field compiles anew."""
 
-    dimensions: int = 1536  # of a modality's patch features
-    hidden: int = 1024  # width of the discriminator
-    noise_levels: int = 1  # K: each patch draws one of noise * 1.1^k, k < K
-    epochs: int = 160  # 40 meta-epochs of 4 in the release
+    dimensions: int = at_least(1, 1536)  # of a modality's patch features
+    hidden: int = at_least(1, 1024)  # width of the discriminator
+    noise_levels: int = at_least(1, 1)  # K: a patch draws one of noise * 1.1^k, k < K
+    epochs: int = at_least(1, 160)  # 40 meta-epochs of 4 in the release
     sigma: float = 4.0  # of the map's Gaussian, pixels
 
 
 def simplenet(config: Config = Config()) -> System:  # noqa: B008 (immutable)
-    """Returns the system.
-
-    Raises:
-        ValueError: a field of the configuration is wrong.
-    """
+    """Returns the system that `config` describes."""
     needs = needed_fields(config.modalities)
-    check_counts(config, "dimensions", "hidden", "noise_levels", "epochs")
     embed = partial(patchcore_patches, dimensions=config.dimensions)
     networks = {
         "adaptor": Adaptor(),
@@ -85,15 +80,14 @@ def simplenet(config: Config = Config()) -> System:  # noqa: B008 (immutable)
             config.layers,
         )
 
-    def patches_of(batch):
+    def patches(batch):
         """Returns the patch features of the cached maps, [B,h,w,D]."""
         return embed_maps(batch.extras, config.modalities, config.layers, embed)
 
     def loss(keys, params, state, batch, across):
         """Returns the hinge loss of clean against noisy features, and what it saw."""
         scope, hyper = training(params, state, batch, across), state.hyper
-        patches = patches_of(batch)
-        normal = scope.apply("adaptor", networks["adaptor"], patches)
+        normal = scope.apply("adaptor", networks["adaptor"], patches(batch))
         draw = partial(noise, config, hyper["noise"])
         both = jnp.concatenate([normal, normal + jax.vmap(draw)(keys, normal)])
         # One application, so that the batch statistics mix clean and noisy features.
@@ -109,25 +103,19 @@ def simplenet(config: Config = Config()) -> System:  # noqa: B008 (immutable)
 
     def score(key, state, batch):
         """Returns the discriminator's negated output, smoothed, and its maximum."""
-        scope, patches = scoring(state), patches_of(batch)
-        adapted = scope.apply("adaptor", networks["adaptor"], patches)
+        scope = scoring(state)
+        adapted = scope.apply("adaptor", networks["adaptor"], patches(batch))
         grid = -scope.apply("discriminator", networks["discriminator"], adapted)
         map = gaussian_blur(resize_bilinear(grid, map_size(batch)), config.sigma)
         return Scores(map, image=jnp.max(grid, axis=(1, 2, 3)))
 
-    phase = Train(
-        name="train",
-        updates=(Update(loss, optimizer),),
-        steps=0,
-        epochs=config.epochs,
-        fold=batch_norm.fold_modules,
-    )
+    updates = (Update(loss, optimizer),)
     return System(
         name="simplenet",
         needs_fit=needs,
         needs_score=needs,
         init=init,
-        phases=(phase,),
+        phases=(Train("train", updates, 0, epochs=config.epochs, fold=fold_modules),),
         score=score,
         pretrained=pretrained_parts(config),
         cache=cache,

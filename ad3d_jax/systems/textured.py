@@ -3,33 +3,29 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ad3d_jax.base import Array, Pretrained, State, Tree
+from ad3d_jax.base import Array, Pretrained, State
 from ad3d_jax.nn.initialise import initialise
 from ad3d_jax.nn.scope import Shape, init_networks
+from ad3d_jax.schedules import SCHEDULES
 from ad3d_jax.synthesis.textures import load_textures, procedural_textures
-from ad3d_jax.systems.fields import numbers
+from ad3d_jax.systems.fields import DTYPES, Fields, at_least, numbers, one_of
 
 
 @dataclass(frozen=True)
-class Textured:
+class Textured(Fields):
     """Fields that each of them has."""
 
-    textures: int = 64  # procedural textures, unless a folder is given
-    texture_size: int = 256  # side of a texture, pixels
-    schedule: str = "step"  # step (x0.2 at 80 % and 90 %) | cosine (50 warm-up steps)
+    textures: int = at_least(1, 64)  # procedural textures, unless a folder is given
+    texture_size: int = at_least(1, 256)  # side of a texture, pixels
+    schedule: str = one_of(*SCHEDULES)  # of the learning rates
     score_window: int = 21  # side of the mean filter before the image maximum, pixels
-    dtype: str = "float32"  # compute type; parameters and statistics stay float32
-
-
-def put_textures(state: State, textures: Tree) -> State:
-    """Returns the state with other textures."""
-    return state._replace(frozen={**state.frozen, "textures": textures})
+    dtype: str = one_of(*DTYPES)
 
 
 TEXTURES = Pretrained(
     name="textures",  # a folder of images
     get=lambda state: state.frozen["textures"],
-    put=put_textures,
+    put=lambda state, bank: state._replace(frozen={**state.frozen, "textures": bank}),
     read=lambda folder, like: load_textures(folder, size=like.shape[1]),
 )
 

@@ -56,7 +56,8 @@ class Checkpointer:
     `keep` is the number of newest steps that stay on disk. Saving is asynchronous: the
     arrays are copied before `save` returns and written afterwards. The failure of a
     save is raised as CheckpointError by the next call of any method, `close` included.
-    Of several processes each saves and loads for itself alone.
+    Of several processes the first alone may save, and any may load; neither waits for
+    another.
     """
 
     def __init__(self, folder: str | Path, keep: int = 2):
@@ -81,6 +82,12 @@ class Checkpointer:
         self._finish()
         if step < 0:
             raise CheckpointError(f"step must be at least 0, found {step}", step)
+        if jax.process_index() != 0:  # whose NumPy arrays orbax leaves out in silence
+            raise CheckpointError(
+                f"{self._folder}: of several processes the first saves, found process "
+                f"{jax.process_index()}",
+                step,
+            )
         content = _encode(tree)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -134,8 +141,9 @@ class Checkpointer:
         self.close()
 
     def _write(self, step: int, content: Tree) -> None:
-        arguments = ocp.args.PyTreeSave(content)
-        _orbax().save(self._folder / str(step), arguments, force=True)
+        target, arguments = self._folder / str(step), ocp.args.PyTreeSave(content)
+        with _orbax() as orbax:
+            orbax.save(target, arguments, force=True)
 
     def _finish(self) -> None:
         """Waits for the save under way and removes the steps that it replaces."""
@@ -271,7 +279,8 @@ def _load(folder: Path, step: int) -> dict[str, Any]:
 def _read(folder: Path, step: int) -> tuple[dict[str, np.ndarray], list[_Leaf]]:
     """Returns arrays and manifest of a step; _BrokenError if they cannot be read."""
     try:
-        content = _orbax().restore(folder)
+        with _orbax() as orbax:
+            content = orbax.restore(folder)
         manifest = _decode_manifest(content["manifest"])
         return {n: np.asarray(x) for n, x in content["leaves"].items()}, manifest
     # Of a damaged file orbax passes on whatever its readers raise, bare Exception too.

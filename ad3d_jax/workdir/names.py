@@ -9,6 +9,7 @@ LOG = "log.jsonl"
 TENSORBOARD = "tensorboard"
 CHECKPOINTS = "checkpoints"
 STEPS = "checkpoints/steps"  # positions of a fit that is under way
+FEATURES = "checkpoints/features"  # frozen ones, while a fit is under way
 FINAL = "checkpoints/final"  # the trained state
 METRICS = "metrics.json"
 SCORES = "scores.csv"

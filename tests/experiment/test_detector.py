@@ -106,6 +106,8 @@ def test_depth_with_intrinsics_is_points(detector, scans):
     for given in (depth, depth[..., None]):
         scores = detector.score(rgb=rgb, depth=given, intrinsics=camera)
         np.testing.assert_array_equal(scores.map, expected.map)
+    alone = detector.score(xyz=points)  # nothing looks at the colour
+    np.testing.assert_array_equal(alone.map, expected.map)
     units = np.round(np.nan_to_num(depth) * 1000).astype(np.uint16)
     rounded = xyz_from_depth((units * 0.001).astype(np.float32), Intrinsics(**camera))
     scores = detector.score(rgb=rgb, depth=units, intrinsics=Intrinsics(**camera))

@@ -6,7 +6,7 @@ import pytest
 from ml_collections import ConfigDict
 from reference_systems import MemoryDataset, bank, make_batch, neighbours
 
-from ad3d_jax.base import without_truth
+from ad3d_jax.base import scoring, without_truth
 from ad3d_jax.devices import engines
 from ad3d_jax.experiment.state import fitted_state
 from ad3d_jax.fit.fit import Options, fit
@@ -18,8 +18,7 @@ CONFIG = ConfigDict(
     {
         "seed": 0,
         "hyper": {"extra": 0.5},
-        "data": {"textures": "nowhere"},
-        "backbone": {"name": "resnet18", "weights": "nowhere.safetensors"},
+        "weights": {"adapter": "nowhere.safetensors"},
     }
 )
 BATCH = without_truth(make_batch(4, size=12))
@@ -47,7 +46,7 @@ def test_a_trained_bank_is_loaded_without_any_other_file(make, tmp_path):
     found = fitted_state(CONFIG, system, BATCH, tmp_path)
     assert jax.tree.structure(found) == jax.tree.structure(state)
     jax.tree.map(np.testing.assert_array_equal, found, state)
-    score = jax.jit(system.score)
+    score = jax.jit(scoring(system))
     key = jax.random.key(5)
     one, other = (score(key, each, BATCH) for each in (found, state))
     jax.tree.map(np.testing.assert_array_equal, one, other)

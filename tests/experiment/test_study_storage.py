@@ -120,7 +120,7 @@ SPACE = {
     "hyper.noise": {"low": 0.01, "high": 0.02},
     "model.epochs": {"low": 5, "high": 6},
     "model.modalities": [["depth"]],
-    "backbone.name": ["resnet50"],
+    "model.backbone": ["resnet50"],
 }
 """
     config = simplenet.get_config("cpu")

@@ -18,7 +18,7 @@ from reference_systems import (
     take,
 )
 
-from ad3d_jax.base import Gather, Scores, State, System, Train, Update
+from ad3d_jax.base import Gather, Scores, State, System, Train, Update, scoring
 from ad3d_jax.devices import engines
 from ad3d_jax.fit import positions
 from ad3d_jax.fit.fit import NonFiniteError, Options, Preempted, check_fields, fit
@@ -265,7 +265,7 @@ def test_engines_and_device_counts_agree(make):
     ]:
         engine = engines.make_engine(kind, jax.devices()[:devices])
         fitted = fit(system, state, KEY, data, QUIET._replace(batch_size=8), engine)
-        found.append(jax.jit(system.score)(KEY, fitted, test))
+        found.append(jax.jit(scoring(system))(KEY, fitted, test))
     for scores in found[1:]:
         np.testing.assert_allclose(scores.map, found[0].map, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(scores.image, found[0].image, rtol=1e-5, atol=1e-6)

@@ -304,6 +304,15 @@ def test_a_folder_that_cannot_be_made_is_an_error(tmp_path):
         save_tree(tmp_path / "file" / "tree", {"w": noise(0)})
 
 
+def test_another_process_than_the_first_may_load_and_not_save(tmp_path, monkeypatch):
+    save_tree(tmp_path / "tree", {"w": noise(0)})
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    np.testing.assert_array_equal(load_tree(tmp_path / "tree")["w"], noise(0))
+    with pytest.raises(CheckpointError, match="the first saves, found process 1"):
+        save_tree(tmp_path / "tree", {"w": noise(1)})
+
+
 def test_text_in_a_tree_is_refused_by_name(tmp_path):
     with pytest.raises(CheckpointError, match="leaf 'a/name'"):
         save_tree(tmp_path / "tree", {"a": {"name": "text"}})

@@ -28,25 +28,16 @@ from ad3d_jax.base import (
 )
 from ad3d_jax.features import weights
 from ad3d_jax.nn.discrete_auto_encoder import KERNELS, DiscreteAutoEncoder
-from ad3d_jax.ops.codebook import (
-    DECAY,
-    Codebook,
-    code_sums,
-    fold_codebook,
-    health,
-    init_codebook,
-    nearest_code,
-    straight_through,
-)
+from ad3d_jax.ops import codebook
+from ad3d_jax.ops.codebook import Codebook, nearest_code, straight_through
 from ad3d_jax.schedules import SCHEDULES, adam
 from ad3d_jax.synthesis.depth import simulate_depth
 from ad3d_jax.synthesis.rgbd import LUMA
-from ad3d_jax.systems.fields import DTYPES, check_choices
+from ad3d_jax.systems.fields import DTYPES, Fields, one_of
 from ad3d_jax.systems.modalities import CHANNELS
 
 NAME = "dada"
 LEVELS = ("lo", "hi")
-SIMULATIONS = ("perlin_affine", "perlin", "grey")
 HYPER: Mapping[str, float] = {
     "dada_learning_rate": 2e-4,
     "dada_loss_commitment": 0.25,
@@ -55,28 +46,29 @@ HYPER: Mapping[str, float] = {
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Fields):
     """Fields that every system on a discrete auto-encoder has.
 
     The defaults are 3DSR's with RGB and depth.
     """
 
-    modalities: tuple[str, ...] = ("depth", "rgb")  # in the order of the channels
+    # In the order of the channels.
+    modalities: tuple[str, ...] = one_of(("depth", "rgb"), ("depth",), ("rgb",))
     dada_grouped: bool = True  # modalities apart but in the choice of a code
     dada_hidden: int = 256
     dada_residual: int = 128
     dada_residual_layers: int = 2
     dada_relu_skip: bool = False  # see `nn.residual_stack`; True in DSR
-    dada_kernels: str = "normal"  # how they start: normal | he (narrow networks)
+    dada_kernels: str = one_of(*KERNELS)  # how they start; "he" in narrow networks
     codes: int = 2048  # entries of each codebook
     code_dimensions: int = 256
-    code_decay: float = DECAY  # of the codebooks' moving averages, a step
+    code_decay: float = codebook.DECAY  # of the codebooks' moving averages, a step
     code_revive_below: float = 0.0  # hits a batch, see `fold_codebook`; 0 = never
-    simulation: str = "perlin_affine"  # perlin_affine | perlin | grey (of the image)
-    dada_distance: str = "l1"  # l1 | l2; the depth-only version has l2
-    dada_schedule: str = "step"  # step (x0.1 at 80 % and 90 %) | cosine
+    simulation: str = one_of("perlin_affine", "perlin", "grey")  # grey of the image
+    dada_distance: str = one_of("l1", "l2")  # the depth-only version has l2
+    dada_schedule: str = one_of(*SCHEDULES)  # step: x0.1 at 80 % and 90 %
     dada_steps: int = 100_000
-    dtype: str = "float32"  # compute type; parameters and codebooks stay float32
+    dtype: str = one_of(*DTYPES)
 
 
 class Codes(NamedTuple):
@@ -91,19 +83,6 @@ class Codes(NamedTuple):
     q_hi: Array  # [B,h,w,D]
     index_hi: Array  # [B,h,w] int32
     reconstruction: Array  # [B,H,W,C]
-
-
-def check(config: Config) -> None:
-    """Raises ValueError where a field holds a value that no variant has."""
-    allowed = {
-        "modalities": (("depth", "rgb"), ("depth",), ("rgb",)),
-        "simulation": SIMULATIONS,
-        "dada_distance": ("l1", "l2"),
-        "dada_schedule": tuple(SCHEDULES),
-        "dada_kernels": tuple(KERNELS),
-        "dtype": DTYPES,
-    }
-    check_choices(config, allowed)
 
 
 def build(config: Config) -> DiscreteAutoEncoder:
@@ -127,7 +106,7 @@ def init(config: Config, key: Array) -> tuple[Tree, dict[str, Codebook]]:
     key, *book_keys = jax.random.split(key, 1 + len(LEVELS))
     params = module.init(key, jnp.zeros((1, 16, 16, sum(module.channels))))["params"]
     codebooks = {
-        level: init_codebook(book_key, config.codes, config.code_dimensions)
+        level: codebook.init_codebook(book_key, config.codes, config.code_dimensions)
         for level, book_key in zip(LEVELS, book_keys, strict=True)
     }
     return params, codebooks
@@ -206,7 +185,7 @@ def pretrain_phase(config: Config) -> Train:
         for number, (level, (z, q, index)) in enumerate(levels.items()):
             info[f"commitment_{level}"] = jnp.mean((z - q) ** 2, (1, 2, 3))
             own = fold_each(keys, 1 + number)
-            sums[level] = code_sums(config.codes, z, index, batch.weight, own)
+            sums[level] = codebook.code_sums(config.codes, z, index, batch.weight, own)
         commitment = info["commitment_lo"] + info["commitment_hi"]
         total = total + hyper["dada_loss_commitment"] * commitment
         return total, {"codebooks": sums}, info
@@ -218,7 +197,7 @@ def pretrain_phase(config: Config) -> Train:
     def fold(extra, sums):
         """Returns `extra` with both codebooks moved by a batch."""
         codebooks = {
-            level: fold_codebook(
+            level: codebook.fold_codebook(
                 extra["codebooks"][level],
                 sums["codebooks"][level],
                 decay=config.code_decay,
@@ -256,7 +235,7 @@ def level_health(codebooks: Mapping[str, Codebook], before: str = "") -> dict:
     return {
         f"{before}{name}_{level}": value
         for level in LEVELS
-        for name, value in health(codebooks[level]).items()
+        for name, value in codebook.health(codebooks[level]).items()
     }
 
 

@@ -26,18 +26,10 @@ from ad3d_jax.schedules import SCHEDULES, adam
 from ad3d_jax.synthesis import codes as swapping
 from ad3d_jax.synthesis.anomalies import Anomalies
 from ad3d_jax.synthesis.rgbd import rotate_images
-from ad3d_jax.systems.dsr import auto_encoder
+from ad3d_jax.systems.dsr import auto_encoder, networks
 from ad3d_jax.systems.dsr.auto_encoder import LEVELS, NAME, Codes, level_health
-from ad3d_jax.systems.dsr.networks import (
-    TRAINED,
-    by_modality,
-    forward,
-    from_dada,
-    images,
-    render,
-)
-from ad3d_jax.systems.fields import check_choices
-from ad3d_jax.systems.modalities import GEOMETRIES, gallery
+from ad3d_jax.systems.fields import one_of
+from ad3d_jax.systems.modalities import GEOMETRIES
 
 USAGE_DECAY = 0.99  # of the count of codes in use, a step
 HYPER: Mapping[str, float] = {
@@ -65,7 +57,7 @@ HYPER: Mapping[str, float] = {
 class Config(auto_encoder.Config):
     """Structure of auto-encoder and detector; the defaults are 3DSR's."""
 
-    geometry: str = "depth"  # depth | height, see systems.modalities
+    geometry: str = one_of(*GEOMETRIES)  # see systems.modalities
     restriction_widths: tuple[int, ...] = (128, 256, 512)
     decoder_width: int = 512  # of the object-specific decoder
     segmentation_width: int = 32  # first width of the U-Net
@@ -73,10 +65,10 @@ class Config(auto_encoder.Config):
     two_sided: bool = True  # masks from the magnitude of the noise
     everywhere: bool = False  # anomalies off the part too
     turn_foreground: bool = True  # with the images; False as published
-    fill: str = "zero"  # what a turned image has outside: zero | edge
-    code_distance: str = "l2"  # of restored codes: l2 | l1 (paper)
+    fill: str = one_of("zero", "edge")  # what a turned image has outside
+    code_distance: str = one_of("l2", "l1")  # of restored codes; paper: l1
     detached: bool = False  # the segmentation does not train what it compares
-    schedule: str = "step"  # step (x0.1 at 80 %) | cosine
+    schedule: str = one_of(*SCHEDULES)  # step: x0.1 at 80 %
     steps: int = 30_000
     score_window: int = 11  # side of the mean filter of the map, pixels
     score_sigma: float = 0.0  # of a Gaussian in its place (paper), pixels; 0 = none
@@ -91,22 +83,10 @@ class Swapped(NamedTuple):
     mask: Array  # [B,H,W,1] float32, as coarse as the cells of the altered level
 
 
-def check(config: Config) -> None:
-    """Raises ValueError where a field holds a value that no variant has."""
-    auto_encoder.check(config)
-    allowed = {
-        "geometry": GEOMETRIES,
-        "fill": ("zero", "edge"),
-        "code_distance": ("l2", "l1"),
-        "schedule": tuple(SCHEDULES),
-    }
-    check_choices(config, allowed)
-
-
-def needs_fit(config: Config, needs_score: tuple[str, ...]) -> tuple[str, ...]:
-    """Returns the fields that the fit needs: where anomalies may be, besides."""
+def needs_fit(config: Config) -> tuple[str, ...]:
+    """Returns the fields of the fit: besides those of a score, where anomalies go."""
     where = () if config.everywhere else ("foreground", "valid")
-    return *needs_score, *where
+    return *networks.seen(config).needs, *where
 
 
 # --- Anomalies ------------------------------------------------------------------------
@@ -114,7 +94,7 @@ def needs_fit(config: Config, needs_score: tuple[str, ...]) -> tuple[str, ...]:
 
 def make_anomalies(
     config: Config,
-    networks: Mapping,
+    modules: Mapping,
     keys: Array,
     params: Tree,
     state: State,
@@ -122,7 +102,7 @@ def make_anomalies(
 ) -> Swapped:
     """Returns turned samples and their codes, some swapped for others (3DSR, §3.3)."""
     hyper = state.hyper
-    image = images(config, batch)
+    image = networks.images(config, batch)
     if config.everywhere:
         allowed = jnp.ones((*image.shape[:3], 1), bool)
     else:
@@ -138,23 +118,13 @@ def make_anomalies(
     image = turned_image["image"]
     if config.turn_foreground and not config.everywhere:
         allowed = turned > 0.5
-    swap = swapping.Swap(
-        p_normal=hyper["probability_normal"],
-        threshold_low=hyper["threshold_low"],
-        threshold_high=hyper["threshold_high"],
-        strength_low=hyper["strength_low"],
-        strength_high=hyper["strength_high"],
-        drop=hyper["drop"],
-        p_shuffle=hyper["probability_shuffle"],
-        p_both=hyper["probability_both"],
-        p_lower=hyper["probability_lower"],
-    )
+    swap = swapping.swap(hyper)
     mask = swapping.noise_masks(fold_each(keys, 1), allowed, swap, config.two_sided)
     is_lo, is_hi = swapping.draw_levels(fold_each(keys, 2), swap)
     is_lo, is_hi = (x[:, None, None, None] for x in (is_lo, is_hi))
 
     books = state.extra["codebooks"]
-    clean = auto_encoder.forward(networks[NAME], params[NAME], books, image)
+    clean = auto_encoder.forward(modules[NAME], params[NAME], books, image)
     cells_lo = swapping.pool_mask(mask, clean.q_lo.shape[1:3])
     cells_hi = swapping.pool_mask(mask, clean.q_hi.shape[1:3])
 
@@ -166,8 +136,8 @@ def make_anomalies(
 
     q_lo = swapped(3, "lo", clean.z_lo, clean.q_lo, cells_lo & is_lo)
     # What the higher level holds depends on the lower one.
-    enlarged = from_dada(networks, params, "enlarge", q_lo)
-    z_hi = from_dada(networks, params, "merge", clean.encoded_hi, enlarged)
+    enlarged = networks.from_dada(modules, params, "enlarge", q_lo)
+    z_hi = networks.from_dada(modules, params, "merge", clean.encoded_hi, enlarged)
     q_hi = books["hi"].codes[nearest_code(books["hi"].codes, z_hi)]
     q_hi = jnp.where(is_hi, swapped(4, "hi", z_hi, q_hi, cells_hi), clean.q_hi)
     cells = swapping.enlarge_cells(cells_lo, mask.shape[1:3]) & is_lo
@@ -176,31 +146,31 @@ def make_anomalies(
     return jax.lax.stop_gradient(made)
 
 
-def synthesiser(config: Config, networks: Mapping):
+def synthesiser(config: Config, modules: Mapping):
     """Returns `System.synthesise`: the general decoder's images of both codes."""
 
     def rendered(keys, state, batch):
         params = state.params
-        made = make_anomalies(config, networks, keys, params, state, batch)
-        altered = by_modality(config, render(networks, params, made.altered))
-        clean = by_modality(config, made.clean.reconstruction)
-        return Anomalies(clean, altered, made.mask)
+        made = make_anomalies(config, modules, keys, params, state, batch)
+        altered = networks.render(modules, params, made.altered)
+        images = (made.clean.reconstruction, altered)
+        return Anomalies(*(networks.by_modality(config, x) for x in images), made.mask)
 
-    return gallery(rendered, config.geometry)
+    return networks.seen(config).gallery(rendered)
 
 
 # --- The phase ------------------------------------------------------------------------
 
 
-def detector_phase(config: Config, networks: Mapping) -> Train:
+def detector_phase(config: Config, modules: Mapping) -> Train:
     """Returns the phase that trains all but the auto-encoder."""
 
     def loss(keys, params, state, batch, across):
         """Restored codes, normal image and segmentation; the code's sum of all."""
         hyper = state.hyper
-        made = make_anomalies(config, networks, keys, params, state, batch)
-        scope = training(params, state, batch, across)
-        out = forward(config, networks, scope, state.extra["codebooks"], made.altered)
+        made = make_anomalies(config, modules, keys, params, state, batch)
+        scope, books = training(params, state, batch, across), state.extra["codebooks"]
+        out = networks.forward(config, modules, scope, books, made.altered)
 
         distance = jnp.square if config.code_distance == "l2" else jnp.abs
         info = {}
@@ -229,7 +199,7 @@ def detector_phase(config: Config, networks: Mapping) -> Train:
 
     return Train(
         name="detector",
-        updates=(Update(loss, optimizer, trainable=TRAINED),),
+        updates=(Update(loss, optimizer, trainable=networks.TRAINED),),
         steps=config.steps,
         fold=fold,
         health=class_health,

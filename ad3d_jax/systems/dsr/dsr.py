@@ -18,14 +18,13 @@ import jax.numpy as jnp
 from ad3d_jax import losses
 from ad3d_jax.base import Array, Batch, Scores, State, System, Train, Update, fold_each
 from ad3d_jax.nn.initialise import initialise
-from ad3d_jax.nn.scope import Scope, scoring, training
+from ad3d_jax.nn.scope import scoring, training
 from ad3d_jax.ops.blur import largest_mean
 from ad3d_jax.schedules import adam
 from ad3d_jax.synthesis.blend import blend
-from ad3d_jax.synthesis.codes import Swap, noise_masks
+from ad3d_jax.synthesis.codes import noise_masks, swap
 from ad3d_jax.synthesis.rgbd import rotate_images
 from ad3d_jax.systems.dsr import auto_encoder, detector, networks
-from ad3d_jax.systems.dsr.networks import Pass
 from ad3d_jax.systems.fields import numbers
 from ad3d_jax.systems.modalities import map_size
 
@@ -65,20 +64,20 @@ class Config(detector.Config):
     upsampler_steps: int = 50_000
     score_window: int = 21
 
+    def __post_init__(self):
+        super().__post_init__()
+        if self.modalities != ("rgb",):
+            raise ValueError(
+                f"model.modalities: DSR has ('rgb',), found {self.modalities}; "
+                "3DSR has depth"
+            )
+
 
 def dsr(config: Config = Config()) -> System:  # noqa: B008 (frozen)
-    """Returns the system that `config` describes.
-
-    Raises:
-        ValueError: a field of the configuration has an unknown value.
-    """
-    detector.check(config)
-    if config.modalities != ("rgb",):
-        raise ValueError(
-            f"model.modalities: DSR has ('rgb',), found {config.modalities}; 3DSR has "
-            "depth"
-        )
+    """Returns the system that `config` describes."""
+    dtype = jnp.dtype(config.dtype)
     modules = networks.build(config)
+    upsampler = networks.segmenting_unet(config.upsampler_width, dtype)
 
     def init(key, batch):
         size = map_size(batch)
@@ -86,18 +85,24 @@ def dsr(config: Config = Config()) -> System:  # noqa: B008 (frozen)
         def build(key):
             params, extra = networks.init(config, modules, key, size)
             refiner_key = jax.random.fold_in(key, len(params))
-            made = upsampler(config).init(refiner_key, jnp.zeros((1, *size, 8)))
+            made = upsampler.init(refiner_key, jnp.zeros((1, *size, 8)))
             return {**params, UPSAMPLER: made["params"]}, extra
 
         params, extra = initialise(build, key)
         return State(params=params, extra=extra, hyper=numbers(HYPER))
+
+    def refine(scope, out):
+        """Returns the refined probabilities [B,H,W,2] of normal and anomalous."""
+        seen = jnp.concatenate([out.specific, out.general, out.probabilities], axis=-1)
+        logits = scope.apply(UPSAMPLER, upsampler, jax.lax.stop_gradient(seen))
+        return jax.nn.softmax(logits, axis=-1)
 
     def loss(keys, params, state, batch, across):
         """Focal loss of the refined map."""
         image, mask = paint(keys, state, batch)
         new = state._replace(params=params)
         _, out = networks.inspect(config, modules, new, image)
-        refined = refine(config, training(params, state, batch, across), out)
+        refined = refine(training(params, state, batch, across), out)
         focal = losses.focal_loss(refined, mask[..., 0], alpha=None)
         info = {
             "focal": jnp.mean(focal, axis=(1, 2)),
@@ -111,7 +116,7 @@ def dsr(config: Config = Config()) -> System:  # noqa: B008 (frozen)
     def score(key, state, batch):
         """Returns the refined map, and the coarse one's maximum after a mean filter."""
         codes, out = networks.inspect(config, modules, state, batch.rgb)
-        refined = refine(config, scoring(state), out)
+        refined = refine(scoring(state), out)
         coarse = out.probabilities[..., 1:]
         image = largest_mean(coarse, config.score_window)
         parts = {**networks.shown(config, codes, out), "map_coarse": coarse}
@@ -120,7 +125,7 @@ def dsr(config: Config = Config()) -> System:  # noqa: B008 (frozen)
     update = Update(loss, optimizer, trainable=(UPSAMPLER,))
     return System(
         name="dsr",
-        needs_fit=detector.needs_fit(config, ("rgb",)),
+        needs_fit=detector.needs_fit(config),
         needs_score=("rgb",),
         init=init,
         phases=(
@@ -132,23 +137,6 @@ def dsr(config: Config = Config()) -> System:  # noqa: B008 (frozen)
         pretrained=(auto_encoder.PRETRAINED,),
         synthesise=detector.synthesiser(config, modules),
     )
-
-
-# --- The third phase ------------------------------------------------------------------
-
-
-def upsampler(config: Config):
-    """Returns the U-Net that refines the map."""
-    dtype = jnp.dtype(config.dtype)
-    return networks.segmenting_unet(config.upsampler_width, dtype)
-
-
-def refine(config: Config, scope: Scope, out: Pass) -> Array:
-    """Returns the refined probabilities [B,H,W,2] of normal and anomalous."""
-    images = jnp.concatenate([out.specific, out.general, out.probabilities], axis=-1)
-    images = jax.lax.stop_gradient(images)
-    logits = scope.apply(UPSAMPLER, upsampler(config), images)
-    return jax.nn.softmax(logits, axis=-1)
 
 
 def paint(keys: Array, state: State, batch: Batch) -> tuple[Array, Array]:
@@ -166,12 +154,7 @@ def paint(keys: Array, state: State, batch: Batch) -> tuple[Array, Array]:
         hyper["probability_rotation_upsampler"],
         fill="zero",
     )
-    swap = Swap(
-        p_normal=hyper["probability_normal"],
-        threshold_low=hyper["threshold_low"],
-        threshold_high=hyper["threshold_high"],
-    )
-    mask = noise_masks(fold_each(keys, 1), whole, swap, two_sided=False)
+    mask = noise_masks(fold_each(keys, 1), whole, swap(hyper), two_sided=False)
     mask = mask.astype(jnp.float32)
 
     def one(key, image, mask):

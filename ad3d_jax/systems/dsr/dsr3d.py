@@ -18,18 +18,12 @@ from ad3d_jax.ops.blur import gaussian_blur, mean_filter
 from ad3d_jax.systems.dsr import auto_encoder, detector, networks
 from ad3d_jax.systems.dsr.detector import HYPER, Config
 from ad3d_jax.systems.fields import numbers
-from ad3d_jax.systems.modalities import map_size, needed_fields
+from ad3d_jax.systems.modalities import map_size
 
 
 def dsr3d(config: Config = Config()) -> System:  # noqa: B008 (frozen)
-    """Returns the system that `config` describes, with depth and colour or depth alone.
-
-    Raises:
-        ValueError: a field of the configuration has an unknown value.
-    """
-    detector.check(config)
+    """Returns the system of depth and colour or of depth alone."""
     modules = networks.build(config)
-    needs = needed_fields(config.modalities, config.geometry)
 
     def init(key, batch):
         def build(key):
@@ -48,8 +42,8 @@ def dsr3d(config: Config = Config()) -> System:  # noqa: B008 (frozen)
 
     return System(
         name="dsr3d",
-        needs_fit=detector.needs_fit(config, needs),
-        needs_score=needs,
+        needs_fit=detector.needs_fit(config),
+        needs_score=networks.seen(config).needs,
         init=init,
         phases=(
             auto_encoder.pretrain_phase(config),

@@ -15,7 +15,7 @@ from ad3d_jax.ops.codebook import Codebook, nearest_code, straight_through
 from ad3d_jax.synthesis.codes import enlarge_cells
 from ad3d_jax.systems.dsr import auto_encoder
 from ad3d_jax.systems.dsr.auto_encoder import LEVELS, NAME, Codes
-from ad3d_jax.systems.modalities import CHANNELS, captioned, modality_inputs
+from ad3d_jax.systems.modalities import CHANNELS, Modalities
 
 TRAINED = ("restriction_lo", "restriction_hi", "object_decoder", "segmentation")
 
@@ -36,7 +36,7 @@ def build(config) -> dict:
         config: of `systems.dsr.detector`, as everywhere below.
     """
     dtype = jnp.dtype(config.dtype)
-    channels = sum(CHANNELS[modality] for modality in config.modalities)
+    channels = seen(config).channels
     restriction = AutoEncoder(
         widths=config.restriction_widths,
         stages=tuple((w, w, w) for w in config.restriction_widths[-2::-1]),
@@ -77,7 +77,7 @@ def init(
     """Returns fresh (params, extra) for images of `size`."""
     height, width = size
     dimensions = config.code_dimensions
-    channels = sum(CHANNELS[modality] for modality in config.modalities)
+    channels = seen(config).channels
     shapes = {
         "restriction_lo": ((1, height // 8, width // 8, dimensions),),
         "restriction_hi": ((1, height // 4, width // 4, dimensions),),
@@ -91,20 +91,21 @@ def init(
     return {NAME: dada, **params}, {"codebooks": codebooks, "usage": usage}
 
 
+def seen(config) -> Modalities:
+    """Returns what the networks read."""
+    return Modalities(config.modalities, config.geometry)
+
+
 def images(config, batch: Batch) -> Array:
     """Returns the modalities side by side, [B,H,W,C]."""
-    inputs = modality_inputs(batch, config.modalities, config.geometry)
-    return jnp.concatenate(list(inputs.values()), axis=-1)
+    return jnp.concatenate(list(seen(config).inputs(batch).values()), axis=-1)
 
 
 def by_modality(config, image: Array) -> dict[str, Array]:
     """Returns the channels [B,H,W,C] of each modality."""
-    parts, start = {}, 0
-    for modality in config.modalities:
-        stop = start + CHANNELS[modality]
-        parts[modality] = image[..., start:stop]
-        start = stop
-    return parts
+    counts = [CHANNELS[modality] for modality in config.modalities]
+    cuts = [sum(counts[: number + 1]) for number in range(len(counts) - 1)]
+    return dict(zip(config.modalities, jnp.split(image, cuts, axis=-1), strict=True))
 
 
 def from_dada(networks: Mapping, params: Tree, method: str, *inputs: Array) -> Array:
@@ -171,7 +172,7 @@ def shown(config, codes: Codes, out: Pass) -> dict[str, Array]:
     parts = {}
     for caption, image in (("", out.specific), ("_general", out.general)):
         modalities = by_modality(config, image)
-        parts |= captioned(f"reconstruction{caption}", modalities, config.geometry)
+        parts |= seen(config).captioned(f"reconstruction{caption}", modalities)
     palette = jax.random.uniform(jax.random.key(0), (config.codes, 3))
     for level, index in (("lo", codes.index_lo), ("hi", codes.index_hi)):
         parts[f"codes_{level}"] = enlarge_cells(palette[index], image.shape[1:3])

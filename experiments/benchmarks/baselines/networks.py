@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from ad3d_jax.base import ALONE, Batch, State, System, without_truth
+from ad3d_jax.base import ALONE, Batch, State, System, scoring, without_truth
 from ad3d_jax.experiment.state import build_system, initial_state
 from ad3d_jax.fit.step import begin, fixed_part, train_step
 from experiments.benchmarks.baselines.contest import Call, contest, rival
@@ -75,7 +75,7 @@ def compare(
 
 def our_score(system: System, state: State, batch: Batch) -> Call:
     """Returns the call that scores a batch that is on the device."""
-    score = jax.jit(system.score)
+    score = jax.jit(scoring(system))
     placed = jax.device_put((jax.random.key(0), state, batch))
     return lambda: score(*placed)
 

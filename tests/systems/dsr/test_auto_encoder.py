@@ -216,8 +216,8 @@ def test_unknown_values_are_refused(field, value):
 
 
 def test_the_shipped_weights_fit_the_light_setting_and_use_their_codes():
+    from ad3d_jax.experiment.pretrained import SHIPPED
     from experiments.configs.dsr3d import get_config
-    from experiments.weight_files import artifacts
 
     experiment = get_config("cpu")
     config = SYSTEMS["dsr3d"].config(**experiment.model.to_dict())
@@ -227,7 +227,7 @@ def test_the_shipped_weights_fit_the_light_setting_and_use_their_codes():
         ),
         KEY,
     )
-    loaded = weights.load(artifacts(experiment)["dada"], like)
+    loaded = weights.load(SHIPPED / "dada_rgbd_light.safetensors", like)
     for codebook in loaded["codebooks"].values():
         said = health(codebook)
         assert said["perplexity"] > config.codes / 2

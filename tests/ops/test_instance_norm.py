@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ad3d_jax.nn.instance_norm import instance_norm
+from ad3d_jax.ops.instance_norm import instance_norm
 
 # torch 2.13.0's InstanceNorm2d(2) of the squares of 0..7, [1,2,2,2].
 TORCH = np.array(

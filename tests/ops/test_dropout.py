@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ad3d_jax.nn.dropout import drop_path, dropout, layer_keys
+from ad3d_jax.ops.dropout import drop_path, dropout, layer_keys
 
 KEYS = jax.random.split(jax.random.key(0), 4)
 

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ad3d_jax.nn.rescale import double, max_pool
+from ad3d_jax.ops.rescale import double, max_pool
 
 
 @pytest.mark.parametrize("shape", [(2, 4, 6, 3), (1, 1, 5, 2)])
