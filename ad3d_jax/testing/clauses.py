@@ -4,6 +4,7 @@ The first line of a docstring is the clause; what fails raises `ContractError`.
 """
 
 import tempfile
+from functools import partial
 
 import jax
 import numpy as np
@@ -259,21 +260,29 @@ def same_key_and_data_give_the_same_bits(trial: Trial) -> None:
 def nothing_is_traced_again(trial: Trial) -> None:
     """A second call, or a changed numeric hyperparameter, does not trace again."""
 
-    def once(compiled, what):
-        require(compiled.traces == 1, f"{what} to be traced once", compiled.traces)
-
     def changed(state):
         hyper = {name: value * 0.5 for name, value in state.hyper.items()}
         return state._replace(hyper=hyper)
 
+    def calls(compiled, run, state, what):
+        run(state)
+        before = compiled.traces
+        for number, again in enumerate((state, changed(state))):
+            run(again)
+            case = ("a second call", "other hyperparameters")[number]
+            traces = compiled.traces - before
+            require(traces == 0, f"{case} of {what} not to be traced", f"{traces} more")
+
     for index, phase, state in trial.phases(Train):
-        batch = trial.read(phase, state, trial.rows(phase, ROWS))
-        for numbers in (state, changed(state)):
-            trial.stepped(index, numbers, [batch] * 2, key())
-        once(trial.step(index, len(batch.weight)), f"the step of phase {phase.name!r}")
-    for state in (trial.fitted, trial.fitted, changed(trial.fitted)):
-        trial.scores(trial.batch, state)
-    once(trial.score, "score")
+        batches = [trial.read(phase, state, trial.rows(phase, ROWS))] * 2
+        calls(
+            trial.step(index, len(batches[0].weight)),
+            lambda x, i=index, b=batches: trial.stepped(i, x, b, key()),
+            state,
+            f"the step of phase {phase.name!r}",
+        )
+    score = partial(trial.scores, trial.batch)
+    calls(trial.score, score, trial.fitted, "score")
 
 
 def chunks_do_not_matter(trial: Trial) -> None:
