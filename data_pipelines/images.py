@@ -7,9 +7,9 @@ import jax
 import numpy as np
 
 from ad3d_jax.synthesis.textures import (
-    find_pictures,
+    find_images,
     procedural_textures,
-    read_picture,
+    read_image,
 )
 from data_pipelines.reader import Arrays, Held, Source
 from data_pipelines.samples import sample_id, sha256
@@ -24,14 +24,14 @@ class Folder(Source):
         """Finds the images.
 
         Args:
-            folder: see `find_pictures`; the number of files is not limited.
+            folder: see `find_images`; the number of files is not limited.
             size: side that each is resized to, bilinear, pixels.
 
         Raises:
             ValueError: no such folder or no image in it; (while reading) a file that
                 cannot be read.
         """
-        self._files = find_pictures(Path(folder).expanduser())
+        self._files = find_images(Path(folder).expanduser())
         self._size = size
 
     def size(self) -> int:
@@ -48,7 +48,7 @@ class Folder(Source):
         rgb = np.empty((len(numbers), self._size, self._size, 3), np.uint8)
         files = [self._files[number] for number in numbers]
         with ThreadPoolExecutor(THREADS) as pool:
-            decoded = pool.map(lambda file: read_picture(file, self._size), files)
+            decoded = pool.map(lambda file: read_image(file, self._size), files)
             for row, image in enumerate(decoded):
                 rgb[row] = image
         return {"rgb": rgb}

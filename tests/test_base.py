@@ -67,8 +67,8 @@ def test_the_cache_is_among_the_extras_beside_what_was_there():
     system, batch = bank(), make_batch(2, size=8)
     state = system.init(jax.random.key(0), batch)
     seen = with_cache(system, state, batch)
-    assert set(seen.extras) == {"depth_normalised", "features"}
-    assert set(batch.extras) == {"depth_normalised"}
+    assert set(seen.extras) == {*batch.extras, "features"}
+    assert batch.extras and "features" not in batch.extras
     plain = system._replace(cache=None)
     assert with_cache(plain, state, batch) is batch
     ready = state._replace(memory={"bank": jnp.zeros((1, 8)), "id": batch.id[:1]})

@@ -11,6 +11,7 @@ from jax.tree_util import keystr, tree_leaves_with_path
 from ad3d_jax.base import (
     Array,
     Batch,
+    Dataset,
     Phase,
     State,
     System,
@@ -24,9 +25,6 @@ from ad3d_jax.fit.members import same
 from ad3d_jax.fit.phases import is_due, reads_cache
 from ad3d_jax.fit.run import Run, fill, ordered_pass
 
-MEMORY_SHARE = 0.5  # of the host's free memory, at most, for features
-MANIFEST = "manifest.json"
-
 
 class Features(NamedTuple):
     """The features of a source, one row a sample."""
@@ -38,10 +36,15 @@ class Features(NamedTuple):
 class _Known(NamedTuple):
     """Features, and what they were computed of."""
 
-    run: Run
+    dataset: Dataset
     source: str
-    leaves: Sequence[Array]  # of the state
+    state: State
+    leaves: Sequence[Array]  # of the state, those that were read
     features: Features
+
+    def reads_same(self, state: State) -> bool:
+        """Returns whether a state has the very parts that may be read of this one."""
+        return state.frozen is self.state.frozen and state.hyper is self.state.hyper
 
 
 class Cache:
@@ -63,16 +66,23 @@ class Cache:
             MemoryLimitError: they fit neither memory nor disk; the figures are named.
             Preempted: the process was asked to stop.
         """
+        alike = [
+            known
+            for known in self._known
+            if known.dataset is run.dataset and known.source == source
+        ]
+        for known in alike:  # as of another phase
+            if known.reads_same(state):
+                return known.features
         batch = next(iter(run.dataset.ordered(source, run.options.batch_size, 0)))
         batch = without_truth(batch)
         leaves = leaves_read(run.system, state, batch)
-        for known in self._known:
-            like = known.run.dataset is run.dataset and known.source == source
-            if like and all(map(same, leaves, known.leaves)):
+        for known in alike:  # as of another member of a population
+            if all(map(same, leaves, known.leaves)):
                 return known.features
         features, held = _computed(run, source, state, batch, leaves)
         self.bytes += held
-        self._known.append(_Known(run, source, leaves, features))
+        self._known.append(_Known(run.dataset, source, state, leaves, features))
         return features
 
 
@@ -163,8 +173,8 @@ def _computed(
     """Returns the features of a source and the bytes of memory that they take."""
     store = make_room(run, source, state, batch, leaves)
     size, rows = len(store.ids), run.options.batch_size
-    # All processes begin alike, and with a whole batch.
-    start = processes.lowest([store.done])[0] // rows
+    (done,) = processes.lowest([store.done])  # all begin alike, and with a whole batch
+    start = done // rows
     reached, saved_at = start * rows, time.monotonic()
 
     def note(last: int) -> None:
@@ -174,7 +184,7 @@ def _computed(
             store.save(reached)
             saved_at = time.monotonic()
 
-    if store.done < size:
+    if done < size:
         passed = ordered_pass(
             run,
             f"{run.system.name} (features of {source})",

@@ -13,7 +13,8 @@ import numpy as np
 from ad3d_jax.base import Array, Batch, State
 from ad3d_jax.devices import memory
 from ad3d_jax.fit.run import Run
-from ad3d_jax.workdir.folder import write_json
+from ad3d_jax.workdir.json_files import read_json, write_json
+from ad3d_jax.workdir.unreadable import reading
 
 MEMORY_SHARE = 0.5  # of the host's free memory, at most, for features
 MANIFEST = "manifest.json"
@@ -32,7 +33,12 @@ class Store(NamedTuple):
 def make_room(
     run: Run, source: str, state: State, batch: Batch, leaves: Sequence[Array]
 ) -> Store:
-    """Returns room in memory, or else in a folder, where rows may be there already."""
+    """Returns room in memory, or else in a folder, where rows may be there already.
+
+    Raises:
+        MemoryLimitError: there is none; the figures are named.
+        UnreadableError: a file of the folder is damaged.
+    """
     size, folder = run.dataset.size(source), run.options.cache_folder
     shapes = {
         name: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype)
@@ -88,15 +94,11 @@ def _mapped(path: Path, like: jax.ShapeDtypeStruct, begun: bool) -> np.ndarray:
     """Returns an array that is mapped from a file, which is new where none was begun.
 
     Raises:
-        ValueError: the file is damaged.
+        UnreadableError: the file is damaged.
     """
     if begun:
-        try:
-            np.load(path, mmap_mode="r", allow_pickle=False)  # else a short file grows
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"{path}: damaged ({error}); remove {path.parent}"
-            ) from error
+        with reading(path):  # to write to one that is too short would lengthen it
+            np.load(path, mmap_mode="r", allow_pickle=False)
     # NumPy's format has no name for bfloat16.
     plain = like.dtype if like.dtype.kind != "V" else f"V{like.dtype.itemsize}"
     mode = "r+" if begun else "w+"
@@ -105,12 +107,8 @@ def _mapped(path: Path, like: jax.ShapeDtypeStruct, begun: bool) -> np.ndarray:
 
 def _done(manifest: Path) -> int:
     """Returns how many rows a folder holds."""
-    try:
-        return int(json.loads(manifest.read_text(encoding="utf-8"))["done"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{manifest}: damaged ({error}); remove {manifest.parent}"
-        ) from error
+    with reading(manifest):
+        return int(read_json(manifest)["done"])
 
 
 def _digest(

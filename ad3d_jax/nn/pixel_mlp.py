@@ -48,7 +48,7 @@ class ComparedAutoEncoder(nn.Module):
     Level 1 joins the first block with the last stage, level 2 the second block with the
     last stage but one, and so on. One level stays as it is; of several, each passes a
     `PixelMlp` of `mlp_width` features and is enlarged to the size of the first. The
-    auto-encoder halves the picture `halvings` times.
+    auto-encoder halves the image `halvings` times.
 
     Reference: Chen et al., arXiv 2307.13925: one modality of the reconstruction network
     and of the segmentation network as far as they are apart.

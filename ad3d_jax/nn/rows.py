@@ -1,4 +1,4 @@
-"""What a network is told of the rows of its batch."""
+"""What a network knows of the rows of its batch."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""One Gaussian a position: fitted from samples, and Mahalanobis distances to it."""
+"""One Gaussian a position: from sums over samples, and Mahalanobis distances to it."""
 
 from functools import partial
 from typing import NamedTuple
@@ -13,21 +13,15 @@ BLOCK_BYTES = 2**28
 
 
 class Gaussians(NamedTuple):
-    """Means and regularised covariances of P positions, made by `fit`.
+    """Means and regularised covariances of P positions.
 
-    With v = scale (x - mean), scale = 1/sqrt(eps), the squared distance is, after the
-    number of samples N (`by_samples`),
-
-    - |F v|², F [D,D] the inverse of the Cholesky factor of cov/eps; J = 0; or
-    - |v - F^T a|² + |a|², a = G F v, F [N,D] the scaled centred samples and
-      G = (F F^T + I)^-1. This is Woodbury's identity, written as the minimum over a:
-      a sum of squares without cancellation, in which an error of a counts squared.
+    The squared distance of x is |F scale (x - mean)|², scale = 1/sqrt(epsilon), with F
+    the inverse of the Cholesky factor of covariance / epsilon + I.
     """
 
     mean: Array  # [P,D] float32
     scale: Array  # [] float32
-    factor: Array  # [P,K,D] float32
-    inner: Array  # [P,J,J] float32, J = K or 0
+    factor: Array  # [P,D,D] float32; [P,0,D] until it is fitted
 
 
 def empty(positions: int, dimensions: int) -> Gaussians:
@@ -36,61 +30,63 @@ def empty(positions: int, dimensions: int) -> Gaussians:
         mean=np.zeros((positions, dimensions), np.float32),
         scale=np.ones((), np.float32),
         factor=np.zeros((positions, 0, dimensions), np.float32),
-        inner=np.zeros((positions, 0, 0), np.float32),
     )
 
 
-def by_samples(count: int, dimensions: int) -> bool:
-    """Returns whether Woodbury's form takes less memory than the Cholesky factor."""
-    return count * (count + dimensions) < dimensions**2
-
-
-def check(count: int, epsilon: float) -> None:
+def check(count: float, epsilon: float) -> None:
     """Raises ValueError where no covariance can be estimated or inverted."""
     if count < 2:
-        raise ValueError(f"a covariance needs at least 2 samples, found {count}")
+        raise ValueError(f"a covariance needs at least 2 samples, found {count:g}")
     if not epsilon > 0:
         raise ValueError(f"epsilon: expected a number above 0, found {epsilon}")
 
 
-def fit(rows: Array, epsilon: float, block_bytes: int = BLOCK_BYTES) -> Gaussians:
+def moments(rows: Array, mean: Array, weight: Array) -> Array:
+    """Returns the sum over samples of the products of what is off the mean, [P,D,D].
+
+    Args:
+        rows: [B,P,D] float32.
+        mean: [P,D] float32.
+        weight: [B] float32, how often each sample counts.
+    """
+    centred = rows - mean[None]
+    return _einsum("bpd,bpe->pde", weight[:, None, None] * centred, centred)
+
+
+def fit(
+    mean: Array,
+    moments: Array,
+    count: float,
+    epsilon: float,
+    block_bytes: int = BLOCK_BYTES,
+) -> Gaussians:
     """Returns the Gaussians of samples, on the host.
 
     Args:
-        rows: [N,P,D] float32, N samples of D features at P positions, N >= 2.
-        epsilon: > 0, added to the diagonal of the covariance, whose divisor is N - 1.
+        mean: [P,D], of the samples.
+        moments: [P,D,D], sums over the samples as `moments` returns them.
+        count: of the samples, >= 2.
+        epsilon: > 0, added to the diagonal of the covariance, whose divisor is the
+            count - 1.
         block_bytes: device memory for the positions that are worked on at a time.
 
     Raises:
-        ValueError: too few samples, rows that are not finite, or epsilon is not > 0.
+        ValueError: too few samples, or epsilon is not > 0.
 
-    Source: PaDiM (arXiv 2011.08785), Eq. 1; neither covariance nor inverse is stored.
+    Source: PaDiM (arXiv 2011.08785), Eq. 1; no inverse is stored.
     """
-    count, positions, dimensions = rows.shape
     check(count, epsilon)
-    bad = sum(int((~np.isfinite(row).all(-1)).sum()) for row in rows)
-    if bad:
-        raise ValueError(
-            f"expected finite features, found {bad} of {count * positions} rows with "
-            "NaN or infinity"
-        )
-    scale = np.array(1 / np.sqrt(epsilon), np.float32)
-    block = block_positions(count, positions, dimensions, block_bytes)
-    width = count if by_samples(count, dimensions) else dimensions
-    inner = width if by_samples(count, dimensions) else 0
-    result = Gaussians(
-        mean=np.empty((positions, dimensions), np.float32),
-        scale=scale,
-        factor=np.empty((positions, width, dimensions), np.float32),
-        inner=np.empty((positions, inner, inner), np.float32),
-    )
+    positions, dimensions = mean.shape
+    # A matrix, its Cholesky factor and the inverse of that.
+    block = min(positions, max(block_bytes // (12 * dimensions**2), 1))
+    factor = np.empty((positions, dimensions, dimensions), np.float32)
     for first in range(0, positions, block):
         # The last block ends at the last position, so that all have one shape.
         here = slice(min(first, positions - block), min(first + block, positions))
-        mean, factor, within = _fit_block(np.ascontiguousarray(rows[:, here]), scale)
-        result.mean[here], result.factor[here] = mean, factor
-        result.inner[here] = within
-    return result
+        scaled = moments[here] / ((count - 1) * epsilon)
+        factor[here] = _inverse_factor(np.asarray(scaled, np.float32))
+    scale = np.array(1 / np.sqrt(epsilon), np.float32)
+    return Gaussians(np.asarray(mean, np.float32), scale, factor)
 
 
 def mahalanobis(gaussians: Gaussians, queries: Array) -> Array:
@@ -103,60 +99,21 @@ def mahalanobis(gaussians: Gaussians, queries: Array) -> Array:
     Raises:
         ValueError: positions or features differ.
     """
-    mean, scale, factor, inner = gaussians
+    mean, scale, factor = gaussians
     if queries.shape[1:] != mean.shape:
         raise ValueError(
             f"queries: expected [B,{mean.shape[0]},{mean.shape[1]}] to fit the "
             f"Gaussians, found {queries.shape}"
         )
     offset = (queries - mean[None]) * scale
-    weights = _einsum("pkd,bpd->bpk", factor, offset)
-    if not inner.shape[1]:
-        return jnp.linalg.norm(weights, axis=-1)
-    weights = _einsum("pij,bpj->bpi", inner, weights)
-    rest = offset - _einsum("pkd,bpk->bpd", factor, weights)
-    return jnp.sqrt(jnp.sum(rest**2, -1) + jnp.sum(weights**2, -1))
-
-
-def block_positions(
-    count: int, positions: int, dimensions: int, block_bytes: int
-) -> int:
-    """Returns how many positions `fit` works on at a time."""
-    side = count if by_samples(count, dimensions) else dimensions
-    # Samples, centred samples and result; matrix, its factor and inverse.
-    each = 4 * (3 * count * dimensions + 3 * side**2)
-    return min(positions, max(block_bytes // each, 1))
-
-
-def numbers(count: int, positions: int, dimensions: int) -> int:
-    """Returns how many numbers the Gaussians of `count` samples hold."""
-    if by_samples(count, dimensions):
-        each = dimensions + count * (count + dimensions)
-    else:
-        each = dimensions + dimensions**2
-    return positions * each + 1
+    return jnp.linalg.norm(_einsum("pkd,bpd->bpk", factor, offset), axis=-1)
 
 
 @jax.jit
-def _fit_block(rows: Array, scale: Array) -> tuple[Array, Array, Array]:
-    """Returns mean [p,D], factor [p,K,D] and inner [p,J,J] of rows [N,p,D]."""
-    count, positions, dimensions = rows.shape
-    mean = jnp.mean(rows, axis=0)
-    centred = (rows - mean[None]) * (scale / np.sqrt(count - 1))
-    samples = jnp.swapaxes(centred, 0, 1)
-    if by_samples(count, dimensions):
-        gram = _einsum("pid,pjd->pij", samples, samples) + jnp.eye(count)[None]
-        lower = jnp.linalg.cholesky(gram)
-        inverse = _inverse(lower)
-        return mean, samples, _einsum("pki,pkj->pij", inverse, inverse)
-    covariance = _einsum("pnd,pne->pde", samples, samples)
-    lower = jnp.linalg.cholesky(covariance + jnp.eye(dimensions)[None])
-    return mean, _inverse(lower), jnp.zeros((positions, 0, 0))
-
-
-def _inverse(lower: Array) -> Array:
-    """Returns the inverses of lower triangular matrices [p,D,D]."""
-    identity = jnp.broadcast_to(jnp.eye(lower.shape[-1]), lower.shape)
+def _inverse_factor(matrices: Array) -> Array:
+    """Returns the inverse of the Cholesky factor of each matrix plus one, [p,D,D]."""
+    identity = jnp.broadcast_to(jnp.eye(matrices.shape[-1]), matrices.shape)
+    lower = jnp.linalg.cholesky(matrices + identity)
     return jax.lax.linalg.triangular_solve(lower, identity, left_side=True, lower=True)
 
 

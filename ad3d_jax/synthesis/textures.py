@@ -1,4 +1,4 @@
-"""Anomaly textures: the library's own, and those of a folder of pictures."""
+"""Anomaly textures: the library's own, and those of a folder of images."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -38,46 +38,46 @@ def single_colours(key: jax.Array, count: int, size: int) -> jax.Array:
 def load_textures(
     folder: str | Path, size: int, limit: int | None = None, seed: int = 0
 ) -> np.ndarray:
-    """Returns the pictures below a folder as [T,size,size,3] uint8, in order of path.
+    """Returns the images below a folder as [T,size,size,3] uint8, in order of path.
 
     Args:
         folder: searched with its subfolders for jpg, png, bmp and webp files.
-        size: side that every picture is resized to, bilinear.
+        size: side that every image is resized to, bilinear.
         limit: at most so many, a random choice by `seed`; None takes all.
         seed: of that choice.
 
     Raises:
-        ValueError: see `find_pictures` and `read_picture`.
+        ValueError: see `find_images` and `read_image`.
     """
     from tqdm import tqdm
 
-    files = find_pictures(folder)
+    files = find_images(folder)
     if limit is not None and limit < len(files):
         chosen = np.random.default_rng(seed).choice(len(files), limit, replace=False)
         files = [files[i] for i in sorted(chosen)]
     textures = np.empty((len(files), size, size, 3), np.uint8)
     for index, file in enumerate(tqdm(files, "textures", delay=2.0)):
-        textures[index] = read_picture(file, size)
+        textures[index] = read_image(file, size)
     return textures
 
 
-def find_pictures(folder: str | Path) -> list[Path]:
+def find_images(folder: str | Path) -> list[Path]:
     """Returns the jpg, png, bmp and webp files below a folder, in order of path.
 
     Raises:
-        ValueError: no such folder, or no picture in it.
+        ValueError: no such folder, or no image in it.
     """
     root = Path(folder)
     if not root.is_dir():
         raise ValueError(f"textures: expected a folder, found {str(root)!r}")
     files = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES)
     if not files:
-        raise ValueError(f"textures: no picture {SUFFIXES} below {str(root)!r}")
+        raise ValueError(f"textures: no image {SUFFIXES} below {str(root)!r}")
     return files
 
 
-def read_picture(file: str | Path, size: int) -> np.ndarray:
-    """Returns a picture as [size,size,3] uint8, bilinear.
+def read_image(file: str | Path, size: int) -> np.ndarray:
+    """Returns a image as [size,size,3] uint8, bilinear.
 
     Raises:
         ValueError: it cannot be read.
@@ -85,9 +85,9 @@ def read_picture(file: str | Path, size: int) -> np.ndarray:
     from PIL import Image
 
     try:
-        with Image.open(file) as picture:
-            picture = picture.convert("RGB")
-        return np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR))
+        with Image.open(file) as opened:
+            image = opened.convert("RGB")
+        return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
     except (OSError, Image.DecompressionBombError) as error:
         raise ValueError(f"textures: cannot read {str(file)!r}: {error}") from error
 

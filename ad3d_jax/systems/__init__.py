@@ -29,15 +29,15 @@ class Entry(NamedTuple):
 
 
 SYSTEMS: dict[str, Entry] = {
-    "btf": Entry(btf.Config, btf.btf, btf.HYPER),
+    "btf": Entry(btf.Config, btf.btf, {}),
     "das3d": Entry(das3d.Config, das3d.das3d, das3d.HYPER),
     "dbrn": Entry(dbrn.Config, dbrn.dbrn, dbrn.HYPER),
     "draem": Entry(draem.Config, draem.draem, draem.HYPER),
     "dsr": Entry(dsr2d.Config, dsr2d.dsr, dsr2d.HYPER),
     "dsr3d": Entry(dsr3d.Config, dsr3d.dsr3d, dsr3d.HYPER),
     "easynet": Entry(easynet.Config, easynet.easynet, easynet.HYPER),
-    "padim": Entry(padim.Config, padim.padim, padim.HYPER),
-    "patchcore": Entry(patchcore.Config, patchcore.patchcore, patchcore.HYPER),
+    "padim": Entry(padim.Config, padim.padim, {}),
+    "patchcore": Entry(patchcore.Config, patchcore.patchcore, {}),
     "simplenet": Entry(simplenet.Config, simplenet.simplenet, simplenet.HYPER),
 }
 

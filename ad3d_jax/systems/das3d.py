@@ -116,12 +116,13 @@ def das3d(config: Config = Config()) -> System:  # noqa: B008 (frozen)
         return Scores(anomalous, image, parts)
 
     updates = (Update(loss, optimizer),)
+    train = Train("train", updates, 0, epochs=config.epochs, fold=fold_modules)
     return System(
         name="das3d",
         needs_fit=(*seen.needs, "foreground"),
         needs_score=seen.needs,
         init=init,
-        phases=(Train("train", updates, 0, epochs=config.epochs, fold=fold_modules),),
+        phases=(train,),
         score=score,
         pretrained=(TEXTURES,),
         synthesise=seen.gallery(partial(make_anomalies, config)),

@@ -45,7 +45,7 @@ HYPER: Mapping[str, float] = {
     "loss_focal": 1.0,
     "focal_gamma": 2.0,
 }
-DRAWN = {"pictures": procedural_textures, "colours": single_colours}
+DRAWN = {"images": procedural_textures, "colours": single_colours}
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def build_networks(config: Config) -> dict:
 
 
 def forward(networks: Mapping, scope: Scope, inputs: Mapping[str, Array]) -> Pass:
-    """Restores each modality and judges [reconstructions, inputs] together.
+    """Restores each modality and segments [reconstructions, inputs] together.
 
     Without a discriminator the map is 1 - SSIM, without a reconstruction the
     discriminator sees the inputs alone: the paper's ablations.

@@ -34,11 +34,11 @@ from ad3d_jax.base import (
 from ad3d_jax.nn.batch_norm import fold_modules
 from ad3d_jax.nn.scope import scoring, training
 from ad3d_jax.ops.blur import largest_mean
+from ad3d_jax.ops.entropy import best_threshold, entropy_gain
 from ad3d_jax.schedules import adam
 from ad3d_jax.synthesis.anomalies import Anomalies
 from ad3d_jax.synthesis.rgbd import NORMAL, corrupt, corruption
 from ad3d_jax.systems import easynet_networks as nets
-from ad3d_jax.systems.easynet_gate import best_threshold, entropy_gain
 from ad3d_jax.systems.easynet_networks import HEADS, forward
 from ad3d_jax.systems.fields import at_least, one_of
 from ad3d_jax.systems.modalities import Modalities, map_size

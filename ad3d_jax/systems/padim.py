@@ -8,14 +8,14 @@ whose seed and channels are the defaults. What differs is in the card
 """
 
 import random
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from ad3d_jax.base import Gather, Plan, Scores, State, System, Tree
+from ad3d_jax.base import Scores, State, Sum, System
 from ad3d_jax.features.extractors import feature_maps
 from ad3d_jax.features.modalities import needed_fields
 from ad3d_jax.features.patches import as_rows, replicate_patches
@@ -24,8 +24,6 @@ from ad3d_jax.ops.blur import gaussian_blur
 from ad3d_jax.ops.resize import resize_bilinear
 from ad3d_jax.systems import backbones
 from ad3d_jax.systems.modalities import map_size
-
-HYPER: Mapping[str, float] = {}
 
 
 @dataclass(frozen=True)
@@ -41,10 +39,11 @@ class Config(backbones.Backboned):
 
 
 def padim(config: Config = Config()) -> System:  # noqa: B008 (immutable)
-    """Returns the system.
+    """Returns the system that `config` describes.
 
     Raises:
-        ValueError: a field of the configuration is wrong.
+        ValueError: channels are asked for that the layers do not have, or epsilon is
+            not above 0.
     """
     needs = needed_fields(config.modalities)
     gaussian.check(2, config.epsilon)
@@ -56,9 +55,29 @@ def padim(config: Config = Config()) -> System:  # noqa: B008 (immutable)
         gaussians = gaussian.empty(height * width, dimensions)
         return state._replace(memory={"gaussians": gaussians})
 
-    def absorb(key, state, rows):
-        fitted = gaussian.fit(rows["rows"], config.epsilon, config.block_bytes)
-        return state._replace(memory={"gaussians": fitted})
+    def sum_rows(key, state, batch):
+        """Returns how many samples there are, and the sum of their features."""
+        rows = as_rows(embed(state, batch))
+        total = jnp.einsum("b,bpd->pd", batch.weight, rows, precision="highest")
+        return {"count": jnp.sum(batch.weight), "total": total}
+
+    def keep_mean(key, state, sums):
+        gaussian.check(sums["count"], config.epsilon)
+        mean = np.float32(sums["total"] / sums["count"])
+        gaussians = state.memory["gaussians"]._replace(mean=mean)
+        return state._replace(memory={"gaussians": gaussians})
+
+    def sum_moments(key, state, batch):
+        """Returns how many samples there are, and the sum of their moments."""
+        rows, mean = as_rows(embed(state, batch)), state.memory["gaussians"].mean
+        moments = gaussian.moments(rows, mean, batch.weight)
+        return {"count": jnp.sum(batch.weight), "moments": moments}
+
+    def keep_gaussians(key, state, sums):
+        mean, count = state.memory["gaussians"].mean, sums["count"]
+        numbers = count, config.epsilon, config.block_bytes
+        gaussians = gaussian.fit(mean, sums["moments"], *numbers)
+        return state._replace(memory={"gaussians": gaussians})
 
     def score(key, state, batch):
         """Returns smoothed Mahalanobis distances and their maximum."""
@@ -68,18 +87,15 @@ def padim(config: Config = Config()) -> System:  # noqa: B008 (immutable)
         map = gaussian_blur(resize_bilinear(map, map_size(batch)), config.sigma)
         return Scores(map, image=jnp.max(map, axis=(1, 2, 3)))
 
-    phase = Gather(
-        name="gaussians",
-        emit=lambda key, state, batch: {"rows": as_rows(embed(state, batch))},
-        absorb=absorb,
-        plan=partial(plan, config),
-    )
     return System(
         name="padim",
         needs_fit=needs,
         needs_score=needs,
         init=init,
-        phases=(phase,),
+        phases=(
+            Sum("means", sum_rows, keep_mean),
+            Sum("covariances", sum_moments, keep_gaussians),
+        ),
         score=score,
         pretrained=backbones.pretrained_parts(config),
     )
@@ -119,26 +135,3 @@ def channel_subset(total: int, count: int, seed: int) -> tuple[int, ...]:
             f"found {count}"
         )
     return tuple(random.Random(seed).sample(range(total), count))
-
-
-def plan(config: Config, state: State, shapes: Tree) -> Plan:
-    """Returns what the fit takes; every device holds all Gaussians.
-
-    Raises:
-        ValueError: there are too few samples.
-    """
-    del state
-    count, positions, dimensions = shapes["rows"].shape
-    gaussian.check(count, config.epsilon)
-    block = gaussian.block_positions(count, positions, dimensions, config.block_bytes)
-    kept = gaussian.numbers(count, positions, dimensions)
-    return Plan(
-        rows=count * positions,
-        kept=positions,
-        dimensions=dimensions,
-        bank_bytes=4 * kept,
-        split_bytes=0,
-        whole_bytes=4 * kept + config.block_bytes,
-        host_bytes=4 * (kept + count * positions * dimensions),
-        chunk=block * count,
-    )

@@ -6,7 +6,6 @@ release, whose constants are the defaults, and anomalib. What differs is in the 
 `docs/systems/patchcore.md`.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,8 +16,6 @@ from ad3d_jax.ops.blur import gaussian_blur
 from ad3d_jax.systems import backbones, banks
 from ad3d_jax.systems.fields import at_least, one_of
 from ad3d_jax.systems.modalities import map_size
-
-HYPER: Mapping[str, float] = {}
 
 
 @dataclass(frozen=True)

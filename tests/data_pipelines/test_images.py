@@ -76,9 +76,9 @@ def test_procedural_images_depend_on_the_key_alone():
 def test_a_share_decodes_its_own_images_and_knows_the_ids_of_all(folder, monkeypatch):
     whole = read(folder, 16)
     (full, _), decoded = whole.ordered("images", 4, 0), []
-    real = images.read_picture
+    real = images.read_image
     monkeypatch.setattr(
-        images, "read_picture", lambda *a: decoded.append(a[0]) or real(*a)
+        images, "read_image", lambda *a: decoded.append(a[0]) or real(*a)
     )
     part = next(whole.share(1, 2).ordered("images", 4, 0))
     np.testing.assert_array_equal(part.id, full.id)

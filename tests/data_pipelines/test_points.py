@@ -10,6 +10,7 @@ from ad3d_jax import evaluate as evaluation
 from ad3d_jax.base import Gather, Scores, State, System
 from ad3d_jax.devices import engines
 from ad3d_jax.fit.fit import Options, fit
+from ad3d_jax.workdir.scores import Row
 from data_pipelines.batches import check_batch
 from data_pipelines.errors import CorruptSampleError, DatasetError
 from data_pipelines.layout import scan
@@ -117,7 +118,7 @@ def test_from_files_to_metrics(cloud, tmp_path, reader):
     scored = evaluation.score_split(score, dataset, 2)
     assert scored.maps.shape == (4, 512, 1)
     rows = [
-        evaluation.Sample("ball", s["defect"], s["stem"], s["id"], s["label"])
+        Row("ball", s["defect"], s["stem"], s["id"], s["label"])
         for s in manifest["samples"]
         if s["split"] == "test"
     ]

@@ -35,16 +35,6 @@ class MemoryLog:
         self.lines.append(values)
 
 
-@pytest.fixture(scope="module")
-def data():
-    return MemoryDataset({"train": make_batch(6, size=8)})
-
-
-@pytest.fixture(scope="module")
-def engine():
-    return engines.make_engine("jit")
-
-
 def start(system, data, seed=1):
     return system.init(jax.random.key(seed), data.splits["train"])
 

@@ -25,6 +25,7 @@ from ad3d_jax.fit.fit import Options, Preempted, fit
 from ad3d_jax.fit.positions import CHOICE_STEPS
 from ad3d_jax.ops import coreset
 from ad3d_jax.workdir.checkpoint import Checkpointer
+from ad3d_jax.workdir.scores import Row
 
 KEY = jax.random.key(3)
 # Every slice is saved.
@@ -390,7 +391,7 @@ def test_a_choice_that_was_stopped_knows_which_it_was(data, two, monkeypatch):
     for place in (middle // 2, middle - 1, middle + 1):
         killed = MemoryCheckpointer()
         killed.trees = {n: kept.trees[n] for n in numbers[: place + 1]}
-        begun = {n: x["count"] for n, x in killed.latest(None)[1]["choice"].items()}
+        begun = {n: x["count"] for n, x in killed.latest()[1]["choice"].items()}
         found, log = fitted_banks(data, killed)
         same(found, whole)
         done = [(line["leaf"], line["done"]) for line in log.of_kind("choice")]
@@ -431,7 +432,7 @@ def test_a_cloud_is_fitted_scored_and_measured(kind, devices):
     np.testing.assert_allclose(scored.maps[..., 0], expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(scored.image, expected.sum(1) / 54, rtol=1e-4)
     samples = [
-        evaluate.Sample("sheet", "bent", str(i), int(test.id[i]), int(test.label[i]))
+        Row("sheet", "bent", str(i), int(test.id[i]), int(test.label[i]))
         for i in range(6)
     ]
     metrics = evaluate.measure(scored, samples)

@@ -13,17 +13,6 @@ from ad3d_jax.devices import engines
 from ad3d_jax.fit.fit import Preempted, fit
 from ad3d_jax.fit.phases import count_steps, due
 
-
-@pytest.fixture(scope="module")
-def data():
-    return MemoryDataset({"train": make_batch(6, size=8)})
-
-
-@pytest.fixture(scope="module")
-def engine():
-    return engines.make_engine("jit")
-
-
 # --- Which ----------------------------------------------------------------------------
 
 

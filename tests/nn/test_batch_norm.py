@@ -190,3 +190,9 @@ def test_two_calls_in_one_training_application_are_an_error():
     assert set(variables) == {"params", "batch_stats"}
     with pytest.raises(ValueError, match="BatchNorm_0 was called twice"):
         Twice().apply(variables, X, mutable=["sums"])
+
+
+def test_rows_several_times_are_their_weights_several_times():
+    rows = Rows(True, jnp.array([1.0, 0.0]))
+    np.testing.assert_array_equal(rows.times(3).weight, [1, 0, 1, 0, 1, 0])
+    assert rows.times(1) is rows and Rows(True).times(4).weight is None

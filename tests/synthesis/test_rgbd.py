@@ -250,6 +250,15 @@ def test_a_pair_that_is_not_turned_stays(absent):
     np.testing.assert_array_equal(turned, foreground)
 
 
+def test_turned_and_altered_images_keep_their_order():
+    """Networks read their channels in it; a compiled function would sort the names."""
+    rgb, depth, foreground = pair(1, 8)
+    given = {"rgb": rgb, "depth": depth}
+    turned, _ = rotate_images(keys(1), given, foreground, 10.0)
+    made = corrupt(keys(1), turned, foreground, textures(8))
+    assert list(turned) == list(made.clean) == list(made.altered) == ["rgb", "depth"]
+
+
 def test_some_pairs_are_turned_and_zeros_come_in():
     white = np.ones((ROWS, 16, 16, 3), np.float32)
     turned, _ = jax.jit(rotate_images, static_argnums=5)(

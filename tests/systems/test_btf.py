@@ -13,6 +13,12 @@ from reference_systems import make_batch
 
 from ad3d_jax.base import Batch
 from ad3d_jax.experiment import run
+from ad3d_jax.features.cells import (
+    FEATURE_SETS,
+    cell_features,
+    has_network,
+    raw_cells,
+)
 from ad3d_jax.features.patches import cell_pool
 from ad3d_jax.nn.resnet import RESNETS
 from ad3d_jax.ops import knn
@@ -26,7 +32,7 @@ SMALL = {"backbone": "resnet18", "cells": 8}
 @functools.cache
 def cells_of(config):
     """Returns the compiled features of a configuration."""
-    return jax.jit(functools.partial(btf.cell_features, config))
+    return jax.jit(functools.partial(cell_features, config))
 
 
 def shape_of(side: int = 224, **fields):
@@ -72,7 +78,7 @@ def test_a_bank_keeps_a_tenth_of_a_class():
 def test_a_raw_cell_is_a_run_of_pixels_and_no_block():
     z = np.arange(16 * 16, dtype=np.float32).reshape(1, 16, 16, 1)
     batch = Batch(xyz=np.concatenate([0 * z, 0 * z, z], -1))
-    cells = btf.raw_cells(Config(features="raw", cells=4), {}, batch)
+    cells = raw_cells(Config(features="raw", cells=4), {}, batch)
     assert cells.shape == (1, 4, 4, 16)
     np.testing.assert_array_equal(cells[0, 0, 1], np.arange(16, 32))
     np.testing.assert_array_equal(cells[0, 3, 3], np.arange(240, 256))
@@ -204,11 +210,11 @@ def test_images_that_do_not_suit_are_refused():
 
 
 def test_variants_name_the_seven_sets():
-    assert set(btf.FEATURE_SETS) <= set(VARIANTS)
-    for name in btf.FEATURE_SETS:
+    assert set(FEATURE_SETS) <= set(VARIANTS)
+    for name in FEATURE_SETS:
         config = get_config(name)
         assert config.model.features == name
-        assert bool(config.model.backbone) == btf.has_network(name)
+        assert bool(config.model.backbone) == has_network(name)
     assert get_config().model.features == "rgb_fpfh"
     assert get_config("resnet18").model.backbone == "resnet18"
     assert get_config().model.source == "racm_in1k"

@@ -2,7 +2,6 @@
 
 import functools
 import math
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +11,9 @@ from reference_systems import make_batch
 
 from ad3d_jax.base import ALONE, Batch, Gather, Train, fold_each, without_truth
 from ad3d_jax.nn.scope import scoring
+from ad3d_jax.ops import entropy
 from ad3d_jax.ops.perlin import rotated_perlin_noise
-from ad3d_jax.systems import easynet_gate, easynet_networks
+from ad3d_jax.systems import easynet_networks
 from ad3d_jax.systems.easynet import (
     HYPER,
     Config,
@@ -283,33 +283,6 @@ def test_learning_rate_falls_twice():
 # --- The gate -------------------------------------------------------------------------
 
 
-def entropy_of(values):
-    entropy, counted = easynet_gate.histogram_entropy(jnp.float32(values)[None])
-    return float(entropy[0]), int(counted[0])
-
-
-@pytest.mark.parametrize("repeats", [1, 8])
-def test_entropy_of_even_and_of_constant_values(repeats):
-    even = np.tile((np.arange(256) + 0.5) / 256, repeats)
-    assert entropy_of(even) == (pytest.approx(8, abs=1e-5), 256 * repeats)
-    assert entropy_of(np.full(300 * repeats, 0.3)) == (0, 300 * repeats)
-    outside = np.concatenate([even, np.full(100, -0.1), np.full(50, 1.1)])
-    assert entropy_of(outside) == entropy_of(even)
-    assert entropy_of([0, 0, 1, 1, 1 / 256]) == (pytest.approx(1.52193, abs=1e-4), 5)
-    assert entropy_of([-1, 2]) == (0, 0)
-
-
-def test_entropies_are_the_public_ones():
-    file = Path(__file__).resolve().parents[1] / "golden" / "easynet_32.npz"
-    with np.load(file) as golden:
-        rgb, fusion = golden["pooled_rgb"], golden["pooled_fusion"]
-        expected = golden["entropies"]
-    alone, _ = easynet_gate.histogram_entropy(rgb)
-    gain = easynet_gate.entropy_gain(rgb, fusion[:, rgb.shape[1] :])
-    np.testing.assert_allclose(alone, expected[:1], atol=1e-4)
-    np.testing.assert_allclose(gain, expected[1:] - expected[:1], atol=1e-4)
-
-
 def test_without_any_colour_feature_inside_the_colour_map_is_taken():
     outside, inside = jnp.full((1, 8), -1.0), jnp.linspace(0, 1, 8)[None]
     _, state, _ = ready(Config(**TINY))
@@ -334,7 +307,7 @@ def test_modes_of_the_gate():
     inputs = {"rgb": batch.rgb, "depth": normalised_depth(config, batch.depth)}
     forward = functools.partial(easynet_networks.forward, config, networks, scope)
     pooled = jax.jit(lambda x: forward(x, ("rgb", "fusion")).pooled)(inputs)
-    gain = np.asarray(easynet_gate.entropy_gain(pooled["rgb"], pooled["depth"]))
+    gain = np.asarray(entropy.entropy_gain(pooled["rgb"], pooled["depth"]))
     middle = float(np.sort(gain)[1:3].mean())
     calibrated = state._replace(memory={**state.memory, "threshold": middle})
     given = state._replace(hyper={**state.hyper, "gate_threshold": middle})
@@ -357,28 +330,6 @@ def test_modes_of_the_gate():
     np.testing.assert_allclose(one.image, np.where(taken, opened.image, closed.image))
 
 
-def test_the_threshold_separates_best():
-    # Colour tells rows 0, 2 apart, fusion rows 1, 3; the gains say which is which.
-    gain = jnp.float32([0.1, 0.5, 0.2, 0.7])
-    anomalous = jnp.array([False, False, True, True])
-    rgb = jnp.float32([0.1, 0.9, 0.8, 0.0])
-    fusion = jnp.float32([0.9, 0.2, 0.1, 0.9])
-    everyone = jnp.ones(4, bool)
-    best = functools.partial(easynet_gate.best_threshold, gain)
-    found = float(best(rgb, fusion, anomalous, everyone))
-    assert found == pytest.approx(0.35)  # between 0.2 and 0.5
-    # What does not matter leaves the paper's 0.
-    assert float(best(rgb, rgb, anomalous, everyone)) == 0
-    # Colour alone is right: no gain may be enough.
-    good, bad = jnp.float32([0, 0, 1, 1]), jnp.float32([1, 1, 0, 0])
-    assert float(best(good, bad, anomalous, everyone)) == easynet_gate.BITS
-    assert float(best(bad, good, anomalous, everyone)) == 0
-    # A row that does not count has no say.
-    counted = jnp.array([True, True, True, False])
-    spoilt = fusion.at[3].set(-9.0)
-    assert float(best(rgb, spoilt, anomalous, counted)) == pytest.approx(0.35)
-
-
 @pytest.mark.slow
 def test_calibration_pairs_each_sample_with_its_altered_self():
     config = Config(**TINY)
@@ -394,7 +345,7 @@ def test_calibration_pairs_each_sample_with_its_altered_self():
     opened = jax.jit(easynet(Config(gate="open", **TINY)).score)(None, state, batch)
     np.testing.assert_allclose(rows["fusion_clean"], opened.image, rtol=1e-5)
     after = phase.absorb(None, state, jax.device_get(rows))
-    assert abs(float(after.memory["threshold"])) <= easynet_gate.BITS
+    assert abs(float(after.memory["threshold"])) <= entropy.BITS
 
 
 # --- The configuration ----------------------------------------------------------------

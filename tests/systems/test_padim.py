@@ -3,6 +3,7 @@
 import dataclasses
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -14,7 +15,8 @@ from scipy.ndimage import gaussian_filter, zoom
 from sklearn.covariance import empirical_covariance
 
 from ad3d_jax.base import Batch, State, without_truth
-from ad3d_jax.systems import build, padim
+from ad3d_jax.features.patches import as_rows
+from ad3d_jax.systems import backbones, build, padim
 from ad3d_jax.systems.padim import Config
 from experiments.configs import padim as configs
 
@@ -30,18 +32,35 @@ class Trial(NamedTuple):
 
     state: State
     rows: np.ndarray  # [samples,P,D]
-    emit: Callable
+    embed: Callable  # batch -> [samples,P,D]
     score: Callable
 
 
 @pytest.fixture(scope="module")
 def trial():
     batch, system = boards(6), padim.padim(SMALL)
-    emit, score = jax.jit(system.phases[0].emit), jax.jit(system.score)
-    empty = system.init(KEY, batch)
-    rows = jax.device_get(emit(KEY, empty, batch))
-    state = system.phases[0].absorb(KEY, empty, rows)
-    return Trial(state, rows["rows"], emit, score)
+    state = system.init(KEY, batch)
+    embed = jax.jit(partial(rows_of, SMALL, state))
+    return Trial(
+        summed(system, state, batch), embed(batch), embed, jax.jit(system.score)
+    )
+
+
+def rows_of(config, state, batch):
+    """Returns the kept channels at all positions, [samples,P,D]."""
+    embed = padim.chosen_channels(config)
+    return as_rows(backbones.features(config, embed, state, batch))
+
+
+def summed(system, state, batch):
+    """Returns the state after the phases, each over the samples in two batches."""
+    for phase in system.phases:
+        emit = jax.jit(phase.emit)
+        halves = [jax.tree.map(lambda x, n=n: x[n::2], batch) for n in (0, 1)]
+        parts = [jax.device_get(emit(KEY, state, half)) for half in halves]
+        sums = jax.tree.map(lambda x, y: np.float64(x) + np.float64(y), *parts)
+        state = phase.finish(KEY, state, sums)
+    return state
 
 
 def boards(count, **kwargs):
@@ -49,15 +68,16 @@ def boards(count, **kwargs):
 
 
 def shapes_of(config, batch):
-    """Returns the shapes of the state and of the emitted rows."""
+    """Returns the shapes of the state, of the features and of the moments."""
     system = padim.padim(config)
 
-    def emitted(key, batch):
+    def shapes(key, batch):
         state = system.init(key, batch)
-        return state, system.phases[0].emit(key, state, batch)["rows"]
+        moments = system.phases[1].emit(key, state, batch)["moments"]
+        return state, rows_of(config, state, batch), moments
 
-    state, rows = jax.eval_shape(emitted, KEY, batch)
-    return state, rows.shape
+    state, rows, moments = jax.eval_shape(shapes, KEY, batch)
+    return state, rows.shape, moments.shape
 
 
 # --- The facts of the sheet -----------------------------------------------------------
@@ -101,35 +121,19 @@ def test_the_layers_have_the_published_channels(fields, total):
 )
 def test_the_embedding_has_the_published_shape(config, side, positions, dimensions):
     image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
-    state, rows = shapes_of(config, Batch(rgb=image))
+    batch = Batch(rgb=image, weight=jax.ShapeDtypeStruct((1,), jnp.float32))
+    state, rows, moments = shapes_of(config, batch)
     assert rows == (1, positions, dimensions)
+    # 125 MB of ResNet-18, 3.8 GB of the wide ResNet-50.
+    assert moments == (positions, dimensions, dimensions)
     assert state.memory["gaussians"].mean.shape == (positions, dimensions)
-
-
-def test_the_gaussians_take_the_published_memory():
-    def planned(config, samples, dimensions):
-        rows = jax.ShapeDtypeStruct((samples, 3136, dimensions), jnp.float32)
-        return padim.plan(config, State(), {"rows": rows})
-
-    # Full matrices: 125 MB of R18 (and its means), 3.8 GB of WR50.
-    full = planned(RESNET18, 300, 100)
-    held = full.whole_bytes - RESNET18.block_bytes
-    assert held == 4 * (3136 * 100 * 101 + 1)
-    wide = planned(Config(), 400, 550)
-    assert wide.whole_bytes - Config().block_bytes == 4 * (3136 * 550 * 551 + 1)
-    assert wide.host_bytes > 4 * 3136 * 550 * (400 + 551)
-    # Woodbury's form of few samples is smaller.
-    few = planned(Config(), 60, 550)
-    assert few.whole_bytes - Config().block_bytes == 4 * (3136 * (550 + 60 * 610) + 1)
-    assert few.rows == 60 * 3136 and few.split_bytes == 0
 
 
 def test_deeper_layers_are_constant_on_aligned_blocks():
     config = dataclasses.replace(RESNET18, dimensions=448, channel_seed=0)
     channels = np.array(padim.channel_subset(448, 448, 0))
     state = padim.padim(config).init(KEY, boards(1))
-    embed = jax.jit(lambda s, b: padim.features(config, tuple(channels), s, b))
-    grid = np.asarray(embed(state, boards(1)))
+    grid = np.asarray(rows_of(config, state, boards(1))).reshape(1, 8, 8, -1)
     assert grid.shape == (1, 8, 8, 448)
     for low, high, side in ((64, 192, 2), (192, 448, 4)):
         part = grid[0][..., (channels >= low) & (channels < high)]
@@ -142,14 +146,20 @@ def test_deeper_layers_are_constant_on_aligned_blocks():
 
 def test_the_order_of_the_channels_does_not_matter(trial):
     order = np.random.default_rng(0).permutation(20)
-    permuted = padim.absorb(SMALL, KEY, State(), {"rows": trial.rows[..., order]})
-    queries = trial.emit(KEY, trial.state, boards(2, seed=5))["rows"]
+    queries = trial.embed(boards(2, seed=5))
     measure = jax.jit(padim.gaussian.mahalanobis)
-    np.testing.assert_allclose(
-        measure(permuted.memory["gaussians"], queries[..., order]),
-        measure(trial.state.memory["gaussians"], queries),
-        rtol=1e-4,
-    )
+
+    def distance(rows, queries):
+        mean = rows.mean(0)
+        moments = padim.gaussian.moments(rows, mean, np.ones(6, np.float32))
+        gaussians = padim.gaussian.fit(mean, np.asarray(moments), 6, 0.01)
+        return measure(gaussians, queries)
+
+    expected = measure(trial.state.memory["gaussians"], queries)
+    rows = np.asarray(trial.rows)
+    np.testing.assert_allclose(distance(rows, queries), expected, rtol=1e-4)
+    permuted = distance(rows[..., order], queries[..., order])
+    np.testing.assert_allclose(permuted, expected, rtol=1e-4)
 
 
 # --- Scores ---------------------------------------------------------------------------
@@ -157,7 +167,7 @@ def test_the_order_of_the_channels_does_not_matter(trial):
 
 def test_scores_are_those_of_float64(trial):
     batch = boards(3, seed=4, defect=True)
-    queries = np.float64(trial.emit(KEY, trial.state, batch)["rows"])
+    queries = np.float64(trial.embed(batch))
     rows = np.float64(trial.rows)
     count, places, dimensions = rows.shape
     distance = np.empty(queries.shape[:2])
@@ -184,6 +194,8 @@ def test_the_mean_scores_zero(trial):
     gaussians = trial.state.memory["gaussians"]
     found = padim.gaussian.mahalanobis(gaussians, jnp.asarray(gaussians.mean)[None])
     np.testing.assert_array_equal(found, np.zeros((1, 64)))
+    rows = np.float64(trial.rows)
+    np.testing.assert_allclose(gaussians.mean, rows.mean(0), rtol=1e-6, atol=1e-6)
 
 
 # --- Configuration --------------------------------------------------------------------
@@ -202,8 +214,8 @@ def test_what_is_needed_follows_from_the_modalities(modalities, needs):
     system = padim.padim(config)
     assert system.needs_fit == system.needs_score == needs
     batch = boards(2)
-    batch = Batch(**{name: getattr(batch, name) for name in needs})
-    _, rows = shapes_of(config, batch)
+    batch = Batch(**{name: getattr(batch, name) for name in ("weight", *needs)})
+    _, rows, _ = shapes_of(config, batch)
     assert rows == (2, 64, 20 * len(modalities))
 
 
@@ -229,7 +241,8 @@ def test_a_wrong_field_is_named(fields, message):
         padim.padim(Config(**fields))
 
 
-def test_one_sample_is_refused_before_any_work():
-    rows = jax.ShapeDtypeStruct((1, 64, 20), jnp.float32)
+def test_one_sample_is_refused():
+    batch, system = boards(1), padim.padim(SMALL)
+    state, phase = system.init(KEY, batch), system.phases[0]
     with pytest.raises(ValueError, match="at least 2 samples, found 1"):
-        padim.plan(SMALL, State(), {"rows": rows})
+        phase.finish(KEY, state, jax.device_get(phase.emit(KEY, state, batch)))

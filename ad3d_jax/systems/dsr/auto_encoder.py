@@ -16,16 +16,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ad3d_jax.base import (
-    Array,
-    Batch,
-    Pretrained,
-    State,
-    Train,
-    Tree,
-    Update,
-    fold_each,
-)
+from ad3d_jax.base import Array, Pretrained, State, Train, Tree, Update, fold_each
 from ad3d_jax.features import weights
 from ad3d_jax.nn.discrete_auto_encoder import KERNELS, DiscreteAutoEncoder
 from ad3d_jax.ops import codebook
@@ -169,7 +160,7 @@ def pretrain_phase(config: Config) -> Train:
     def loss(keys, params, state, batch, across):
         """Reconstruction plus the commitment of both levels to their codes."""
         hyper, codebooks = state.hyper, state.extra["codebooks"]
-        x = pretraining_images(config, fold_each(keys, 0), batch)
+        x = pretraining_images(config, fold_each(keys, 0), batch.rgb)
         codes = forward(module, params[NAME], codebooks, x)
         error = jnp.abs(x - codes.reconstruction)
         error = jnp.mean(error if config.dada_distance == "l1" else error**2, (1, 2))
@@ -219,14 +210,14 @@ def pretrain_phase(config: Config) -> Train:
     )
 
 
-def pretraining_images(config: Config, keys: Array, batch: Batch) -> Array:
+def pretraining_images(config: Config, keys: Array, rgb: Array) -> Array:
     """Returns natural images with simulated depth, as `modalities` says, [B,H,W,C]."""
-    images = {"rgb": batch.rgb}
+    images = {"rgb": rgb}
     if config.simulation == "grey":
-        images["depth"] = jnp.sum(batch.rgb * LUMA[None, None, None], -1, keepdims=True)
+        images["depth"] = jnp.sum(rgb * LUMA[None, None, None], -1, keepdims=True)
     elif "depth" in config.modalities:
         affine = config.simulation == "perlin_affine"
-        images["depth"] = simulate_depth(keys, *batch.rgb.shape[1:3], affine)
+        images["depth"] = simulate_depth(keys, *rgb.shape[1:3], affine)
     return jnp.concatenate([images[name] for name in config.modalities], axis=-1)
 
 
@@ -239,17 +230,20 @@ def level_health(codebooks: Mapping[str, Codebook], before: str = "") -> dict:
     }
 
 
-def get_pretrained(state: State) -> Tree:
-    """Returns what a file holds for this phase."""
-    return {"params": state.params[NAME], "codebooks": state.extra["codebooks"]}
-
-
-def put_pretrained(state: State, tree: Tree) -> State:
-    """Returns the state with what a file held."""
+def put(state: State, tree: Tree) -> State:
+    """Returns the state with the auto-encoder of a file."""
     return state._replace(
         params={**state.params, NAME: tree["params"]},
         extra={**state.extra, "codebooks": tree["codebooks"]},
     )
 
 
-PRETRAINED = Pretrained(NAME, get_pretrained, put_pretrained, weights.load)
+PRETRAINED = Pretrained(
+    name=NAME,
+    get=lambda state: {
+        "params": state.params[NAME],
+        "codebooks": state.extra["codebooks"],
+    },
+    put=put,
+    read=weights.load,
+)

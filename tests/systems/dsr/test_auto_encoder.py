@@ -69,7 +69,9 @@ def run_loss(config, state, batch):
 )
 def test_channels_and_groups(config, channels, groups):
     keys = sample_keys(KEY, make_batch())
-    x = jax.jit(partial(auto_encoder.pretraining_images, config))(keys, make_batch())
+    x = jax.jit(partial(auto_encoder.pretraining_images, config))(
+        keys, make_batch().rgb
+    )
     assert x.shape == (3, 16, 16, channels)
     assert len(auto_encoder.build(config).channels) == groups
     if "rgb" in config.modalities:
@@ -84,7 +86,9 @@ def test_depth_of_the_ablation():
 
     def depth(simulation):
         config = dataclasses.replace(CONFIG, simulation=simulation)
-        made = jax.jit(partial(auto_encoder.pretraining_images, config))(keys, batch)
+        made = jax.jit(partial(auto_encoder.pretraining_images, config))(
+            keys, batch.rgb
+        )
         return made[..., 0]
 
     np.testing.assert_allclose(depth("perlin").max((1, 2)), 1.0, atol=1e-6)
@@ -99,7 +103,7 @@ def test_the_loss_by_hand(config, weight):
     state, batch = make_state(config, dada_loss_depth=weight), make_batch()
     keys, each, sums, info = run_loss(config, state, batch)
     x = jax.jit(partial(auto_encoder.pretraining_images, config))(
-        fold_each(keys, 0), batch
+        fold_each(keys, 0), batch.rgb
     )
     codebooks = state.extra["codebooks"]
     forward = jax.jit(partial(auto_encoder.forward, auto_encoder.build(config)))

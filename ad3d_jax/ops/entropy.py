@@ -1,4 +1,4 @@
-"""EasyNet's entropy gate: whether an image is judged by colour alone or with depth."""
+"""Entropy of features, and EasyNet's choice between two maps that rests on it."""
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +52,7 @@ def entropy_gain(rgb: Array, depth: Array) -> Array:
 def best_threshold(
     gain: Array, rgb: Array, fusion: Array, anomalous: Array, counted: Array
 ) -> Array:
-    """Returns the threshold of the gain with which images are told apart best, [].
+    """Returns the threshold of the gain that separates images best, [] float32.
 
     The gated score is `fusion` where the gain reaches the threshold, else `rgb`. The
     largest image AUROC wins; of equals, the threshold nearest to 0 (the paper's value).
