@@ -34,7 +34,7 @@ class Compiled:
         arrange: Callable = lambda *arguments: arguments,
     ):
         self.traces = 0
-        self._arrange = arrange  # from the arguments of a call to the function's
+        self.arrange = arrange  # from the arguments of a call to the function's
 
         def counted(*arguments):
             self.traces += 1
@@ -50,12 +50,16 @@ class Compiled:
 
     def __call__(self, *arguments):
         """Runs the function."""
-        arranged = self._arrange(*arguments)
+        arranged = self.arrange(*arguments)
         if not self.traces and jax.process_count() > 1:
             # A process that runs times out after 30 s while another one compiles.
             self._run.lower(*arranged).compile()
             processes.wait()
         return self._run(*arranged)
+
+    def trace(self, *arguments) -> jax.stages.Traced:
+        """Returns the program that a call runs; one that was called is not traced."""
+        return self._run.trace(*self.arrange(*arguments))
 
 
 def zero_padding(batch: Batch) -> Batch:

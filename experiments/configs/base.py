@@ -8,6 +8,17 @@ from ml_collections import ConfigDict
 
 from ad3d_jax.systems import SYSTEMS
 
+# What the variants `tiny` share; they fit in seconds, for tests.
+TINY = {
+    "data.image_size": 32,
+    "data.batch_size": 4,
+    "data.sample_set.train": 6,
+    "data.sample_set.validation": 1,
+    "data.sample_set.test_good": 3,
+    "data.sample_set.test_per_defect": 1,
+    "eval.batch_size": 4,
+}
+
 
 def base_config(system: str, recipe: str) -> ConfigDict:
     """Returns the configuration of a system with its defaults, all fields typed.

@@ -13,7 +13,7 @@ AUPRO: `rgb_fpfh`, the default, .873 / .993 / .964; `fpfh` .753 / .980 / .928; `
 
 from ml_collections import ConfigDict
 
-from experiments.configs.base import apply_variants, base_config
+from experiments.configs.base import TINY, apply_variants, base_config
 
 VARIANTS = {
     # Feature sets; `fpfh`, `raw`, `hog` and `sift` need no network.
@@ -40,6 +40,17 @@ VARIANTS = {
         "model.cells": 16,
         "model.blur_radius": 128 / 224 * 4,
         "data.image_size": 128,
+    },
+    # Seconds, for tests.
+    "tiny": {
+        **TINY,
+        "model.backbone": "resnet18",
+        "model.layers": ("layer1", "layer2"),
+        "model.precision": "float32",
+        "model.cells": 8,
+        "model.fraction": 0.5,
+        "model.blur_radius": 1.0,
+        "model.chunk_bytes": 2**16,
     },
 }
 

@@ -10,7 +10,7 @@ on two cores.
 
 from ml_collections import ConfigDict
 
-from experiments.configs.base import apply_variants, base_config
+from experiments.configs.base import TINY, apply_variants, base_config
 
 # Light setting: minutes on two cores. The card gives the reason of each departure.
 CPU = {
@@ -58,6 +58,22 @@ VARIANTS = {
     # Height over the table with limits of the class, in place of depth in the image's.
     "ast": {"data.recipe": "ast", "model.geometry": "height"},
     "cpu": CPU,
+    # Seconds, for tests.
+    "tiny": {
+        **TINY,
+        "model.reconstruction": "auto_encoder",
+        "model.reconstruction_width": 4,
+        "model.reconstruction_levels": 1,
+        "model.discriminator_width": 4,
+        "model.discriminator_levels": 1,
+        "model.sigma": (0.5, 1.5),
+        "model.textures": 4,
+        "model.texture_size": 32,
+        "model.schedule": "cosine",
+        "model.epochs": 60,
+        "model.score_window": 5,
+        "hyper.learning_rate": 3e-3,
+    },
 }
 
 

@@ -10,7 +10,7 @@ multi-scale .928 / .983. `cpu` trains in minutes on two cores.
 
 from ml_collections import ConfigDict
 
-from experiments.configs.base import apply_variants, base_config
+from experiments.configs.base import TINY, apply_variants, base_config
 
 # Light setting: minutes on two cores. The card gives the reason of each departure.
 CPU = {
@@ -62,6 +62,22 @@ VARIANTS = {
         "model.skip_dropout": (0.6, 0.4, 0.2),
         "hyper.learning_rate_reconstruction": 1e-3,
         "hyper.learning_rate_discriminator": 1e-3,
+        "hyper.learning_rate_importance": 3e-3,
+    },
+    # Seconds, for tests.
+    "tiny": {
+        **TINY,
+        "model.reconstruction": "res_unet",
+        "model.reconstruction_width": 4,
+        "model.discriminator_width": 4,
+        "model.scales": 1,
+        "model.textures": 4,
+        "model.texture_size": 32,
+        "model.schedule": "cosine",
+        "model.steps": 250,
+        "model.score_window": 5,
+        "hyper.learning_rate_reconstruction": 3e-3,
+        "hyper.learning_rate_discriminator": 3e-3,
         "hyper.learning_rate_importance": 3e-3,
     },
 }

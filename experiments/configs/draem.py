@@ -11,7 +11,7 @@ P-AUROC .954. Card: docs/systems/draem.md. `cpu` trains in minutes on two cores.
 
 from ml_collections import ConfigDict
 
-from experiments.configs.base import apply_variants, base_config
+from experiments.configs.base import TINY, apply_variants, base_config
 
 DEPTH = {"data.recipe": "ast"}
 VARIANTS = {
@@ -48,6 +48,23 @@ VARIANTS = {
         "hyper.beta_max": 1.0,
         "hyper.probability_rotation": 0.0,
         "fit.checkpoint_every": 400,
+    },
+    # Seconds, for tests.
+    "tiny": {
+        **TINY,
+        "data.recipe": "ast",
+        "model.modalities": ("rgb", "depth"),
+        "model.reconstruction_width": 4,
+        "model.reconstruction_levels": 1,
+        "model.discriminator_width": 4,
+        "model.discriminator_levels": 1,
+        "model.textures": 4,
+        "model.texture_size": 32,
+        "model.schedule": "cosine",
+        "model.epochs": 200,
+        "model.score_window": 5,
+        "hyper.learning_rate": 3e-3,
+        "hyper.probability_rotation": 0.0,
     },
 }
 

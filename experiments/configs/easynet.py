@@ -9,7 +9,7 @@ mean over the ten classes of MVTec 3D-AD: .926. `cpu` trains in minutes on two c
 
 from ml_collections import ConfigDict
 
-from experiments.configs.base import apply_variants, base_config
+from experiments.configs.base import TINY, apply_variants, base_config
 
 VARIANTS = {
     "rgb": {"model.mode": "rgb"},
@@ -46,6 +46,23 @@ VARIANTS = {
         "hyper.probability_single": 0.5,
         "hyper.beta_max": 1.0,
         "fit.checkpoint_every": 200,
+    },
+    # Seconds, for tests.
+    "tiny": {
+        **TINY,
+        "data.recipe": "ast",
+        "model.width": 4,
+        "model.halvings": 2,
+        "model.mlp_width": 16,
+        "model.textures": 4,
+        "model.texture_size": 32,
+        "model.schedule": "cosine",
+        "model.epochs": 300,
+        "model.score_window": 5,
+        "hyper.learning_rate": 3e-3,
+        "hyper.probability_normal": 0.3,
+        "hyper.probability_single": 0.5,
+        "hyper.beta_max": 1.0,
     },
 }
 

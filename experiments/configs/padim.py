@@ -9,7 +9,7 @@ Card: docs/systems/padim.md. `cpu` takes minutes on two cores.
 
 from ml_collections import ConfigDict
 
-from experiments.configs.base import apply_variants, base_config
+from experiments.configs.base import TINY, apply_variants, base_config
 
 RESNET18 = {"model.backbone": "resnet18", "model.dimensions": 100}
 
@@ -35,6 +35,17 @@ VARIANTS = {
     },
     # Minutes on two cores.
     "cpu": {**RESNET18, "model.sigma": 128 / 224 * 4, "data.image_size": 128},
+    # Seconds, for tests.
+    "tiny": {
+        **TINY,
+        "data.recipe": "ast",
+        "model.modalities": ("rgb", "depth"),
+        "model.backbone": "resnet18",
+        "model.layers": ("layer1",),
+        "model.dimensions": 32,
+        "model.sigma": 1.0,
+        "model.block_bytes": 2**16,
+    },
 }
 
 

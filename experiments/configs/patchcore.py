@@ -10,7 +10,7 @@ The default is the authors' release; `anomalib`, `paper` and `ind_knn` score as 
 
 from ml_collections import ConfigDict
 
-from experiments.configs.base import apply_variants, base_config
+from experiments.configs.base import TINY, apply_variants, base_config
 
 RESNET18 = {
     "model.backbone": "resnet18",
@@ -60,6 +60,20 @@ VARIANTS = {
     },
     # Minutes on two cores.
     "cpu": {**RESNET18, "model.sigma": 128 / 224 * 4, "data.image_size": 128},
+    # Seconds, for tests.
+    "tiny": {
+        **TINY,
+        **EUCLIDEAN,
+        "data.recipe": "ast",
+        "model.modalities": ("rgb", "depth"),
+        "model.backbone": "resnet18",
+        "model.layers": ("layer1", "layer2"),
+        "model.dimensions": 24,
+        "model.fraction": 0.5,
+        "model.support": 3,
+        "model.sigma": 1.0,
+        "model.chunk_bytes": 2**16,
+    },
 }
 
 

@@ -5,7 +5,7 @@
 
 from ml_collections import ConfigDict
 
-from experiments.configs.base import apply_variants, base_config
+from experiments.configs.base import TINY, apply_variants, base_config
 
 VARIANTS = {
     "rgb": {"model.modalities": ("rgb",)},
@@ -27,6 +27,21 @@ VARIANTS = {
         "model.hidden": 256,
         "model.epochs": 20,
         "data.image_size": 128,
+    },
+    # Seconds, for tests.
+    "tiny": {
+        **TINY,
+        "data.recipe": "ast",
+        "model.modalities": ("rgb", "depth"),
+        "model.backbone": "resnet18",
+        "model.layers": ("layer1", "layer2"),
+        "model.dimensions": 32,
+        "model.hidden": 128,
+        "model.epochs": 100,
+        "model.sigma": 1.0,
+        "hyper.noise": 0.05,
+        "hyper.learning_rate_adaptor": 1e-3,
+        "hyper.learning_rate_discriminator": 1e-3,
     },
 }
 
