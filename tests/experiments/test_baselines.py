@@ -3,6 +3,7 @@ import subprocess
 import sys
 
 import jax.numpy as jnp
+import libraries
 import numpy as np
 import pytest
 
@@ -92,7 +93,7 @@ def test_implementations_take_turns_after_a_warm_up(monkeypatch):
 
 
 def test_a_contest_in_fpfh():
-    pytest.importorskip("open3d")
+    libraries.open3d()
     (size,) = fpfh.compare(small=True, rounds=1)
     assert size["clouds_per_second"] > 0
     assert size["implementations"]["open3d"]["seconds_median"] > 0

@@ -5,6 +5,7 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import libraries
 import numpy as np
 import pytest
 from absl import flags
@@ -240,7 +241,7 @@ def test_one_flag_says_who_makes_fpfh(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["raw", "plane"])
 def test_full_size_samples_run_through(native_class, tmp_path, recipe):
-    pytest.importorskip("open3d")
+    libraries.open3d()
     config = get_config("fpfh")
     config.model.fpfh = "open3d"
     config.data.recipe = recipe
