@@ -575,7 +575,8 @@ def points() -> System:
         return State(memory={"bank": knn.empty(3)})
 
     def emit(key, state, batch):
-        return {"xyz": batch.xyz, "valid": batch.valid}
+        xyz = jnp.where(batch.valid, batch.xyz, 0.0)
+        return {"xyz": xyz, "valid": batch.valid}
 
     def absorb(key, state, rows):
         bank = knn.build(rows["xyz"][rows["valid"][..., 0]])
