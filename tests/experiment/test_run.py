@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
-from reference_systems import MemoryDataset, bank, make_batch, neighbours, restorer
+from reference_systems import bank, neighbours, restorer
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from ad3d_jax.experiment import run
@@ -17,6 +17,7 @@ from ad3d_jax.experiment.data import data_folder
 from ad3d_jax.experiment.inspect import inspect
 from ad3d_jax.experiment.state import build_system
 from ad3d_jax.fit.fit import Options
+from ad3d_jax.testing import MemoryDataset, make_batch
 from data_pipelines import synthetic
 from experiments.configs.dbrn import VARIANTS, get_config
 from experiments.configs.quickstart import get_config as get_quickstart

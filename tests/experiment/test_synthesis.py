@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
-from reference_systems import MemoryDataset, make_batch, restorer
+from reference_systems import restorer
 from test_run import tiny
 
 from ad3d_jax.base import fold_each
 from ad3d_jax.experiment import synthesis
 from ad3d_jax.experiment.state import key_of
+from ad3d_jax.testing import MemoryDataset, make_batch
 from experiments.configs import padim
 
 

@@ -8,20 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from reference_systems import (
-    MemoryCheckpointer,
-    MemoryDataset,
-    bank,
-    critic,
-    make_batch,
-    restorer,
-    take,
-)
+from reference_systems import MemoryCheckpointer, bank, critic, restorer
 
 from ad3d_jax.base import Gather, Scores, State, System, Train, Update, scoring
 from ad3d_jax.devices import engines
 from ad3d_jax.fit import positions
 from ad3d_jax.fit.fit import NonFiniteError, Options, Preempted, check_fields, fit
+from ad3d_jax.testing import MemoryDataset, make_batch, take
 
 KEY = jax.random.key(3)
 QUIET = Options(batch_size=4, progress=False, log_every=2)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference_systems import MemoryDataset, make_batch, moments, pixels
+from reference_systems import moments, pixels
 from test_fit import KEY, QUIET, MemoryLog, StopAfter, same, start
 
 from ad3d_jax.base import ALONE, State, Sum, System, scoring
@@ -12,6 +12,7 @@ from ad3d_jax.devices import engines
 from ad3d_jax.devices.memory import MemoryLimitError
 from ad3d_jax.fit.fit import Preempted, fit
 from ad3d_jax.fit.sum import nothing, plus
+from ad3d_jax.testing import MemoryDataset, make_batch
 
 PLACES = [("jit", 1), ("pmap", 2), ("pmap", 4), ("shard_map", 4)]
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from absl import flags
 from ml_collections import config_flags
-from reference_systems import make_batch
 
 from ad3d_jax.base import Batch
 from ad3d_jax.experiment import run
@@ -25,6 +24,7 @@ from ad3d_jax.nn.resnet import RESNETS
 from ad3d_jax.ops import knn
 from ad3d_jax.systems import btf
 from ad3d_jax.systems.btf import Config
+from ad3d_jax.testing import make_batch
 from experiments.configs.btf import VARIANTS, get_config
 
 SMALL = {"backbone": "resnet18", "cells": 8}
