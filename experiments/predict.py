@@ -2,7 +2,7 @@
 
 python -m experiments.predict --workdir=DIR --input=FOLDER --output=FOLDER
 
-The input holds RGB pictures, RGB with xyz, or RGB with 16-bit depth and intrinsics. The
+The input holds RGB images, RGB with xyz, or RGB with 16-bit depth and intrinsics. The
 output gets heat maps, overlays, `scores.csv` and the time that each image took.
 """
 

@@ -9,8 +9,6 @@ up means and covariances; `points` knows clouds without rows and columns. All bu
 last work on any image size and know RGB and depth alone.
 """
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,111 +28,6 @@ from ad3d_jax.base import (
     sample_keys,
 )
 from ad3d_jax.ops import coreset, knn
-
-DEFECT = (slice(4, 12), slice(4, 12))  # rows and columns of the planted defect
-
-
-def make_batch(
-    count: int,
-    size: int = 16,
-    seed: int = 0,
-    defect: bool = False,
-    rails: bool = False,
-) -> Batch:
-    """Returns host samples of one textured board, [count,size,size,...].
-
-    With `rails` its first row lies above all else and its last row below, so that a
-    defect does not stretch the range that some systems scale depth by, and with it the
-    whole picture.
-    """
-    rng = np.random.default_rng(seed)
-    y, x = np.meshgrid(np.arange(size), np.arange(size), indexing="ij")
-    waves = 0.5 + 0.2 * np.sin(x[None] + rng.uniform(0, 6, (count, 1, 1)))
-    rgb = np.stack([waves, 0.5 * waves + 0.2, 1 - waves], -1)
-    rgb = rgb + rng.normal(0, 0.01, rgb.shape)
-    depth = 0.5 + 0.001 * np.cos(y)[None] + rng.normal(0, 1e-4, (count, size, size))
-    normalised = 0.5 + 150 * (depth - 0.5)
-    if rails:
-        depth[:, 0], depth[:, -1] = 0.475, 0.525
-    mask = np.zeros((count, size, size), bool)
-    if defect:
-        mask[(slice(None), *DEFECT)] = True
-        rgb[mask] = (0.95, 0.9, 0.95)
-        depth[mask] += 0.02
-        normalised[mask] += 0.25
-    xyz = np.stack(
-        [0.001 * np.broadcast_to(x, depth.shape), 0.001 * y + 0 * depth, depth], -1
-    )
-    normalised = normalised[..., None].astype(np.float32)
-    everywhere = np.ones((count, size, size, 1), bool)
-    return Batch(
-        rgb=np.clip(rgb, 0, 1).astype(np.float32),
-        xyz=xyz.astype(np.float32),
-        depth=depth[..., None].astype(np.float32),
-        valid=everywhere,
-        foreground=everywhere.copy(),
-        extras=dict.fromkeys(("depth_normalised", "height_normalised"), normalised),
-        weight=np.ones(count, np.float32),
-        id=rng.choice(2**31 - 1, count, replace=False).astype(np.int32),
-        category=np.zeros(count, np.int32),
-        mask=mask[..., None],
-        label=np.full(count, int(defect), np.int32),
-    )
-
-
-def take(batch: Batch, rows) -> Batch:
-    """Returns the given rows of a host batch."""
-    return jax.tree.map(lambda x: x[np.asarray(rows, int)], batch)
-
-
-def pad(batch: Batch, count: int, garbage: float = np.nan) -> Batch:
-    """Returns the batch with `count` more rows of weight 0 that hold garbage."""
-
-    def extend(x):
-        fill = garbage if np.issubdtype(x.dtype, np.floating) else 1
-        return np.concatenate([x, np.full((count, *x.shape[1:]), fill, x.dtype)])
-
-    weight = np.concatenate([batch.weight, np.zeros(count, np.float32)])
-    return jax.tree.map(extend, batch)._replace(weight=weight)
-
-
-class MemoryDataset(NamedTuple):
-    """A base.Dataset over host batches in memory, one a split."""
-
-    splits: dict[str, Batch]
-
-    def size(self, split):
-        """Returns the number of samples."""
-        return len(self.splits[split].weight)
-
-    def endless(self, split, batch_size, seed, start):
-        """Yields batches for ever; see base.Dataset."""
-        data, size = self.splits[split], self.size(split)
-        while True:
-            places = np.arange(start * batch_size, (start + 1) * batch_size)
-            rows = [
-                np.random.default_rng((seed, place // size)).permutation(size)[
-                    place % size
-                ]
-                for place in places
-            ]
-            yield take(data, rows)
-            start += 1
-
-    def ordered(self, split, batch_size, start):
-        """Yields each sample once; see base.Dataset."""
-        data, size = self.splits[split], self.size(split)
-        for first in range(start * batch_size, size, batch_size):
-            rows = np.arange(first, min(first + batch_size, size))
-            yield pad(take(data, rows), batch_size - len(rows))
-
-    def share(self, process, processes):
-        """Returns the data set: other processes' rows do no harm."""
-        return self
-
-    def only(self, split, numbers):
-        """Returns a view with some samples of a split; see base.Dataset."""
-        return MemoryDataset({**self.splits, split: take(self.splits[split], numbers)})
 
 
 class MemoryCheckpointer:
@@ -575,7 +468,8 @@ def points() -> System:
         return State(memory={"bank": knn.empty(3)})
 
     def emit(key, state, batch):
-        return {"xyz": batch.xyz, "valid": batch.valid}
+        xyz = jnp.where(batch.valid, batch.xyz, 0.0)
+        return {"xyz": xyz, "valid": batch.valid}
 
     def absorb(key, state, rows):
         bank = knn.build(rows["xyz"][rows["valid"][..., 0]])

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference_systems import bank, make_batch
+from reference_systems import bank
 
 from ad3d_jax.base import Batch, Scores, State, scoring, with_cache
+from ad3d_jax.testing import make_batch
 
 
 def makers():

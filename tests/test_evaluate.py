@@ -4,11 +4,12 @@ import jax
 import numpy as np
 import pytest
 from absl import logging as absl_logging
-from reference_systems import MemoryDataset, bank, make_batch, neighbours, pad, take
+from reference_systems import bank, neighbours
 
 from ad3d_jax import evaluate as evaluation
 from ad3d_jax.devices import compilation, engines, memory
 from ad3d_jax.fit.fit import Options, fit
+from ad3d_jax.testing import MemoryDataset, make_batch, pad, take
 from ad3d_jax.workdir.scores import Row
 
 KEY = jax.random.key(3)

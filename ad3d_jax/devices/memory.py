@@ -109,6 +109,33 @@ def check(name: str, plan: Plan, limits: Limits) -> None:
         )
 
 
+def check_sums(name: str, emitted: Tree, limits: Limits) -> None:
+    """Checks that the sums of a phase fit: on a device thrice what a batch emits.
+
+    Args:
+        name: of the phase, for the message.
+        emitted: the shapes of what is added up.
+        limits: the memory that there is.
+
+    Raises:
+        MemoryLimitError: the devices or the host are too small; names all figures.
+    """
+    each = _bytes(emitted)
+    # Two numbers a sum, and what the next batch adds; on the host both and float64.
+    needed = {"the devices": 3 * each, "the host": 4 * each}
+    there = {"the devices": limits.device_bytes, "the host": limits.host_bytes}
+    short = [place for place in needed if needed[place] > there[place]]
+    if short:
+        figures = ", ".join(
+            f"{_size(needed[place])} on {place} of {_size(there[place])}"
+            for place in short
+        )
+        raise MemoryLimitError(
+            f"not enough memory: {name} adds up {_size(each)} of statistics and needs "
+            f"{figures}; keep fewer dimensions or choose a smaller image"
+        )
+
+
 def say(line: str) -> None:
     """Shows a plan to the user, also between progress bars."""
     if processes.is_first():

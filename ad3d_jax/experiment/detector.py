@@ -25,7 +25,7 @@ from data_pipelines.camera import Intrinsics, intrinsics_of, xyz_from_depth
 from data_pipelines.samples import sample_id
 from data_pipelines.unlabelled import collate, empty_record, needs_points, to_record
 
-LEVELS = 255  # of an 8-bit picture, which recipes work on
+LEVELS = 255  # of an 8-bit image, which recipes work on
 Camera = Intrinsics | Mapping[str, float] | str | os.PathLike
 
 

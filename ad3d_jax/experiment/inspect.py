@@ -1,4 +1,4 @@
-"""Scores a folder of unlabelled samples: pictures, scores and times as files."""
+"""Scores a folder of unlabelled samples: images, scores and times as files."""
 
 from collections.abc import Iterator
 from itertools import chain
@@ -46,7 +46,7 @@ def inspect(workdir: Path, source: Path, output: Path) -> Path:
     scored = evaluation.score_batches(detector.score_batch, batches())
     for batch, scores, seconds in scored:
         name = seen[len(rows)]
-        write_pictures(output, name, batch, scores, low, high)
+        write_images(output, name, batch, scores, low, high)
         rows.append((name, f"{scores.image[0]:.9g}", f"{seconds:.6g}"))
     write_csv(output / names.SCORES, ("name", "score", "seconds"), rows)
     return output / names.SCORES
@@ -55,7 +55,7 @@ def inspect(workdir: Path, source: Path, output: Path) -> Path:
 def map_range(workdir: Path) -> tuple[float, float]:
     """Returns the map values that are drawn as nothing and as certain.
 
-    They are taken from the workdir's own test maps, so that pictures of different
+    They are taken from the workdir's own test maps, so that images of different
     samples can be compared; (0, 1) where the workdir was never evaluated.
     """
     files = maps.files(workdir / names.MAPS)
@@ -66,15 +66,15 @@ def map_range(workdir: Path) -> tuple[float, float]:
     return float(low), float(max(high, low + 1e-6))
 
 
-def write_pictures(
+def write_images(
     output: Path, name: str, batch: Batch, scores: Scores, low: float, high: float
 ) -> None:
-    """Writes the heat map and, where there is a picture, its overlay as PNG."""
+    """Writes the heat map and, where there is an image, its overlay as PNG."""
     anomaly = scores.map[0, ..., 0]
-    pictures = {"heat_maps": heat_map(anomaly, low, high)}
+    images = {"heat_maps": heat_map(anomaly, low, high)}
     if batch.rgb is not None:
-        pictures["overlays"] = overlay(batch.rgb[0], anomaly, low, high)
-    for folder, picture in pictures.items():
+        images["overlays"] = overlay(batch.rgb[0], anomaly, low, high)
+    for folder, image in images.items():
         path = (output / folder / name).with_suffix(".png")
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture).save(path)
+        Image.fromarray(image).save(path)

@@ -266,7 +266,7 @@ def evaluate(run: Run, program: compilation.Compiled | None = None) -> dict:
         write_scores(folder / names.SCORES, rows)
         maps.write_maps(folder / names.MAPS, rows, scored.maps, scored.masks)
     processes.wait()
-    chosen = evaluation.chosen_rows(rows, config.eval.pictures_per_defect)
+    chosen = evaluation.chosen_rows(rows, config.eval.images_per_defect)
     found = evaluation.samples_in_full(score, dataset, chosen, size)
     if not processes.is_first():
         return {}

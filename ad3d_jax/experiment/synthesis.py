@@ -1,6 +1,6 @@
-"""Draws the artificial anomalies that a system trains on, as a page of pictures.
+"""Draws the artificial anomalies that a system trains on, as a page of images.
 
-A row for each draw: the clean pictures, the altered ones and the mask, from the
+A row for each draw: the clean images, the altered ones and the mask, from the
 function that the losses call. The state is the one that training begins with; a maker
 that rests on what was trained (the codes of DSR) takes a file of weights, or the state
 of a finished run.
@@ -90,8 +90,8 @@ def draw_all(
         made.append(jax.device_get(synthesise(keys, state, batch)))
     for row, name in enumerate(names):
         on_object = None if batch.foreground is None else batch.foreground[row]
-        for number, pictures in enumerate(made):
-            shown = {n: np.asarray(x[row], np.float32) for n, x in pictures.items()}
+        for number, images in enumerate(made):
+            shown = {n: np.asarray(x[row], np.float32) for n, x in images.items()}
             yield Draw(f"{name}, draw {number + 1}", shown, on_object)
 
 

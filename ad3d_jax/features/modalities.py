@@ -1,4 +1,4 @@
-"""Patch features of what a batch holds: RGB, depth as a picture, or both."""
+"""Patch features of what a batch holds: RGB, depth as an image, or both."""
 
 from collections.abc import Callable, Mapping
 
@@ -25,8 +25,8 @@ def needed_fields(modalities: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(field for name in modalities for field in NEEDS[name])
 
 
-def depth_picture(depth: Array, valid: Array) -> Array:
-    """Returns depth as a grey picture, [B,H,W,3] float32 in [0,1].
+def depth_image(depth: Array, valid: Array) -> Array:
+    """Returns depth as a grey image, [B,H,W,3] float32 in [0,1].
 
     The nearest measured point of each sample becomes 0 and the farthest 1; missing
     points are 0. Our choice: the image systems' papers know no depth.
@@ -62,10 +62,10 @@ def modality_maps(
     """
     makers = {
         "rgb": lambda: batch.rgb,
-        "depth": lambda: depth_picture(batch.depth, batch.valid),
+        "depth": lambda: depth_image(batch.depth, batch.valid),
     }
-    pictures = jnp.concatenate([makers[modality]() for modality in modalities])
-    maps = feature_maps(backbone, name, pictures, layers)
+    images = jnp.concatenate([makers[modality]() for modality in modalities])
+    maps = feature_maps(backbone, name, images, layers)
     return {
         f"{modality}_{layer}": part
         for layer, map in zip(layers, maps, strict=True)

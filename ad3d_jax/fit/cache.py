@@ -211,6 +211,6 @@ def _numbered(source: str, store: Store) -> dict[int, int]:
         if any(one.tobytes() != other.tobytes() for one, other in pairs):
             raise ValueError(
                 f"two samples of source {source} share the id {sample} and differ; "
-                "their features cannot be told apart"
+                "their features cannot be distinguished"
             )
     return rows

@@ -33,7 +33,8 @@ def add_up(run: Run, position: Position, key: Array) -> State:
 
     Raises:
         ValueError: a sum is not finite.
-        MemoryLimitError: the banks that the state holds fit no device.
+        MemoryLimitError: the sums fit neither devices nor host, or the banks that the
+            state holds fit no device.
         Preempted: the process was asked to stop.
     """
     phase, state = run.system.phases[position.phase], position.state
@@ -60,7 +61,9 @@ def total(run: Run, index: int, state: State, key: Array) -> Tree:
     compiled = compilation.compile_step(engine, add, name=name)
     extend = feeding(run, phase, state)
     first = without_truth(next(extend(run.dataset.ordered(source, size, 0))))
-    sums = nothing(jax.eval_shape(emit, key, state, first))
+    emitted = jax.eval_shape(emit, key, state, first)
+    memory.check_sums(name, emitted, run.limits())
+    sums = nothing(emitted)
     split = memory.banks_to_split(name, run.system.sharded, state, run.limits())
     key, state = engines.replicate(engine, key), engines.place(engine, state, split)
     sums, under_way = engines.replicate(engine, sums), deque()

@@ -89,7 +89,7 @@ def gaussian_blur(
 
 
 def blur_8bit(x: jax.Array, radius: float = 4.0) -> jax.Array:
-    """Returns x [B,H,W,1] blurred as an 8-bit grey picture, float32.
+    """Returns x [B,H,W,1] blurred as an 8-bit grey image, float32.
 
     Each sample is divided by its largest value, cut to whole 255ths, blurred by three
     box filters in each direction with Pillow's integer arithmetic, and multiplied back,

@@ -141,7 +141,7 @@ def nearest(
     No array of all pairs exists: chunks of rows are compared by |b|²/2 - q·b, and the
     k lowest so far are kept. The distances that are returned are measured anew from
     the differences, and decide the order. Rows nearer to each other than a thousandth
-    of their norm without the mean are told apart only roughly.
+    of their norm without the mean are distinguished only roughly.
 
     Source: the k-selection is that of Johnson et al. 2017 (arXiv 1702.08734) in
     outline; centring is ours.

@@ -1,4 +1,4 @@
-"""The report of a run: one self-contained page, and pictures and clouds of its maps."""
+"""The report of a run: one self-contained page, and images and clouds of its maps."""
 
 from ad3d_jax.report.cloud import write_ply
 from ad3d_jax.report.colors import heat_map, overlay

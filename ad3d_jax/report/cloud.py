@@ -1,4 +1,4 @@
-"""Coloured point clouds: PLY files and still pictures of them."""
+"""Coloured point clouds: PLY files and still images of them."""
 
 from pathlib import Path
 
@@ -41,7 +41,7 @@ def write_ply(path: Path, xyz: np.ndarray, colors: np.ndarray) -> None:
     write_bytes(path, header.encode("ascii") + vertices.tobytes())
 
 
-def cloud_picture(
+def cloud_image(
     xyz: np.ndarray, colors: np.ndarray, focus: np.ndarray, size: int
 ) -> np.ndarray:
     """Returns uint8 [size,size,3]: an orthographic oblique view of a point cloud.

@@ -59,8 +59,8 @@ def sentence(
 def collapse(level: str, dead: float, codes: int) -> str:
     """Returns the warning of a collapse."""
     words = (
-        f"{dead:.0f} of its {codes} codes are dead: what they could have told apart is "
-        "lost, and other codes to swap in are few."
+        f"{dead:.0f} of its {codes} codes are dead: what they could have distinguished "
+        "is lost, and other codes to swap in are few."
     )
     return (
         f'<div class="loud"><strong>Codebook {text(level)} has collapsed.</strong> '

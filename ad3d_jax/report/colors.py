@@ -59,9 +59,9 @@ def colored(
     below = np.minimum(place.astype(np.int32), len(table) - 2)
     share = (place - below)[..., None]
     mixed = table[below] * (1 - share) + table[below + 1] * share
-    picture = np.rint(mixed).astype(np.uint8)
-    picture[unknown] = UNMEASURED
-    return picture
+    image = np.rint(mixed).astype(np.uint8)
+    image[unknown] = UNMEASURED
+    return image
 
 
 def heat_map(map: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -75,7 +75,7 @@ def heat_map(map: np.ndarray, low: float, high: float) -> np.ndarray:
     return colored(map, low, high, HEAT)
 
 
-def picture(rgb: np.ndarray) -> np.ndarray:
+def image(rgb: np.ndarray) -> np.ndarray:
     """Returns uint8 [H,W,3] from floats in [0,1] (clipped; NaN is 0) or from uint8."""
     rgb = np.asarray(rgb)
     if rgb.dtype == np.uint8:
@@ -84,7 +84,7 @@ def picture(rgb: np.ndarray) -> np.ndarray:
 
 
 def overlay(rgb: np.ndarray, map: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Returns uint8 [H,W,3]: the picture under its anomaly map.
+    """Returns uint8 [H,W,3]: the image under its anomaly map.
 
     The opacity of the heat map grows with the square of the distance from `low`, from 0
     there to 0.8 at `high`, so that normal parts look as they are.
@@ -96,12 +96,12 @@ def overlay(rgb: np.ndarray, map: np.ndarray, low: float, high: float) -> np.nda
         high: value of full strength.
 
     Raises:
-        ValueError: picture and map differ in size.
+        ValueError: image and map differ in size.
     """
-    base, map = picture(rgb), plane(map)
+    base, map = image(rgb), plane(map)
     if base.shape != (*map.shape, 3):
         raise ValueError(
-            f"expected a picture {(*map.shape, 3)} for a map {map.shape}, "
+            f"expected an image {(*map.shape, 3)} for a map {map.shape}, "
             f"found {base.shape}"
         )
     strength = np.nan_to_num(position(map, low, high))[..., None]
@@ -110,8 +110,8 @@ def overlay(rgb: np.ndarray, map: np.ndarray, low: float, high: float) -> np.nda
     return np.rint(mixed).astype(np.uint8)
 
 
-def contour(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Returns the uint8 [H,W,3] picture with the outline of a bool [H,W] mask drawn.
+def contour(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Returns the uint8 [H,W,3] image with the outline of a bool [H,W] mask drawn.
 
     The line lies just outside the mask: light within, with a dark edge, so that it
     stands out on any ground.
@@ -120,7 +120,7 @@ def contour(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
     wide = max(1, round(min(mask.shape) / 240))
     line = grown(mask, wide)
     edge = grown(line, 1)
-    result = picture.copy()
+    result = image.copy()
     result[edge & ~line] = CONTOUR_EDGE
     result[line & ~mask] = CONTOUR
     return result

@@ -14,7 +14,7 @@ from ad3d_jax.report.panels import (
     Scale,
     at_panel,
     depth_like,
-    part_picture,
+    part_image,
     part_scales,
 )
 from ad3d_jax.workdir import names
@@ -22,25 +22,25 @@ from ad3d_jax.workdir.atomic import write_text
 from ad3d_jax.workdir.maps import without_channel
 
 CLEAN, ALTERED, MASK = "clean_", "altered_", "mask"
-TILE = 160  # longest side of a picture on the sheet, pixels
-GAP, HEAD = 6, 18  # between the pictures, and above them, pixels
+TILE = 160  # longest side of an image on the sheet, pixels
+GAP, HEAD = 6, 18  # between the images, and above them, pixels
 
 
 class Draw(NamedTuple):
     """One draw of an anomaly maker for one sample.
 
-    `pictures` holds "clean_NAME" and "altered_NAME" [H,W,C] float32 and "mask" [H,W,1],
+    `images` holds "clean_NAME" and "altered_NAME" [H,W,C] float32 and "mask" [H,W,1],
     see `base.System.synthesise`.
     """
 
     title: str
-    pictures: Mapping[str, np.ndarray]
+    images: Mapping[str, np.ndarray]
     foreground: np.ndarray | None = None  # [H,W,1] bool; limits the range of depth
 
     @property
     def area(self) -> float:
-        """Share of the picture that is altered, in [0,1]."""
-        return float((self.pictures[MASK] > 0.5).mean())
+        """Share of the image that is altered, in [0,1]."""
+        return float((self.images[MASK] > 0.5).mean())
 
 
 def write_gallery(
@@ -73,7 +73,7 @@ def write_gallery(
             "draws",
             "Draws",
             paragraph(
-                "Clean and altered pictures of one modality share one scale of colours."
+                "Clean and altered images of one modality share one scale of colours."
             ),
             *(block(draw, row) for draw, row in zip(draws, rows, strict=True)),
         ),
@@ -94,20 +94,20 @@ def summary(draws: Sequence[Draw]) -> str:
     if not len(altered):
         return words
     return (
-        f"{words} Their masks cover {altered.mean():.1f} % of the picture on average, "
+        f"{words} Their masks cover {altered.mean():.1f} % of the image on average, "
         f"{np.median(altered):.1f} % in the median."
     )
 
 
 def columns(draws: Sequence[Draw]) -> list[str]:
-    """Returns the names of the pictures: clean ones, altered ones, the mask."""
-    names = sorted(draws[0].pictures, reverse=True)  # colour before depth
+    """Returns the names of the images: clean ones, altered ones, the mask."""
+    names = sorted(draws[0].images, reverse=True)  # colour before depth
     kinds = (CLEAN, ALTERED)
     return [n for kind in kinds for n in names if n.startswith(kind)] + [MASK]
 
 
 def tiles(draws: Sequence[Draw]) -> list[dict[str, np.ndarray]]:
-    """Returns the uint8 [H,W,3] pictures of each draw by column."""
+    """Returns the uint8 [H,W,3] images of each draw by column."""
     scales = shared_scales(draws)
     return [
         {name: tile(draw, name, scales) for name in columns(draws)} for draw in draws
@@ -115,28 +115,28 @@ def tiles(draws: Sequence[Draw]) -> list[dict[str, np.ndarray]]:
 
 
 def tile(draw: Draw, name: str, scales: Mapping[str, Scale]) -> np.ndarray:
-    """Returns one picture coloured as in the report of a run.
+    """Returns one image coloured as in the report of a run.
 
     Depth that is 0 off the object was not measured, or taken away: it is grey.
     """
-    values = without_channel(draw.pictures[name])
+    values = without_channel(draw.images[name])
     if name == MASK:
         return colors.colored(values, 0.0, 1.0, colors.GREY)
     modality = modality_of(name)
     if depth_like(modality) and draw.foreground is not None:
         known = without_channel(draw.foreground) | (values != 0)
         values = np.where(known, values, np.nan)
-    return part_picture(modality, values, scales[PART + modality])
+    return part_image(modality, values, scales[PART + modality])
 
 
 def shared_scales(draws: Sequence[Draw]) -> dict[str, Scale]:
-    """Returns a scale for each modality, over its clean and its altered pictures."""
+    """Returns a scale for each modality, over its clean and its altered images."""
     samples = []
     for draw in draws:
         for kind in (CLEAN, ALTERED):
             arrays = {
                 PART + modality_of(name): without_channel(values)
-                for name, values in draw.pictures.items()
+                for name, values in draw.images.items()
                 if name.startswith(kind)
             }
             if draw.foreground is not None:
@@ -151,18 +151,18 @@ def modality_of(name: str) -> str:
 
 
 def block(draw: Draw, row: Mapping[str, np.ndarray]) -> str:
-    """Returns the pictures of one draw."""
+    """Returns the images of one draw."""
     kind, bad = ("anomalous", " bad") if draw.area else ("normal", "")
     share = f"{100 * draw.area:.1f} % altered"
-    pictures = "".join(
-        figure(markup.jpeg(at_panel(picture)), name.replace("_", " "))
-        for name, picture in row.items()
+    images = "".join(
+        figure(markup.jpeg(at_panel(image)), name.replace("_", " "))
+        for name, image in row.items()
     )
     return (
         f'<div class="sample"><h3>{text(draw.title)} '
         f'<span class="tag{bad}">{kind}</span> '
         f'<span class="tag plain">{share}</span></h3>'
-        f'<div class="panels">{pictures}</div></div>'
+        f'<div class="panels">{images}</div></div>'
     )
 
 
@@ -185,8 +185,8 @@ def sheet(rows: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
         left = GAP + column * (width + GAP)
         pen.text((left, 3), name.replace("_", " "), fill="black")
         for number, row in enumerate(rows):
-            picture = Image.fromarray(row[name]).resize(
+            image = Image.fromarray(row[name]).resize(
                 (width, height), Image.Resampling.BOX
             )
-            paper.paste(picture, (left, HEAD + number * (height + GAP)))
+            paper.paste(image, (left, HEAD + number * (height + GAP)))
     return np.asarray(paper)

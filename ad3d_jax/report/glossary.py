@@ -93,12 +93,12 @@ LOGGED = {
     "class_perplexity": "The same over the codes of this class alone.",
     "class_dead": "Codes that this class hardly ever uses.",
     "focal": "Error of the segmentation; hard pixels count more.",
-    "ssim": "1 - structural similarity of picture and reconstruction.",
-    "mask_area": "Share of the picture that is altered, normal samples among them.",
+    "ssim": "1 - structural similarity of image and reconstruction.",
+    "mask_area": "Share of the image that is altered, normal samples among them.",
 }
-# What the pictures of a sample show, by the beginning of their names.
+# What the images of a sample show, by the beginning of their names.
 PARTS = {
-    "reconstruction_general": "Picture made of the codes as they were found.",
+    "reconstruction_general": "Image made of the codes as they were found.",
     "reconstruction": "How the system thinks that the part would look without defect.",
     "codes": "Index of the code of each cell, one colour a code.",
     "map": "Anomaly map of one part of the system alone.",

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import numpy as np
 
 DASH = "–"
-PANEL = 320  # longest side of an embedded picture, pixels
+PANEL = 320  # longest side of an embedded image, pixels
 STYLE = """
 :root{--ink:#1f2a37;--soft:#52606d;--line:#e1e6ec;--ground:#f7f8fa;--blue:#0b5cad}
 *{box-sizing:border-box}
@@ -143,7 +143,7 @@ def definitions(pairs: Mapping[str, object]) -> str:
 
 
 def figure(source: str, caption: str, kind: str = "", after: str = "") -> str:
-    """Returns a figure: a picture (a data URI), its caption and HTML after that."""
+    """Returns a figure: an image (a data URI), its caption and HTML after that."""
     named = f' class="{kind}"' if kind else ""
     return (
         f'<figure{named}><img src="{source}" alt="{text(caption)}">'
@@ -156,12 +156,12 @@ def png(data: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(data).decode("ascii")
 
 
-def jpeg(picture: np.ndarray) -> str:
-    """Returns the data URI of a uint8 [H,W,3] picture as JPEG."""
+def jpeg(image: np.ndarray) -> str:
+    """Returns the data URI of a uint8 [H,W,3] image as JPEG."""
     from PIL import Image
 
     file = io.BytesIO()
-    Image.fromarray(picture).save(file, "JPEG", quality=88, subsampling=0)
+    Image.fromarray(image).save(file, "JPEG", quality=88, subsampling=0)
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")
 
 

@@ -82,7 +82,7 @@ def category(run: Run) -> str:
 
 
 def headline(run: Run) -> str:
-    """Returns in plain words what was inspected and how well it was told apart."""
+    """Returns in plain words what was inspected and how well defects were found."""
     good = sum(row.label == 0 for row in run.rows)
     bad = len(run.rows) - good
     words = [

@@ -1,4 +1,4 @@
-"""The pictures of one chosen sample: what was measured, what the system made of it."""
+"""The images of one chosen sample: what was measured, what the system made of it."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from ad3d_jax.ops.resize import at_size
 from ad3d_jax.report import colors
-from ad3d_jax.report.cloud import cloud_picture
+from ad3d_jax.report.cloud import cloud_image
 from ad3d_jax.report.files import Sample
 from ad3d_jax.report.markup import PANEL
 
@@ -16,16 +16,16 @@ PART = "part/"
 MATCH = "match"
 CODES = f"{PART}codes"
 GATE = f"{PART}gate"  # 1 all over where colour and depth are taken, 0 for colour
-PATCH_SHARE = 8  # a patch is marked by a square of this part of the picture's side
+PATCH_SHARE = 8  # a patch is marked by a square of this part of the image's side
 GREY_PARTS = ("weight", "mask", "importance", "segment")
-CLOUD_PICTURE = 320
+CLOUD_IMAGE = 320
 
 
 class Panel(NamedTuple):
-    """A picture and its title."""
+    """An image and its title."""
 
     title: str
-    picture: np.ndarray  # uint8 [H,W,3]
+    image: np.ndarray  # uint8 [H,W,3]
 
 
 class Scale(NamedTuple):
@@ -73,17 +73,17 @@ def nearest(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return values[rows.astype(int)][:, columns.astype(int)]
 
 
-def at_panel(picture: np.ndarray, cells: bool = False) -> np.ndarray:
-    """Returns a uint8 [H,W,3] picture with its longest side at the size of a panel.
+def at_panel(image: np.ndarray, cells: bool = False) -> np.ndarray:
+    """Returns a uint8 [H,W,3] image with its longest side at the size of a panel.
 
     Few pixels are shown as they are, and so are `cells`, whose colours are labels.
     """
     from PIL import Image
 
-    size = panel_size(picture.shape[:2])
-    small = cells or max(picture.shape[:2]) * 4 <= PANEL
+    size = panel_size(image.shape[:2])
+    small = cells or max(image.shape[:2]) * 4 <= PANEL
     how = Image.Resampling.NEAREST if small else Image.Resampling.BICUBIC
-    return np.asarray(Image.fromarray(picture).resize(size[::-1], how))
+    return np.asarray(Image.fromarray(image).resize(size[::-1], how))
 
 
 def panel_size(size: tuple[int, int]) -> tuple[int, int]:
@@ -95,7 +95,7 @@ def part_scales(samples: list[Sample]) -> dict[str, Scale]:
     """Returns the common scale of each part, and of depth, over the chosen samples.
 
     Depth-like arrays are scaled over measured pixels of the object, so that the
-    background does not use up the colours. Pictures within [0,1] keep their scale.
+    background does not use up the colours. Images within [0,1] keep their scale.
     """
     names = {name for s in samples for name in s.arrays if name.startswith(PART)}
     scales = {}
@@ -105,8 +105,8 @@ def part_scales(samples: list[Sample]) -> dict[str, Scale]:
             continue
         scale = Scale(*colors.robust_range(np.concatenate(values)))
         colored = any(s.arrays[name].ndim == 3 for s in samples if name in s.arrays)
-        picture = colored and scale.low >= -0.1 and scale.high <= 1.1
-        scales[name] = Scale(0.0, 1.0) if picture else scale
+        image = colored and scale.low >= -0.1 and scale.high <= 1.1
+        scales[name] = Scale(0.0, 1.0) if image else scale
     return scales
 
 
@@ -129,10 +129,10 @@ def depth_like(name: str) -> bool:
     return distance and "map" not in name and "weight" not in name
 
 
-def part_picture(name: str, values: np.ndarray, scale: Scale) -> np.ndarray:
-    """Returns a part [H,W] or [H,W,3] as a uint8 [H,W,3] picture."""
+def part_image(name: str, values: np.ndarray, scale: Scale) -> np.ndarray:
+    """Returns a part [H,W] or [H,W,3] as a uint8 [H,W,3] image."""
     if values.ndim == 3:
-        return colors.picture(colors.position(values, *scale))
+        return colors.image(colors.position(values, *scale))
     if depth_like(name):
         if "height" in name:  # over the table; near is bright in both
             return colors.colored(values, scale.low, scale.high, colors.DEPTH)
@@ -141,10 +141,10 @@ def part_picture(name: str, values: np.ndarray, scale: Scale) -> np.ndarray:
     return colors.colored(values, *scale, table)
 
 
-def base_picture(arrays: dict[str, np.ndarray], size: tuple[int, int]) -> np.ndarray:
+def base_image(arrays: dict[str, np.ndarray], size: tuple[int, int]) -> np.ndarray:
     """Returns uint8 [H,W,3] at a size: RGB, else depth in grey, else plain grey."""
     if "rgb" in arrays:
-        return colors.picture(at_size(arrays["rgb"], size))
+        return colors.image(at_size(arrays["rgb"], size))
     depth = arrays["xyz"][..., 2] if "xyz" in arrays else arrays.get("depth")
     if depth is None:
         return np.full((*size, 3), 128, np.uint8)
@@ -159,17 +159,17 @@ def panels(
     """Returns measurement, truth and verdict of a checked sample, and what lacks."""
     arrays, shown, gaps = sample.arrays, [], []
     if unorganised(sample):
-        return [], ["An unorganised cloud has no pictures."]
+        return [], ["An unorganised cloud has no images."]
     if "rgb" in arrays:
-        shown.append(Panel("RGB", at_panel(colors.picture(arrays["rgb"]))))
+        shown.append(Panel("RGB", at_panel(colors.image(arrays["rgb"]))))
     else:
-        gaps.append("No RGB picture was recorded.")
+        gaps.append("No RGB image was recorded.")
     if "depth" in arrays:
         depth = arrays["depth"]
         if "valid" in arrays:
             depth = np.where(nearest(arrays["valid"], depth.shape), depth, np.nan)
-        picture = part_picture("depth", depth, scales["depth"])
-        shown.append(Panel("depth (near is bright)", at_panel(picture)))
+        image = part_image("depth", depth, scales["depth"])
+        shown.append(Panel("depth (near is bright)", at_panel(image)))
     else:
         gaps.append("No depth was recorded.")
     if "map" in arrays:
@@ -195,7 +195,7 @@ def part_panels(sample: Sample, scales: dict[str, Scale]) -> list[Panel]:
         Panel(
             name.removeprefix(PART),
             at_panel(
-                part_picture(name, sample.arrays[name], scales[name]),
+                part_image(name, sample.arrays[name], scales[name]),
                 cells=name.startswith(CODES),
             ),
         )
@@ -233,30 +233,30 @@ def match_panels(sample: Sample) -> list[Panel]:
 
 
 def marked(arrays: dict[str, np.ndarray], row: int, column: int) -> np.ndarray:
-    """Returns the base picture at panel size with a square around a pixel of it."""
+    """Returns the base image at panel size with a square around a pixel of it."""
     height, width = next(arrays[n] for n in ("rgb", "depth") if n in arrays).shape[:2]
     size = panel_size((height, width))
     rows = np.abs((np.arange(size[0]) + 0.5) * height / size[0] - row - 0.5)
     columns = np.abs((np.arange(size[1]) + 0.5) * width / size[1] - column - 0.5)
     half = max(height, width) / PATCH_SHARE / 2
     square = (rows <= half)[:, None] & (columns <= half)[None, :]
-    return colors.contour(base_picture(arrays, size), square)
+    return colors.contour(base_image(arrays, size), square)
 
 
 def verdict(arrays: dict[str, np.ndarray], scale: Scale) -> list[Panel]:
     """Returns truth, map and overlay; the outline of the truth lies on all three."""
     map = arrays["map"]
     size = panel_size(arrays["rgb"].shape[:2] if "rgb" in arrays else map.shape)
-    base, map = base_picture(arrays, size), at_size(map, size)
+    base, map = base_image(arrays, size), at_size(map, size)
     mask = nearest(arrays["mask"], size) if "mask" in arrays else np.zeros(size, bool)
-    pictures = {
+    images = {
         "ground truth (outline)": base,
         "anomaly map": colors.heat_map(map, *scale),
         "overlay": colors.overlay(base, map, *scale),
     }
     if "mask" not in arrays:
-        del pictures["ground truth (outline)"]
-    return [Panel(t, colors.contour(p, mask)) for t, p in pictures.items()]
+        del images["ground truth (outline)"]
+    return [Panel(t, colors.contour(p, mask)) for t, p in images.items()]
 
 
 def measured_points(arrays: dict[str, np.ndarray]) -> np.ndarray:
@@ -269,11 +269,11 @@ def measured_points(arrays: dict[str, np.ndarray]) -> np.ndarray:
 
 
 class Cloud(NamedTuple):
-    """A coloured cloud and a still picture of it."""
+    """A coloured cloud and a still image of it."""
 
     xyz: np.ndarray  # [N,3] metres
     colors: np.ndarray  # [N,3] uint8
-    picture: np.ndarray  # uint8 [H,W,3]
+    image: np.ndarray  # uint8 [H,W,3]
 
 
 def cloud(sample: Sample, map_scale: Scale) -> Cloud | str:
@@ -285,10 +285,10 @@ def cloud(sample: Sample, map_scale: Scale) -> Cloud | str:
     if not measured.any():
         return "No point cloud: no point was measured."
     size = measured.shape
-    painted = base_picture(arrays, size)
+    painted = base_image(arrays, size)
     if "map" in arrays:
         painted = colors.overlay(painted, at_size(arrays["map"], size), *map_scale)
     focus = arrays.get("foreground", np.ones(size, bool))
     points, paint = arrays["xyz"][measured], painted[measured]
     near = nearest(focus, size)[measured]
-    return Cloud(points, paint, cloud_picture(points, paint, near, CLOUD_PICTURE))
+    return Cloud(points, paint, cloud_image(points, paint, near, CLOUD_IMAGE))

@@ -1,4 +1,4 @@
-"""The chosen samples: a block of pictures each, and the clouds they link to."""
+"""The chosen samples: a block of images each, and the clouds they link to."""
 
 import shutil
 from pathlib import Path
@@ -31,7 +31,7 @@ def samples_section(run: Run, folder: Path) -> str:
     clouds = folder / "clouds"
     shutil.rmtree(clouds, ignore_errors=True)  # of an earlier report
     if not run.samples:
-        return section("samples", title, gap("No sample was chosen for pictures."))
+        return section("samples", title, gap("No sample was chosen for images."))
     scale = map_scale(run)
     ready = [checked(sample) for sample in run.samples]
     scales = part_scales([sample for sample, _ in ready])
@@ -90,9 +90,9 @@ def sample_block(
 ) -> str:
     """Returns the panels of one sample and writes its cloud."""
     shown, missing = panels(sample, scales, scale)
-    pictures = [figure(markup.jpeg(panel.picture), panel.title) for panel in shown]
+    images = [figure(markup.jpeg(panel.image), panel.title) for panel in shown]
     details = [
-        figure(markup.jpeg(panel.picture), panel.title)
+        figure(markup.jpeg(panel.image), panel.title)
         for panel in (*match_panels(sample), *part_panels(sample, scales))
     ]
     made = cloud(sample, scale)
@@ -106,11 +106,11 @@ def sample_block(
             f' (<a href="{markup.link(file, "clouds")}">PLY</a>, '
             f"{len(made.xyz):,} points)"
         )
-        pictures.append(figure(markup.jpeg(made.picture), "point cloud", after=note))
+        images.append(figure(markup.jpeg(made.image), "point cloud", after=note))
     lines = [*gaps, *missing]
     return (
         f'<div class="sample">{sample_heading(sample, rows)}'
-        f'<div class="panels">{"".join(pictures)}</div>'
+        f'<div class="panels">{"".join(images)}</div>'
         + (f'<div class="panels">{"".join(details)}</div>' if details else "")
         + (gap(" ".join(lines)) if lines else "")
         + "</div>"

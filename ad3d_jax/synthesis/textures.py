@@ -77,7 +77,7 @@ def find_images(folder: str | Path) -> list[Path]:
 
 
 def read_image(file: str | Path, size: int) -> np.ndarray:
-    """Returns a image as [size,size,3] uint8, bilinear.
+    """Returns an image as [size,size,3] uint8, bilinear.
 
     Raises:
         ValueError: it cannot be read.

@@ -1,7 +1,6 @@
 """The networks of DBRN: two reconstructions, their comparison, one discriminator."""
 
 from collections.abc import Mapping
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -136,7 +135,8 @@ def forward(
             same = identical[modality][None, :, None, None, None]
             restored = jnp.where(same, original, restored)
         pairs[modality] = (merge(original), merge(restored))
-    maps, weights = discriminate(config, networks, scope, pairs)
+    scaled = scope._replace(rows=scope.rows.times(config.scales))
+    maps, weights = discriminate(config, networks, scaled, pairs)
 
     def by_scale(x):
         return None if x is None else x.reshape(config.scales, -1, *x.shape[1:])
@@ -150,24 +150,24 @@ def discriminate(
     """Returns class probabilities [K*B,H,W,2] and importance weights or None.
 
     `pairs` maps a modality to (input, reconstruction), each [K*B,H,W,C]: the scales lie
-    along the batch axis and share the discriminator (paper §3.3).
+    along the batch axis and share the discriminator (paper §3.3), and so do the rows
+    of the scope.
     """
-    apply = partial(scope.apply, times=config.scales)
     size = next(iter(pairs.values()))[0].shape[1:3]
     weights = None
     if config.fusion == "early":
         fused = jnp.concatenate([x for pair in pairs.values() for x in pair], axis=-1)
     else:
-        features = embed_pairs(config, networks, scope, pairs)
+        features = embed_pairs(networks, scope, pairs)
         if len(features) == 1:
             (fused,) = features
         elif config.fusion == "importance":
-            fused, weights = apply("fusion", networks["fusion"], *features)
+            fused, weights = scope.apply("fusion", networks["fusion"], *features)
         elif config.fusion == "concat":
-            fused = apply("fusion", networks["fusion"], *features)
+            fused = scope.apply("fusion", networks["fusion"], *features)
         else:
             fused = features[0] * features[1]
-    logits = apply("discriminator", networks["discriminator"], fused)
+    logits = scope.apply("discriminator", networks["discriminator"], fused)
     if config.discriminator == "swin":
         (logits,) = logits  # of one scale
     logits = resize_bilinear(logits.astype(jnp.float32), size)
@@ -175,7 +175,7 @@ def discriminate(
 
 
 def embed_pairs(
-    config, networks: Mapping, scope: Scope, pairs: Mapping[str, tuple[Array, Array]]
+    networks: Mapping, scope: Scope, pairs: Mapping[str, tuple[Array, Array]]
 ) -> list[Array]:
     """Encodes each single channel with its reconstruction; averages over RGB's three.
 
@@ -187,7 +187,7 @@ def embed_pairs(
         for x, y in pairs.values()
         for c in range(x.shape[-1])
     ]
-    stacked, times = jnp.concatenate(singles), config.scales * len(singles)
+    stacked, times = jnp.concatenate(singles), len(singles)
     embedded = scope.apply("pair_embed", networks["pair_embed"], stacked, times=times)
     embedded = embedded.reshape(len(singles), -1, *embedded.shape[1:])
     features, start = [], 0

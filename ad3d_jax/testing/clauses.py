@@ -289,11 +289,12 @@ def chunks_do_not_matter(trial: Trial) -> None:
     """`absorb` and `finish` do not depend on chunking; ties go to the lowest row."""
     batch, others = trial.data.splits["train"], trial.make_batch(SAMPLES, seed=9)
     for index, phase, state in trial.phases(Gather | Sum):
-        whole, parts, other = (
-            trial.after(index, state, *rest).memory
-            for rest in ((batch, SAMPLES), (batch, 2), (others, SAMPLES))
+        what = f"phase {phase.name!r} by other chunks"
+        _agree(trial, index, state, batch, (SAMPLES, engine()), (2, engine()), what)
+        whole, other = (
+            trial.after(index, state, samples, SAMPLES).memory
+            for samples in (batch, others)
         )
-        near(parts, whole, 1e-6, f"memory of phase {phase.name!r} by other chunks")
         changed = differ(other, whole)
         require(changed, f"other samples to change phase {phase.name!r}", "no change")
 
@@ -302,9 +303,33 @@ def devices_do_not_matter(trial: Trial) -> None:
     """`absorb` and `finish` do not depend on the device count."""
     batch, two = trial.data.splits["train"], engine("pmap", 2)
     for index, phase, state in trial.phases(Gather | Sum):
-        whole = trial.after(index, state, batch, SAMPLES).memory
-        shared = trial.after(index, state, batch, ROWS, two).memory
-        near(shared, whole, 1e-6, f"memory of phase {phase.name!r} on two devices")
+        what = f"phase {phase.name!r} on two devices"
+        _agree(trial, index, state, batch, (SAMPLES, engine()), (ROWS, two), what)
+
+
+def _agree(trial, index, state, batch, one, other, what) -> None:
+    """Requires the same of a Gather or Sum phase by two pairs of (rows, engine).
+
+    Of Gather its memory; of Sum what it adds up, and the scores where it is the last
+    phase, since an inverse that `finish` may take magnifies the rounding of a sum.
+    """
+    phase, last = trial.system.phases[index], index + 1 == len(trial.system.phases)
+    (expected, truth), (found, fitted) = (
+        (
+            sums.total(trial.run(where, phase.source, batch, size), index, state, key())
+            if isinstance(phase, Sum)
+            else None,
+            trial.after(index, state, batch, size, where),
+        )
+        for size, where in (one, other)
+    )
+    if isinstance(phase, Gather):
+        near(fitted.memory, truth.memory, 1e-6, f"memory of {what}")
+        return
+    near(found, expected, 1e-6, f"sums of {what}")
+    if last:
+        scores = (trial.scores(trial.batch, x) for x in (fitted, truth))
+        near_scores(*scores, trial.rounding, f"scores after {what}")
 
 
 def a_saved_state_scores_the_same(trial: Trial) -> None:

@@ -16,7 +16,7 @@ SCORES = "scores.csv"
 MAPS = "maps"
 SAMPLES = "maps/samples"  # inputs and parts of the samples that are shown
 REPORT = "report"
-PAGE = "index.html"  # of the report; also of other folders of pictures
+PAGE = "index.html"  # of the report; also of other folders of images
 FAILED = "failed.json"  # in place of metrics.json
 
 # Of a grid, whose cells are runs.

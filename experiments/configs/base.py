@@ -78,7 +78,7 @@ def base_config(system: str, recipe: str) -> ConfigDict:
             },
             "eval": {
                 "batch_size": 8,
-                "pictures_per_defect": 2,  # best and worst samples shown in the report
+                "images_per_defect": 2,  # best and worst samples shown in the report
             },
         }
     )

@@ -27,7 +27,7 @@ VARIANTS = {
     "rgb": {"model.modalities": ("rgb",)},
     "depth": {"model.modalities": ("depth",)},
     "rgb_depth": {"model.modalities": ("rgb", "depth")},
-    # The reference's pictures of MVTec AD: 256 pixels, of which the central 224 count.
+    # The reference's images of MVTec AD: 256 pixels, of which the central 224 count.
     "mvtec_ad": {
         "data.name": "mvtec_ad",
         "data.recipe_parameters.resize_size": 256,

@@ -52,7 +52,7 @@ VARIANTS = {
     "wide_resnet50": {"model.backbone": "wide_resnet50"},
     "resnet50": {"model.backbone": "resnet50"},
     "resnet18": RESNET18,
-    # The release's pictures of MVTec AD: 256 pixels, of which the central 224 count.
+    # The release's images of MVTec AD: 256 pixels, of which the central 224 count.
     "mvtec_ad": {
         "data.name": "mvtec_ad",
         "data.recipe_parameters.resize_size": 256,

@@ -14,7 +14,7 @@ VARIANTS = {
     "wide_resnet50": {"model.backbone": "wide_resnet50", "model.dimensions": 1536},
     "resnet50": {"model.backbone": "resnet50", "model.dimensions": 1536},
     "resnet18": {"model.backbone": "resnet18", "model.dimensions": 384},
-    # The release's pictures of MVTec AD: 329 pixels, of which the central 288 count.
+    # The release's images of MVTec AD: 329 pixels, of which the central 288 count.
     "mvtec_ad": {
         "data.name": "mvtec_ad",
         "data.recipe_parameters.resize_size": 329,

@@ -1,5 +1,6 @@
 """Lists of points: PLY and PCD files, labels, and files that lie."""
 
+import libraries
 import numpy as np
 import pytest
 
@@ -53,7 +54,7 @@ def test_points_are_read_as_they_were_written(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["a.ply", "b.ply", "f.pcd", "g.pcd", "h.pcd"])
 def test_open3d_reads_the_same(tmp_path, name):
-    open3d = pytest.importorskip("open3d", exc_type=ImportError)
+    open3d = libraries.open3d()
     (tmp_path / name).write_bytes(cases()[name])
     points = np.asarray(open3d.io.read_point_cloud(str(tmp_path / name)).points)
     np.testing.assert_array_equal(read_points(tmp_path / name)[0][:, 0], points)
@@ -62,7 +63,7 @@ def test_open3d_reads_the_same(tmp_path, name):
 @pytest.mark.parametrize("ending", ["ply", "pcd"])
 @pytest.mark.parametrize("text", [True, False])
 def test_what_open3d_writes_is_read(tmp_path, ending, text):
-    open3d = pytest.importorskip("open3d", exc_type=ImportError)
+    open3d = libraries.open3d()
     cloud = open3d.geometry.PointCloud(open3d.utility.Vector3dVector(POINTS))
     cloud.paint_uniform_color([0.1, 0.2, 0.3])
     path = tmp_path / f"a.{ending}"

@@ -1,5 +1,6 @@
 """Makers of extras, with every background step that can make them."""
 
+import libraries
 import numpy as np
 import pytest
 
@@ -105,7 +106,7 @@ def test_normals_of_a_plane_and_of_a_sphere_face_the_camera():
 
 
 def test_normals_are_open3ds_up_to_their_sign():
-    open3d = pytest.importorskip("open3d", exc_type=ImportError)
+    open3d = libraries.open3d()
     points = np.random.default_rng(1).uniform(0.1, 0.2, (500, 3))
     points[:, 2] += 0.4
     for radius, count in ((0.1, 30), (0.02, 30)):

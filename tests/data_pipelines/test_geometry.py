@@ -2,6 +2,7 @@
 
 import builtins
 
+import libraries
 import numpy as np
 import pytest
 from sklearn.cluster import DBSCAN
@@ -34,7 +35,7 @@ def test_plane_is_the_true_one(outliers):
 
 
 def test_plane_is_open3ds():
-    open3d = pytest.importorskip("open3d")
+    open3d = libraries.open3d()
     points = tilted(6000, 500)
     cloud = open3d.geometry.PointCloud(open3d.utility.Vector3dVector(points))
     open3d.utility.random.seed(0)
@@ -105,7 +106,7 @@ def test_two_dense_blobs_a_bridge_and_noise():
 
 
 def test_fpfh_groups_sum_to_200():
-    pytest.importorskip("open3d")
+    libraries.open3d()
     points = tilted(800, 100)
     histograms = geometry.normals_and_fpfh(points)
     assert histograms.shape == (800, 33)
@@ -117,7 +118,7 @@ def test_fpfh_groups_sum_to_200():
 
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_fpfh_of_hardly_any_point(count):
-    pytest.importorskip("open3d")
+    libraries.open3d()
     histograms = geometry.normals_and_fpfh(np.arange(3.0 * count).reshape(count, 3))
     assert histograms.shape == (count, 33) and np.isfinite(histograms).all()
 

@@ -36,8 +36,8 @@ def test_a_folder_is_read_in_order_of_path_at_one_size(folder):
     levels = np.round(255 * first.rgb[:, 3, 3, 0])
     np.testing.assert_allclose(levels, [0, 80, 160, 40], atol=1)  # 0, 2, 4, below/1
     np.testing.assert_array_equal(last.weight, [1, 1, 0, 0])
-    with Image.open(folder / "z.png") as picture:
-        expected = np.asarray(picture.resize((16, 16), Image.Resampling.BILINEAR))
+    with Image.open(folder / "z.png") as image:
+        expected = np.asarray(image.resize((16, 16), Image.Resampling.BILINEAR))
     np.testing.assert_array_equal(np.round(255 * last.rgb[1]), expected)
     assert len(set(first.id.tolist())) == 4
 
@@ -56,7 +56,7 @@ def test_endless_batches_can_begin_anywhere_and_visit_every_image(folder):
 
 
 def test_an_image_that_cannot_be_read_is_named(folder):
-    (folder / "broken.png").write_bytes(b"no picture")
+    (folder / "broken.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match="broken.png"):
         list(read(folder, 16).ordered("images", 8, 0))
     with pytest.raises(ValueError, match="expected a folder"):

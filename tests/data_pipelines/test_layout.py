@@ -70,7 +70,7 @@ def test_class_without_anomalies_is_a_warning(box):
     assert [f.kind for f in found.faults] == ["no_anomalies"]
 
 
-def test_pictures_alone(box):
+def test_images_alone(box):
     for folder in box.glob("*/*/xyz"):
         shutil.rmtree(folder)
     found = scan(box.parent, "box")

@@ -146,8 +146,8 @@ def test_batch_holds_what_was_written(prepared, box):
     assert batch.mask.any((1, 2, 3)).tolist() == [True, True, False, False]
     assert batch.extras == {}
     assert batch.id.tolist() == [row["id"] for row in data.rows("test")]
-    picture = np.asarray(Image.open(box / "test/dent/rgb/000.png"), np.float64)
-    blocks = picture.reshape(16, 2, 16, 2, 3).mean((1, 3))
+    image = np.asarray(Image.open(box / "test/dent/rgb/000.png"), np.float64)
+    blocks = image.reshape(16, 2, 16, 2, 3).mean((1, 3))
     assert np.abs(batch.rgb[0] * 255 - blocks).max() < 0.51
 
 
@@ -186,7 +186,7 @@ def test_empty_split(box, tmp_path):
             reader.size("testing")
 
 
-def test_pictures_alone(box, tmp_path):
+def test_images_alone(box, tmp_path):
     import shutil
 
     for folder in box.glob("*/*/xyz"):

@@ -162,7 +162,7 @@ def test_no_table_and_no_object_fall_back_and_are_flagged():
     assert flags == ("all_foreground",) and record["foreground"].all()
 
 
-def test_pictures_alone():
+def test_images_alone():
     alone = plate()._replace(xyz=None)
     params = AST.fit(SMALL, [alone])
     assert sorted(AST.apply(params, alone).record) == ["mask", "rgb"]

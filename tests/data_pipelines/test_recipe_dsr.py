@@ -136,7 +136,7 @@ def test_resizing_comes_first():
     assert once["rgb"].shape == once["xyz"].shape == (20, 20, 3)
 
 
-def test_pictures_alone():
+def test_images_alone():
     record = DSR.apply(params(), sample(table())._replace(xyz=None)).record
     assert sorted(record) == ["mask", "rgb"]
 

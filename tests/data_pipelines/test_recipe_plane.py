@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 
+import libraries
 import numpy as np
 import pytest
 
@@ -190,7 +191,7 @@ def test_wrong_parameters_are_named(changes, words):
         params(**changes)
 
 
-def test_pictures_alone_are_refused_early(box, tmp_path):
+def test_images_alone_are_refused_early(box, tmp_path):
     rgb = box / "train/good/rgb"
     with pytest.raises(DatasetError, match="recipe plane needs points"):
         read_folder(rgb, "plane", params(), ("rgb",))
@@ -234,7 +235,7 @@ def test_equal_in_every_run(box, tmp_path):
 
 
 def test_a_real_part_as_open3d_cuts_it(native_class):
-    open3d = pytest.importorskip("open3d")
+    open3d = libraries.open3d()
     folder = native_class / "test/bent"
     xyz, _ = read_xyz(folder / "xyz/000.tiff")
     rgb = read_rgb(folder / "rgb/000.png")

@@ -1,5 +1,6 @@
-"""The recipe `raw`: views that agree, Pillow's pictures, Open3D's FPFH."""
+"""The recipe `raw`: views that agree, Pillow's images, Open3D's FPFH."""
 
+import libraries
 import numpy as np
 import pytest
 from PIL import Image
@@ -19,7 +20,7 @@ def params(**changes) -> dict:
 
 
 @pytest.mark.parametrize("name", ["bilinear", "bicubic", "lanczos"])
-def test_pictures_are_pillows(write, name):
+def test_images_are_pillows(write, name):
     rgb, xyz = write.scene(0, 40, 52)
     record = RAW.apply(params(image_size=24, interpolation=name), Sample(rgb, xyz))
     kernel = Image.Resampling[name.upper()]
@@ -86,7 +87,7 @@ def pooled(histograms: np.ndarray, there: np.ndarray) -> np.ndarray:
 
 
 def open3d_fpfh(points: np.ndarray) -> np.ndarray:
-    open3d = pytest.importorskip("open3d")
+    open3d = libraries.open3d()
     search = open3d.geometry.KDTreeSearchParamHybrid
     cloud = open3d.geometry.PointCloud(open3d.utility.Vector3dVector(points))
     cloud.estimate_normals(search(0.1, 30))
@@ -95,6 +96,7 @@ def open3d_fpfh(points: np.ndarray) -> np.ndarray:
 
 
 def test_fpfh_extra_is_open3ds(write):
+    libraries.open3d()
     rgb, xyz = write.scene(2, 64, 64)
     chosen = params(image_size=32, extras=("fpfh",))
     record = RAW.apply(chosen, Sample(rgb, xyz)).record
@@ -109,7 +111,7 @@ def test_fpfh_extra_is_open3ds(write):
 
 
 def test_fpfh_of_an_empty_cloud_is_zero():
-    pytest.importorskip("open3d")
+    libraries.open3d()
     nothing = Sample(np.zeros((20, 20, 3), np.uint8), np.zeros((20, 20, 3), np.float32))
     applied = RAW.apply(params(image_size=20, extras=("fpfh",)), nothing)
     assert applied.flags == ("nothing_measured",)
@@ -118,7 +120,7 @@ def test_fpfh_of_an_empty_cloud_is_zero():
 
 
 def test_fpfh_survives_both_readers(box, tmp_path):
-    pytest.importorskip("open3d")
+    libraries.open3d()
     stream = pytest.importorskip("data_pipelines.stream")
     chosen = {"image_size": 20, "extras": ("fpfh",)}
     batches = {}

@@ -39,9 +39,9 @@ def digest(folder: Path) -> dict[str, str]:
 
 def read(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """Returns rgb [N,H,W,3] in [0,1] and z [N,H,W] in mm, both float64."""
-    pictures = [np.asarray(Image.open(p)) for p in sorted(folder.glob("rgb/*.png"))]
+    images = [np.asarray(Image.open(p)) for p in sorted(folder.glob("rgb/*.png"))]
     scans = [tifffile.imread(p)[..., 2] for p in sorted(folder.glob("xyz/*.tiff"))]
-    return np.stack(pictures) / 255.0, 1e3 * np.stack(scans).astype(np.float64)
+    return np.stack(images) / 255.0, 1e3 * np.stack(scans).astype(np.float64)
 
 
 def pixel_mean_baseline(root: Path, category: str, window: int = 11) -> dict:
@@ -212,9 +212,9 @@ def test_sets_of_one_seed_are_the_same_bytes_and_of_another_are_not(tmp_path):
     first, second, third = (digest(tmp_path / name) for name in "abc")
     assert first == second
     assert first.keys() == third.keys()
-    pictures = [name for name in first if "rgb" in name or "xyz" in name]
-    assert all(first[name] != third[name] for name in pictures)
-    assert len({first[name] for name in pictures}) == len(pictures)
+    images = [name for name in first if "rgb" in name or "xyz" in name]
+    assert all(first[name] != third[name] for name in images)
+    assert len({first[name] for name in images}) == len(images)
 
 
 def test_layout_is_that_of_mvtec(small_set):
@@ -228,8 +228,8 @@ def test_layout_is_that_of_mvtec(small_set):
         assert names == {"train/good", "validation/good"} | tests
         codes = {name: int(code) for code, name in ids.items()}
         for rgb in folder.rglob("rgb/*.png"):
-            picture = Image.open(rgb)
-            assert picture.mode == "RGB" and picture.size == (64, 64)
+            image = Image.open(rgb)
+            assert image.mode == "RGB" and image.size == (64, 64)
             assert (rgb.parents[1] / "xyz" / f"{rgb.stem}.tiff").is_file()
             truth = rgb.parents[1] / "gt" / rgb.name
             assert truth.is_file() == (rgb.parents[2].name == "test")

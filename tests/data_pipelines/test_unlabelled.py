@@ -1,4 +1,4 @@
-"""Folders for prediction: points, depth pictures or pictures alone."""
+"""Folders for prediction: points, depth images or images alone."""
 
 import json
 import shutil
@@ -40,7 +40,7 @@ def test_the_same_record_as_in_training(prepared, box):
     assert batch.mask is None and batch.label is None
 
 
-def test_flat_folder_and_pictures_alone(prepared, box, tmp_path):
+def test_flat_folder_and_images_alone(prepared, box, tmp_path):
     params = prepared.manifest["params"]
     flat = tmp_path / "flat"
     flat.mkdir()
@@ -56,7 +56,7 @@ def test_flat_folder_and_pictures_alone(prepared, box, tmp_path):
     assert name == "000" and "height_normalised" in record
 
 
-def test_depth_pictures(prepared, tmp_path, write):
+def test_depth_images(prepared, tmp_path, write):
     rgb, xyz = write.scene(1)
     for name in ("rgb", "depth"):
         (tmp_path / "in" / name).mkdir(parents=True)
@@ -79,7 +79,7 @@ def test_bad_folders(prepared, box, tmp_path):
             read_folder(folder, "ast", params, ("rgb",))
     with pytest.raises(DatasetError, match="recipe"):
         read_folder(box / "test/dent", "astt", params, ("rgb",))
-    (box / "test/dent/rgb/001.png").write_bytes(b"no picture")
+    (box / "test/dent/rgb/001.png").write_bytes(b"no image")
     records = read_folder(box / "test/dent", "ast", params, ("rgb",))
     assert next(records)[0] == "000"
     with pytest.raises(CorruptSampleError, match="001"):

@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl import logging as absl_logging
-from reference_systems import make_batch, pad
 
 from ad3d_jax.base import Batch, State
 from ad3d_jax.devices import compilation, engines
 from ad3d_jax.ops import knn
+from ad3d_jax.testing import make_batch, pad
 
 ENGINES = [
     ("jit", 1),

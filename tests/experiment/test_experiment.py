@@ -17,7 +17,7 @@ SMALL = {
     "data.sample_set.validation": 1,
     "data.sample_set.test_good": 2,
     "data.sample_set.test_per_defect": 1,
-    "eval.pictures_per_defect": 0,
+    "eval.images_per_defect": 0,
     "fit.engine": "jit",
 }
 # What a clock or a gauge of memory says.

@@ -27,7 +27,7 @@ TINY = (
     "data.sample_set.test_good=2",
     "data.sample_set.test_per_defect=1",
     "data.sample_set.seed=0",
-    "eval.pictures_per_defect=0",
+    "eval.images_per_defect=0",
 )
 
 

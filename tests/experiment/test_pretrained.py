@@ -21,7 +21,7 @@ TINY = {
     "data.sample_set.validation": 1,
     "data.sample_set.test_good": 1,
     "data.sample_set.test_per_defect": 1,
-    "eval.pictures_per_defect": 0,
+    "eval.images_per_defect": 0,
     "fit.engine": "jit",
 }
 

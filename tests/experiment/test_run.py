@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
-from reference_systems import MemoryDataset, bank, make_batch, neighbours, restorer
+from reference_systems import bank, neighbours, restorer
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from ad3d_jax.experiment import run
@@ -17,6 +17,7 @@ from ad3d_jax.experiment.data import data_folder
 from ad3d_jax.experiment.inspect import inspect
 from ad3d_jax.experiment.state import build_system
 from ad3d_jax.fit.fit import Options
+from ad3d_jax.testing import MemoryDataset, make_batch
 from data_pipelines import synthetic
 from experiments.configs.dbrn import VARIANTS, get_config
 from experiments.configs.quickstart import get_config as get_quickstart
@@ -172,12 +173,12 @@ def test_predict_scores_as_the_evaluation_did(finished, cache, tmp_path):
         )
         assert float(row["seconds"]) > 0
     for folder in ("heat_maps", "overlays"):
-        pictures = list((tmp_path / "out" / folder).rglob("*.png"))
-        assert len(pictures) == len(known)
-        assert Image.open(pictures[0]).size == (64, 64)
+        images = list((tmp_path / "out" / folder).rglob("*.png"))
+        assert len(images) == len(known)
+        assert Image.open(images[0]).size == (64, 64)
 
 
-def test_predict_with_pictures_alone_for_an_rgb_system(cache, tmp_path):
+def test_predict_with_images_alone_for_an_rgb_system(cache, tmp_path):
     config = tiny(cache, "cpu+rgb")
     run.run(config, str(tmp_path / "run"), "fit")
     root, category = data_folder(config)

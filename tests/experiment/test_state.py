@@ -4,13 +4,14 @@ import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from reference_systems import MemoryDataset, bank, make_batch, neighbours
+from reference_systems import bank, neighbours
 
 from ad3d_jax.base import scoring, without_truth
 from ad3d_jax.devices import engines
 from ad3d_jax.experiment.state import fitted_state
 from ad3d_jax.fit.fit import Options, fit
 from ad3d_jax.ops.knn import Bank
+from ad3d_jax.testing import MemoryDataset, make_batch
 from ad3d_jax.workdir import names
 from ad3d_jax.workdir.checkpoint import save_tree
 

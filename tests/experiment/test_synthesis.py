@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
-from reference_systems import MemoryDataset, make_batch, restorer
+from reference_systems import restorer
 from test_run import tiny
 
 from ad3d_jax.base import fold_each
 from ad3d_jax.experiment import synthesis
 from ad3d_jax.experiment.state import key_of
+from ad3d_jax.testing import MemoryDataset, make_batch
 from experiments.configs import padim
 
 
@@ -44,7 +45,7 @@ def test_draws_are_those_of_the_system_row_by_row(tmp_path):
     ]
     areas = [draw.area for draw in made]
     np.testing.assert_allclose(areas, [0.4, 0.4, 0, 0, 0.4, 0.4])
-    np.testing.assert_array_equal(made[2].pictures["clean_rgb"], batch.rgb[1])
+    np.testing.assert_array_equal(made[2].images["clean_rgb"], batch.rgb[1])
 
 
 def test_a_page_of_dbrn(tmp_path):
@@ -54,8 +55,8 @@ def test_a_page_of_dbrn(tmp_path):
     assert words.count('class="sample"') == 6 and words.count("<img") == 30
     assert "of 6 draws are anomalous" in words
     assert "probability_normal" in words and "variant" in words
-    with Image.open(page.parent / "sheet.png") as picture:
-        assert picture.size[1] > 6 * 100
+    with Image.open(page.parent / "sheet.png") as image:
+        assert image.size[1] > 6 * 100
 
 
 def test_a_system_without_a_maker_says_so(tmp_path):

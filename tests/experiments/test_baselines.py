@@ -3,13 +3,14 @@ import subprocess
 import sys
 
 import jax.numpy as jnp
+import libraries
 import numpy as np
 import pytest
 
 from ad3d_jax.ops import knn
-from experiments.benchmarks.baselines import __main__ as rivals
+from experiments.benchmarks.baselines import __main__ as baselines
 from experiments.benchmarks.baselines import (
-    contest,
+    comparison,
     coreset,
     draem,
     easynet,
@@ -32,22 +33,22 @@ def absent(monkeypatch, *names):
 
 def test_a_report_without_rivals_says_why(monkeypatch):
     absent(monkeypatch, "torch", "faiss")
-    report = rivals.run(["knn", "coreset"], small=True, rounds=1)
+    report = baselines.run(["knn", "coreset"], small=True, rounds=1)
     assert report["rounds"] == 1 and report["small"] and report["cores"] > 0
     (size,) = report["operations"]["knn"]
-    assert size["contestants"]["ours"]["ratio_to_ours"] == 1
-    assert size["contestants"]["ours"]["reason"] is None
+    assert size["implementations"]["ours"]["ratio_to_ours"] == 1
+    assert size["implementations"]["ours"]["reason"] is None
     for name in ("faiss_flat", "torch_cdist"):
-        missing = size["contestants"][name]
+        missing = size["implementations"][name]
         assert missing["seconds_median"] is None and missing["ratio_to_ours"] is None
         assert name.split("_")[0] in missing["reason"]
     flops = 2 * 16 * 1000 * 24
-    rate = flops / size["contestants"]["ours"]["seconds_median"]
+    rate = flops / size["implementations"]["ours"]["seconds_median"]
     assert size["flops_per_second"] == rate
     assert 0 <= size["fast_share_of_queries_changed"] <= 1
     (size,) = report["operations"]["coreset"]
     assert size["picks"] == 200 and size["torch_loop_picks_same"] is None
-    streamed = 4 * 2000 * 8 * 200 / size["contestants"]["ours"]["seconds_median"]
+    streamed = 4 * 2000 * 8 * 200 / size["implementations"]["ours"]["seconds_median"]
     share = streamed / size["bandwidth_bytes_per_second"]
     assert size["share_of_bandwidth"] == share
 
@@ -70,11 +71,11 @@ def test_changes_of_rank_are_counted(monkeypatch):
     assert size["fast_largest_rank_change"] == 2
 
 
-def test_contestants_take_turns_after_a_warm_up(monkeypatch):
+def test_implementations_take_turns_after_a_warm_up(monkeypatch):
     clock, called = iter(range(100)), []
-    monkeypatch.setattr(contest.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(comparison.time, "perf_counter", lambda: next(clock))
 
-    def contestant(name, ticks):
+    def implementation(name, ticks):
         def call():
             called.append(name)
             for _ in range(ticks):
@@ -82,8 +83,8 @@ def test_contestants_take_turns_after_a_warm_up(monkeypatch):
 
         return call
 
-    calls = {"ours": contestant("ours", 1), "slow": contestant("slow", 5)}
-    found = contest.contest({**calls, "none": "not here"}, 2, {"slow": 10.0})
+    calls = {"ours": implementation("ours", 1), "slow": implementation("slow", 5)}
+    found = comparison.side_by_side({**calls, "none": "not here"}, 2, {"slow": 10.0})
     assert called == ["ours", "slow"] * 3
     assert found["ours"] == {"seconds_median": 2, "ratio_to_ours": 1, "reason": None}
     assert found["slow"]["seconds_median"] == 60
@@ -92,10 +93,10 @@ def test_contestants_take_turns_after_a_warm_up(monkeypatch):
 
 
 def test_a_contest_in_fpfh():
-    pytest.importorskip("open3d")
+    libraries.open3d()
     (size,) = fpfh.compare(small=True, rounds=1)
     assert size["clouds_per_second"] > 0
-    assert size["contestants"]["open3d"]["seconds_median"] > 0
+    assert size["implementations"]["open3d"]["seconds_median"] > 0
 
 
 @pytest.mark.slow
@@ -116,7 +117,7 @@ def test_rivals_agree_with_us():
 
 def test_a_contest_in_synthesis(monkeypatch):
     found = synthesis.compare(small=True, rounds=1)
-    assert found["contestants"]["ours"]["seconds_median"] > 0
+    assert found["implementations"]["ours"]["seconds_median"] > 0
     assert found["images_per_second"] > 0
 
     def nowhere(*_):
@@ -124,7 +125,7 @@ def test_a_contest_in_synthesis(monkeypatch):
 
     monkeypatch.setattr(synthesis, "opencv", nowhere)
     found = synthesis.compare(small=True, rounds=1)
-    assert found["contestants"]["opencv"]["reason"] == "no cv2"
+    assert found["implementations"]["opencv"]["reason"] == "no cv2"
     assert found["ratio_of_all_cores"] is None
 
 
@@ -173,8 +174,8 @@ def test_losses_of_the_rivals_are_those_of_the_papers():
     half = torch.full((1, 2, 4, 4), 0.5)
     mask = torch.ones(1, 1, 4, 4)
     assert torch_networks.focal(half, mask) == pytest.approx(0.173275, abs=1e-4)
-    picture = torch.rand(1, 3, 32, 32)
-    assert torch_networks.appearance(picture, picture) == pytest.approx(0, abs=1e-6)
+    image = torch.rand(1, 3, 32, 32)
+    assert torch_networks.appearance(image, image) == pytest.approx(0, abs=1e-6)
     even = torch.arange(256)[None] / 255
     assert torch_networks.entropies(even) == pytest.approx(8, abs=1e-4)
 

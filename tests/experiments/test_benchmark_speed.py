@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import reference_systems
 
+from ad3d_jax.testing import make_batch
 from ad3d_jax.workdir.json_files import write_json
 from experiments.benchmarks import speed
 from experiments.configs.dbrn import get_config
@@ -156,7 +157,7 @@ def test_the_command_line(tmp_path):
 def test_a_bank_is_as_large_as_the_samples_that_it_is_said_to_hold(config):
     config.data.image_size = 16
     system = reference_systems.neighbours()
-    batch = reference_systems.make_batch(2, size=16)
+    batch = make_batch(2, size=16)
     states = [speed.ready_state(config, system, batch, n) for n in (2, 6)]
     sizes = [len(state.memory["bank"].number) for state in states]
     assert sizes[1] == 3 * sizes[0]

@@ -1,9 +1,9 @@
 """What whole fits of the reference systems run on."""
 
 import pytest
-from reference_systems import MemoryDataset, make_batch
 
 from ad3d_jax.devices import engines
+from ad3d_jax.testing import MemoryDataset, make_batch
 
 
 @pytest.fixture(scope="module")

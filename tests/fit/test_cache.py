@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import optax
 import pytest
-from reference_systems import MemoryDataset, bank, make_batch, moments, take
+from reference_systems import bank, moments
 from test_fit import KEY, QUIET, MemoryLog, same, start
 
 from ad3d_jax.base import Gather, State, System, Train, Update, scoring, with_cache
@@ -17,6 +17,7 @@ from ad3d_jax.evaluate import compile_score
 from ad3d_jax.fit import cache
 from ad3d_jax.fit.fit import Preempted, fit
 from ad3d_jax.fit.monitor import Interruption
+from ad3d_jax.testing import MemoryDataset, make_batch, take
 
 
 @pytest.fixture

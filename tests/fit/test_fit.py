@@ -8,20 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from reference_systems import (
-    MemoryCheckpointer,
-    MemoryDataset,
-    bank,
-    critic,
-    make_batch,
-    restorer,
-    take,
-)
+from reference_systems import MemoryCheckpointer, bank, critic, restorer
 
 from ad3d_jax.base import Gather, Scores, State, System, Train, Update, scoring
 from ad3d_jax.devices import engines
 from ad3d_jax.fit import positions
 from ad3d_jax.fit.fit import NonFiniteError, Options, Preempted, check_fields, fit
+from ad3d_jax.testing import MemoryDataset, make_batch, take
 
 KEY = jax.random.key(3)
 QUIET = Options(batch_size=4, progress=False, log_every=2)
@@ -146,8 +139,8 @@ def test_a_missing_field_is_an_error_before_any_tracing(engine):
 
 def test_a_phase_may_need_other_fields_than_the_system(engine):
     system = restorer(steps=2)
-    pictures = make_batch(4, size=8)._replace(depth=None)
-    data = MemoryDataset({"train": make_batch(4, size=8), "images": pictures})
+    images = make_batch(4, size=8)._replace(depth=None)
+    data = MemoryDataset({"train": make_batch(4, size=8), "images": images})
     first = system.phases[0]._replace(source="images", needs=("rgb",))
     checked = system._replace(phases=(first._replace(steps=0), *system.phases))
     fit(checked, start(system, data), KEY, data, QUIET, engine)

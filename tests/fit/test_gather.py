@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 from reference_systems import (
     MemoryCheckpointer,
-    MemoryDataset,
     bank,
     banks,
-    make_batch,
     make_cloud,
     neighbours,
     points,
@@ -24,6 +22,7 @@ from ad3d_jax.fit import gather, positions
 from ad3d_jax.fit.fit import Options, Preempted, fit
 from ad3d_jax.fit.positions import CHOICE_STEPS
 from ad3d_jax.ops import coreset
+from ad3d_jax.testing import MemoryDataset, make_batch
 from ad3d_jax.workdir.checkpoint import Checkpointer
 from ad3d_jax.workdir.scores import Row
 

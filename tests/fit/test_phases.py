@@ -5,13 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from reference_systems import MemoryDataset, bank, make_batch, restorer, take
+from reference_systems import bank, restorer
 from test_fit import KEY, QUIET, MemoryLog, StopAfter, same, start
 
 from ad3d_jax.base import Gather, State, System, Train, Update
 from ad3d_jax.devices import engines
 from ad3d_jax.fit.fit import Preempted, fit
 from ad3d_jax.fit.phases import count_steps, due
+from ad3d_jax.testing import MemoryDataset, make_batch, take
 
 # --- Which ----------------------------------------------------------------------------
 

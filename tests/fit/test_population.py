@@ -7,10 +7,8 @@ import optax
 import pytest
 from reference_systems import (
     MemoryCheckpointer,
-    MemoryDataset,
     bank,
     critic,
-    make_batch,
     moments,
     neighbours,
     restorer,
@@ -24,6 +22,7 @@ from ad3d_jax.fit.members import combine, partition, unified
 from ad3d_jax.fit.population import Member, fit_population
 from ad3d_jax.systems import easynet, simplenet
 from ad3d_jax.systems.dbrn import Config, dbrn
+from ad3d_jax.testing import MemoryDataset, make_batch
 
 ENGINES = [("jit", 1), ("pmap", 1), ("pmap", 2), ("pmap", 4), ("shard_map", 4)]
 

@@ -5,11 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from reference_systems import critic, make_batch, pad, pixels, restorer, take
+from reference_systems import critic, pixels, restorer
 
 from ad3d_jax.base import ALONE, State, Train, Update, sample_keys
 from ad3d_jax.devices import compilation, engines
 from ad3d_jax.fit.step import batches_of_step, begin, fixed_part, train_step
+from ad3d_jax.testing import make_batch, pad, take
 
 ENGINES = [
     ("jit", 1),

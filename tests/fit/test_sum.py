@@ -4,13 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference_systems import MemoryDataset, make_batch, moments, pixels
+from reference_systems import moments, pixels
 from test_fit import KEY, QUIET, MemoryLog, StopAfter, same, start
 
 from ad3d_jax.base import ALONE, State, Sum, System, scoring
 from ad3d_jax.devices import engines
+from ad3d_jax.devices.memory import MemoryLimitError
 from ad3d_jax.fit.fit import Preempted, fit
 from ad3d_jax.fit.sum import nothing, plus
+from ad3d_jax.testing import MemoryDataset, make_batch
 
 PLACES = [("jit", 1), ("pmap", 2), ("pmap", 4), ("shard_map", 4)]
 
@@ -129,3 +131,12 @@ def test_what_one_device_emits_is_added_as_it_is():
     high, low = plus(nothing(emitted), emitted)
     same(high, emitted)
     assert not any(np.any(x) for x in jax.tree.leaves(low))
+
+
+def test_sums_that_do_not_fit_are_refused_before_they_are_added(data):
+    system = moments()
+    state, phase = start(system, data), system.phases[0].name
+    options = QUIET._replace(device_memory_bytes=16, host_memory_bytes=2**30)
+    words = rf"moments.{phase} adds up .* on the devices of 16 B"
+    with pytest.raises(MemoryLimitError, match=words):
+        fit(system, state, KEY, data, options, engine_of())

@@ -65,7 +65,7 @@ def test_nothing_behind_the_deepest_tap_is_made():
 
 @pytest.mark.parametrize("network", [TINY, TINY_BOTTLENECK])
 def test_paddings_are_symmetric(network):
-    """A mirrored picture of odd side gives mirrored maps, if kernels are mirrored.
+    """A mirrored image of odd side gives mirrored maps, if kernels are mirrored.
 
     With odd sides every strided grid is symmetric about the middle; "SAME" or one-sided
     padding would not be.
@@ -86,7 +86,7 @@ def test_paddings_are_symmetric(network):
         assert float(jnp.abs(one - other).max()) > 0.01 * scale
 
 
-def test_constant_pictures_give_constant_maps_inside():
+def test_constant_images_give_constant_maps_inside():
     """Of 56 cells a side, 5 to 51 see no border through stem and layer1 (35 pixels)."""
     network = RESNETS["resnet50"]
 

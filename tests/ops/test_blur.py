@@ -14,13 +14,13 @@ from ad3d_jax.ops.blur import (
 )
 
 
-def pictures(shape=(2, 23, 30, 2)):
+def images(shape=(2, 23, 30, 2)):
     return np.random.default_rng(0).random(shape).astype(np.float32)
 
 
 @pytest.mark.parametrize("size", [1, 3, 21])
 def test_mean_filter_agrees_with_scipy(size):
-    x = pictures()
+    x = images()
     expected = ndimage.uniform_filter(
         x.astype(np.float64), size=(1, size, size, 1), mode="constant"
     )
@@ -37,7 +37,7 @@ def test_corner_of_a_mean_of_ones():
     ("border", "mode"), [("reflect", "reflect"), ("zero", "constant")]
 )
 def test_gaussian_blur_agrees_with_scipy(sigma, border, mode):
-    x = pictures()
+    x = images()
     expected = ndimage.gaussian_filter(
         x.astype(np.float64), (0, sigma, sigma, 0), mode=mode, truncate=4.0
     )
@@ -46,7 +46,7 @@ def test_gaussian_blur_agrees_with_scipy(sigma, border, mode):
 
 
 def test_skewed_kernels_agree_with_scipy():
-    x, generator = pictures(), np.random.default_rng(1)
+    x, generator = images(), np.random.default_rng(1)
     rows, columns = generator.random(5), generator.random(9)
     expected = ndimage.correlate1d(x.astype(np.float64), rows, axis=1, mode="constant")
     expected = ndimage.correlate1d(expected, columns, axis=2, mode="constant")
@@ -67,7 +67,7 @@ def test_what_cannot_be_filtered_is_refused():
 
 
 def test_no_sigma_leaves_a_map_as_it_is():
-    x = pictures()
+    x = images()
     expected = ndimage.gaussian_filter(x, (0, 0, 0, 0))
     np.testing.assert_array_equal(gaussian_blur(x, 0.0), expected)
 

@@ -1,5 +1,6 @@
 import jax
 import jax.numpy as jnp
+import libraries
 import numpy as np
 import pytest
 from made_up_clouds import bumpy_cloud, holes
@@ -12,7 +13,7 @@ fpfh = jax.jit(module.fpfh, static_argnames="reach")
 
 def open3d_fpfh(xyz, normals=None):
     """Open3D's descriptors [N,33] of points [N,3], on its own or on given normals."""
-    o3d = pytest.importorskip("open3d")
+    o3d = libraries.open3d()
     search = o3d.geometry.KDTreeSearchParamHybrid
     cloud = o3d.geometry.PointCloud(o3d.utility.Vector3dVector(np.float64(xyz)))
     if normals is None:

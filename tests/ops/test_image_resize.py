@@ -8,13 +8,13 @@ from ad3d_jax.ops.resize import at_size, resize_bilinear, resize_nearest
 SIZES = [(8, 8), (12, 20), (5, 3), (16, 7)]
 
 
-def pictures():
+def images():
     return np.random.default_rng(0).random((2, 8, 10, 3)).astype(np.float32)
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_bilinear_reads_at_half_pixel_centres(size):
-    x = pictures()
+    x = images()
     rows = (np.arange(size[0]) + 0.5) * 8 / size[0] - 0.5
     columns = (np.arange(size[1]) + 0.5) * 10 / size[1] - 0.5
     grid = np.meshgrid(rows, columns, indexing="ij")
@@ -30,7 +30,7 @@ def test_bilinear_reads_at_half_pixel_centres(size):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_nearest_takes_the_floor(size):
-    x = pictures()
+    x = images()
     resized = np.asarray(resize_nearest(x, size))
     for i in range(size[0]):
         for j in range(size[1]):
@@ -42,7 +42,7 @@ def test_nearest_takes_the_floor(size):
 
 @pytest.mark.parametrize("size", [(12, 20), (5, 3)])
 def test_host_images_of_any_rank_are_brought_to_a_size(size):
-    x = pictures()
+    x = images()
     expected = np.asarray(resize_bilinear(jnp.asarray(x), size))
     np.testing.assert_array_equal(at_size(x, size), expected)
     for found, part in (

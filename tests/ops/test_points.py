@@ -1,5 +1,6 @@
 import jax
 import jax.numpy as jnp
+import libraries
 import numpy as np
 import pytest
 from made_up_clouds import bumpy_cloud, holes
@@ -10,12 +11,12 @@ normals = jax.jit(points.normals, static_argnames=("radius", "reach"))
 
 
 def open3d_cloud(xyz):
-    o3d = pytest.importorskip("open3d")
+    o3d = libraries.open3d()
     return o3d.geometry.PointCloud(o3d.utility.Vector3dVector(np.float64(xyz)))
 
 
 def open3d_normals(xyz, radius=0.1):
-    o3d = pytest.importorskip("open3d")
+    o3d = libraries.open3d()
     cloud = open3d_cloud(xyz)
     cloud.estimate_normals(o3d.geometry.KDTreeSearchParamHybrid(radius, 30))
     return np.asarray(cloud.normals)

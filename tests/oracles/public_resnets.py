@@ -85,6 +85,6 @@ def folded(weights):
     return found
 
 
-def picture(seed, side=64):
-    """Returns a picture [1,side,side,3] float32 in [0,1]."""
+def image(seed, side=64):
+    """Returns an image [1,side,side,3] float32 in [0,1]."""
     return np.random.default_rng(seed).random((1, side, side, 3), np.float32)

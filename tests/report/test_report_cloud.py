@@ -7,7 +7,7 @@ import pytest
 from made_up_run import file_name
 
 from ad3d_jax.report import overlay, write_ply, write_report
-from ad3d_jax.report.cloud import BACKGROUND, cloud_picture, rotation
+from ad3d_jax.report.cloud import BACKGROUND, cloud_image, rotation
 
 
 def read_ply(path):
@@ -79,7 +79,7 @@ def test_clouds_of_the_report_hold_valid_points_in_overlay_colors(workdir):
     assert np.abs(expected.astype(int) - colors).max() <= 1
 
 
-def test_picture_shows_the_nearer_point():
+def test_image_shows_the_nearer_point():
     side = np.linspace(-0.5, 0.5, 21)
     far = np.stack([*np.meshgrid(side, side), np.zeros((21, 21))], -1).reshape(-1, 3)
     near = np.array([[0.0, 0.0, -0.5]]) @ rotation()  # on the ray of the middle
@@ -87,12 +87,12 @@ def test_picture_shows_the_nearer_point():
     colors[-1] = (0, 0, 255)
     xyz, focus = np.concatenate([far, near]), np.arange(len(far) + 1) < len(far)
     for order in (np.arange(len(xyz)), np.arange(len(xyz))[::-1]):
-        view = cloud_picture(xyz[order], colors[order], focus[order], 63)
+        view = cloud_image(xyz[order], colors[order], focus[order], 63)
         blue = np.argwhere((view == (0, 0, 255)).all(-1))
         assert len(blue) and np.abs(blue - 32).max() <= 2
         assert (view == (255, 0, 0)).all(-1).sum() > 400
 
 
-def test_picture_of_no_points_is_empty():
-    view = cloud_picture(np.zeros((0, 3)), np.zeros((0, 3), np.uint8), np.zeros(0), 8)
+def test_image_of_no_points_is_empty():
+    view = cloud_image(np.zeros((0, 3)), np.zeros((0, 3), np.uint8), np.zeros(0), 8)
     assert (view == BACKGROUND).all()

@@ -23,11 +23,11 @@ def matched(**changes) -> Sample:
     return Sample("hole_000", {**arrays, **changes})
 
 
-def marked_centre(picture: np.ndarray) -> np.ndarray:
+def marked_centre(image: np.ndarray) -> np.ndarray:
     """Returns the centre of what is outlined, as shares of height and width."""
-    rows, columns = np.nonzero((picture == CONTOUR).all(-1))
+    rows, columns = np.nonzero((image == CONTOUR).all(-1))
     ends = [(x.min() + x.max() + 1) / 2 for x in (rows, columns)]
-    return np.array(ends) / picture.shape[:2]
+    return np.array(ends) / image.shape[:2]
 
 
 def test_both_patches_are_outlined_where_they_are():
@@ -37,8 +37,8 @@ def test_both_patches_are_outlined_where_they_are():
     assert own.title == "worst patch"
     assert theirs.title == "matched patch of training sample 12"
     expected = np.array([[40.5, 8.5], [16.5, 56.5]]) / SIDE
-    np.testing.assert_allclose(marked_centre(own.picture), expected[0], atol=0.01)
-    np.testing.assert_allclose(marked_centre(theirs.picture), expected[1], atol=0.01)
+    np.testing.assert_allclose(marked_centre(own.image), expected[0], atol=0.01)
+    np.testing.assert_allclose(marked_centre(theirs.image), expected[1], atol=0.01)
 
 
 def test_depth_alone_is_enough():

@@ -216,7 +216,7 @@ def test_broken_and_incomplete_samples_are_told(workdir):
     assert "part/seven is not drawn: it is float32 [8, 8, 7]" in page.words
     assert "rgb is not drawn" in page.words
     assert "No point cloud: xyz was not recorded." in page.words
-    assert "No RGB picture was recorded." in page.words
+    assert "No RGB image was recorded." in page.words
     assert sum(link.startswith("clouds/") for link in page.links) == 4
 
 
@@ -228,7 +228,7 @@ def test_unorganised_clouds_have_clouds_alone(workdir):
         np.savez(path, **flat)
     page = made(workdir)
     assert "No PRO curve: an unorganised cloud has no regions." in page.words
-    assert page.words.count("An unorganised cloud has no pictures.") == 6
+    assert page.words.count("An unorganised cloud has no images.") == 6
     assert sum(link.startswith("clouds/") for link in page.links) == 6
 
 
@@ -237,7 +237,7 @@ def test_empty_workdir_is_a_page_of_gaps(tmp_path):
     for name in ("config.json", "metrics.json", "log.jsonl", "scores.csv"):
         assert f"{name} cannot be read: there is no such file." in page.words
     assert "No training step was logged." in page.words
-    assert "No sample was chosen for pictures." in page.words
+    assert "No sample was chosen for images." in page.words
     assert page.sources == []
 
 

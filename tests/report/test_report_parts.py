@@ -1,4 +1,4 @@
-"""Parts of the reconstruction line: pictures, codes, the gate, health of codebooks."""
+"""Parts of the reconstruction line: images, codes, the gate, health of codebooks."""
 
 import json
 
@@ -13,7 +13,7 @@ from ad3d_jax.report.files import Sample
 from ad3d_jax.report.markup import PANEL
 from ad3d_jax.report.panels import checked, gate_taken, part_panels, part_scales
 
-SIDE = 96  # more than a quarter of a panel: pictures are interpolated
+SIDE = 96  # more than a quarter of a panel: images are interpolated
 
 
 def shown(**parts) -> dict[str, np.ndarray]:
@@ -22,30 +22,30 @@ def shown(**parts) -> dict[str, np.ndarray]:
     sample, gaps = checked(Sample("hole_000", arrays))
     assert not gaps
     panels = part_panels(sample, part_scales([sample]))
-    return {panel.title: panel.picture for panel in panels}
+    return {panel.title: panel.image for panel in panels}
 
 
-def test_codes_keep_their_colours_and_pictures_are_interpolated():
+def test_codes_keep_their_colours_and_images_are_interpolated():
     colours = np.random.default_rng(0).uniform(size=(5, 3))
     index = np.random.default_rng(1).integers(0, 5, (SIDE // 4, SIDE // 4))
     codes = colours[index.repeat(4, 0).repeat(4, 1)].astype(np.float32)
-    pictures = shown(codes_lo=codes, reconstruction_rgb=codes)
-    found = np.unique(pictures["codes_lo"].reshape(-1, 3), axis=0)
+    images = shown(codes_lo=codes, reconstruction_rgb=codes)
+    found = np.unique(images["codes_lo"].reshape(-1, 3), axis=0)
     expected = np.unique(np.rint(colours * 255).astype(np.uint8), axis=0)
     np.testing.assert_array_equal(found, expected)
-    assert pictures["codes_lo"].shape == (PANEL, PANEL, 3)
-    assert len(np.unique(pictures["reconstruction_rgb"].reshape(-1, 3), axis=0)) > 50
+    assert images["codes_lo"].shape == (PANEL, PANEL, 3)
+    assert len(np.unique(images["reconstruction_rgb"].reshape(-1, 3), axis=0)) > 50
 
 
 @pytest.mark.parametrize("taken", [0, 1])
-def test_a_gate_is_words_and_no_picture(taken):
+def test_a_gate_is_words_and_no_image(taken):
     gate = np.full((8, 8, 1), taken, np.float32)
     sample, _ = checked(Sample("a", {"part/gate": gate}))
     assert gate_taken(sample) is bool(taken)
     assert set(shown(gate=gate, map_rgb=gate * 0)) == {"map_rgb"}
 
 
-def test_a_gate_that_differs_over_the_picture_is_drawn():
+def test_a_gate_that_differs_over_the_image_is_drawn():
     gate = np.zeros((8, 8, 1), np.float32)
     gate[2] = 1
     assert set(shown(gate=gate)) == {"gate"}
@@ -101,14 +101,14 @@ def test_half_of_the_codes_may_be_dead():
 
 def draw(title, mask, depth):
     rgb = np.full((8, 8, 3), 0.5, np.float32)
-    pictures = {
+    images = {
         "clean_rgb": rgb,
         "altered_rgb": np.where(mask, np.float32([1, 0, 0]), rgb),
         "clean_depth": depth,
         "altered_depth": np.where(mask, np.float32(0.9), depth),
         "mask": mask.astype(np.float32),
     }
-    return gallery.Draw(title, pictures, depth > 0)
+    return gallery.Draw(title, images, depth > 0)
 
 
 def test_a_gallery_shows_each_draw_and_counts_them(tmp_path):
@@ -120,11 +120,11 @@ def test_a_gallery_shows_each_draw_and_counts_them(tmp_path):
     page = gallery.write_gallery(tmp_path / "g", "T", draws, {"hyper.x": "0.5"})
     words = page.read_text(encoding="utf-8")
     assert "1 of 2 draws are anomalous (50 %)." in words
-    assert "cover 12.5 % of the picture on average, 12.5 % in the median" in words
+    assert "cover 12.5 % of the image on average, 12.5 % in the median" in words
     assert "a &amp; b" in words and "hyper.x" in words
     assert words.count("<img") == 10 and words.count("data:image/") == 10
-    with Image.open(page.parent / "sheet.png") as picture:
-        width, height = picture.size
+    with Image.open(page.parent / "sheet.png") as image:
+        width, height = image.size
     assert width > 5 * gallery.TILE and height > 2 * gallery.TILE
 
 

@@ -50,7 +50,7 @@ def folder(tmp_path):
         mode = "L" if name == "c.bmp" else "RGB"
         colour = 60 * index if mode == "L" else (60 * index,) * 3
         Image.new(mode, (10 + index, 8), colour).save(path)
-    (tmp_path / "a" / "notes.txt").write_text("no picture")
+    (tmp_path / "a" / "notes.txt").write_text("no image")
     return tmp_path
 
 
@@ -76,6 +76,6 @@ def test_unreadable_textures_are_named(folder, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="empty"):
         load_textures(tmp_path / "empty", 4)
-    (folder / "broken.png").write_bytes(b"no picture")
+    (folder / "broken.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match="broken.png"):
         load_textures(folder, 4)

@@ -5,11 +5,11 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import libraries
 import numpy as np
 import pytest
 from absl import flags
 from ml_collections import config_flags
-from reference_systems import make_batch
 
 from ad3d_jax.base import Batch
 from ad3d_jax.experiment import run
@@ -24,6 +24,7 @@ from ad3d_jax.nn.resnet import RESNETS
 from ad3d_jax.ops import knn
 from ad3d_jax.systems import btf
 from ad3d_jax.systems.btf import Config
+from ad3d_jax.testing import make_batch
 from experiments.configs.btf import VARIANTS, get_config
 
 SMALL = {"backbone": "resnet18", "cells": 8}
@@ -240,7 +241,7 @@ def test_one_flag_says_who_makes_fpfh(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["raw", "plane"])
 def test_full_size_samples_run_through(native_class, tmp_path, recipe):
-    pytest.importorskip("open3d")
+    libraries.open3d()
     config = get_config("fpfh")
     config.model.fpfh = "open3d"
     config.data.recipe = recipe

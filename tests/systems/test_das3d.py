@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from reference_systems import make_batch
 
 from ad3d_jax import losses
 from ad3d_jax.base import ALONE, without_truth
@@ -20,6 +19,7 @@ from ad3d_jax.systems.das3d import (
     forward,
     make_anomalies,
 )
+from ad3d_jax.testing import make_batch
 from experiments.configs.das3d import VARIANTS, get_config
 
 CONFIG = Config(

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference_systems import make_batch
 from scipy.ndimage import uniform_filter
 
 from ad3d_jax.base import ALONE, Batch, without_truth
@@ -14,6 +13,7 @@ from ad3d_jax.schedules import SCHEDULES
 from ad3d_jax.synthesis.rgbd import pick_textures
 from ad3d_jax.systems import build, draem
 from ad3d_jax.systems.draem import Config
+from ad3d_jax.testing import make_batch
 from experiments.configs.draem import VARIANTS, get_config
 
 SMALL = dict(

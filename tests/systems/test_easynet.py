@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference_systems import make_batch
 
 from ad3d_jax.base import ALONE, Batch, Gather, Train, fold_each, without_truth
 from ad3d_jax.nn.scope import scoring
@@ -23,6 +22,7 @@ from ad3d_jax.systems.easynet import (
     takes_fusion,
     visible_mask,
 )
+from ad3d_jax.testing import make_batch
 from experiments.configs.easynet import VARIANTS, get_config
 
 TINY = {"width": 4, "mlp_width": 8, "textures": 4, "texture_size": 32}

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference_systems import make_batch
 from scipy.ndimage import gaussian_filter, zoom
 from sklearn.covariance import empirical_covariance
 
@@ -18,6 +17,7 @@ from ad3d_jax.base import Batch, State, without_truth
 from ad3d_jax.features.patches import as_rows
 from ad3d_jax.systems import backbones, build, padim
 from ad3d_jax.systems.padim import Config
+from ad3d_jax.testing import make_batch
 from experiments.configs import padim as configs
 
 RESNET18 = Config(backbone="resnet18", dimensions=100)

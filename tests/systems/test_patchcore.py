@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference_systems import make_batch
 from scipy.ndimage import gaussian_filter, zoom
 from sklearn.neighbors import NearestNeighbors
 
@@ -16,6 +15,7 @@ from ad3d_jax.base import MATCH, Batch, State, without_truth
 from ad3d_jax.ops import coreset, knn
 from ad3d_jax.systems import banks, build, patchcore
 from ad3d_jax.systems.patchcore import Config
+from ad3d_jax.testing import make_batch
 from experiments.configs import patchcore as configs
 
 SMALL = Config(

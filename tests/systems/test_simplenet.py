@@ -5,13 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from reference_systems import make_batch
 
 from ad3d_jax.base import ALONE, Batch
 from ad3d_jax.fit.step import begin, fixed_part, train_step
 from ad3d_jax.nn.scope import scoring
 from ad3d_jax.systems import simplenet
 from ad3d_jax.systems.simplenet import Config, hinge
+from ad3d_jax.testing import make_batch
 
 SMALL = Config(
     backbone="resnet18",

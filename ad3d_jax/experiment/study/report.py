@@ -78,7 +78,7 @@ def command(trial: FrozenTrial, flags: Sequence[str]) -> str:
 
 
 def compose(study: optuna.Study, flags: Sequence[str]) -> str:
-    """Returns the page; all pictures are in it."""
+    """Returns the page; all images are in it."""
     title = f"Study {study.study_name}"
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     complete = [t for t in complete if np.isfinite(t.value)]
@@ -153,8 +153,8 @@ def _importances(study: optuna.Study, complete: Sequence[FrozenTrial]) -> str:
         axes.grid(axis="y", visible=False)
 
     note = "How much of the difference between trials each parameter alone explains."
-    picture = figure(png(drawn(9, 0.8 + 0.4 * len(names), draw)), note)
-    return section("importances", "Importances", picture)
+    image = figure(png(drawn(9, 0.8 + 0.4 * len(names), draw)), note)
+    return section("importances", "Importances", image)
 
 
 def _parallel(complete: Sequence[FrozenTrial], names: Sequence[str]) -> str:
@@ -182,8 +182,8 @@ def _parallel(complete: Sequence[FrozenTrial], names: Sequence[str]) -> str:
         axes.set_xlim(-0.1, len(columns) - 0.6)
 
     note = "A line is a trial, the stronger the better; the best one is orange."
-    picture = figure(png(drawn(9.5, 3.8, draw)), note)
-    return section("parallel", "Parallel coordinates", picture)
+    image = figure(png(drawn(9.5, 3.8, draw)), note)
+    return section("parallel", "Parallel coordinates", image)
 
 
 def _slices(complete: Sequence[FrozenTrial], names: Sequence[str]) -> str:
@@ -215,8 +215,8 @@ def _slices(complete: Sequence[FrozenTrial], names: Sequence[str]) -> str:
             axes.set_axis_off()
 
     note = "A point is a trial; later ones are darker."
-    picture = figure(png(drawn(3.2 * columns, 2.6 * rows, draw)), note)
-    return section("slices", "Slices", picture)
+    image = figure(png(drawn(3.2 * columns, 2.6 * rows, draw)), note)
+    return section("slices", "Slices", image)
 
 
 def _column(

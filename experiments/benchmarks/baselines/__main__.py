@@ -47,7 +47,7 @@ def run(operations: Sequence[str], small: bool = False, rounds: int = ROUNDS) ->
     Args:
         operations: names in OPERATIONS.
         small: tiny sizes, to try the command itself.
-        rounds: how often each contestant is timed.
+        rounds: how often each implementation is timed.
 
     Raises:
         ValueError: an operation is unknown, or there is no round.
@@ -79,7 +79,7 @@ def define_flags() -> None:
     names = ", ".join(OPERATIONS)
     flags.DEFINE_list("operations", list(OPERATIONS), f"Some of {names}.")
     flags.DEFINE_bool("small", False, "Tiny sizes, to try the command itself.")
-    flags.DEFINE_integer("rounds", ROUNDS, "Timed calls of each contestant.", 1)
+    flags.DEFINE_integer("rounds", ROUNDS, "Timed calls of each implementation.", 1)
     flags.DEFINE_string("output", None, "JSON file to write.", required=True)
 
 

@@ -11,12 +11,12 @@ import numpy as np
 
 from ad3d_jax.base import State
 from ad3d_jax.ops import coreset
-from experiments.benchmarks.baselines.contest import (
+from experiments.benchmarks.baselines.comparison import (
     Call,
-    contest,
+    baseline,
     in_turns,
     normal,
-    rival,
+    side_by_side,
 )
 from experiments.benchmarks.speed import chooser
 
@@ -35,15 +35,15 @@ def compare(small: bool, rounds: int) -> list[dict]:
 def _coreset(
     rows: int, dimensions: int, picks: int, timed_picks: int, rounds: int
 ) -> dict:
-    """Returns one size's contest, and what share of the memory's bandwidth it is."""
+    """Returns one size's timings, and what share of the memory's bandwidth it is."""
     data = normal(np.empty((rows, dimensions), np.float32))
     select = coreset.greedy(picks / rows)
     placed, begin = jax.device_put(select.prepare(jax.random.key(0), State(), data))
     ours = partial(chooser(select), placed, begin)
     chosen = np.asarray(ours().picked)
-    plain = rival(torch_greedy, data, timed_picks)
+    plain = baseline(torch_greedy, data, timed_picks)
     same = None if isinstance(plain, str) else plain() == list(chosen[:timed_picks])
-    results = contest(
+    results = side_by_side(
         {"ours": ours, "torch_loop": plain},
         rounds,
         {"torch_loop": len(chosen) / timed_picks},
@@ -56,7 +56,7 @@ def _coreset(
         "picks": len(chosen),
         "torch_loop_picks_timed": timed_picks,
         "torch_loop_picks_same": same,
-        "contestants": results,
+        "implementations": results,
         "bandwidth_bytes_per_second": stream,
         # As if every pick read all rows; above 1, as one pass serves many picks.
         "share_of_bandwidth": rate / stream,

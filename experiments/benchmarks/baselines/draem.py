@@ -8,7 +8,7 @@ SMALL = (32, 2, 4, 4)
 
 
 def compare(small: bool, rounds: int) -> dict:
-    """Returns the contests in scoring and in one training step."""
+    """Returns the timings in scoring and in one training step."""
     side, batch_size, width, judge = SMALL if small else SIZE
     config = draem.get_config()
     config.data.image_size = config.model.texture_size = side

@@ -11,7 +11,7 @@ SMALL = (32, 2, 4, 8)
 
 
 def compare(small: bool, rounds: int) -> dict:
-    """Returns the contests in scoring and in one training step."""
+    """Returns the timings in scoring and in one training step."""
     side, batch_size, width, mlp_width = SMALL if small else SIZE
     config = easynet.get_config()
     config.data.image_size = config.model.texture_size = side

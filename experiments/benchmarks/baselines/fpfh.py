@@ -5,7 +5,12 @@ import numpy as np
 
 from ad3d_jax.ops.fpfh import fpfh
 from data_pipelines import geometry
-from experiments.benchmarks.baselines.contest import Call, contest, normal, rival
+from experiments.benchmarks.baselines.comparison import (
+    Call,
+    baseline,
+    normal,
+    side_by_side,
+)
 
 SIZES = ((1, 224), (4, 224))  # clouds, side
 SMALL = ((1, 24),)
@@ -17,7 +22,7 @@ def compare(small: bool, rounds: int) -> list[dict]:
 
 
 def _fpfh(clouds: int, side: int, rounds: int) -> dict:
-    """Returns the contest on a batch of wavy surfaces 0.4 m away, with noise."""
+    """Returns the timings on a batch of wavy surfaces 0.4 m away, with noise."""
     y, x = np.mgrid[0:side, 0:side].astype(np.float32) / side - 0.5
     noise = normal(np.empty((clouds, side, side), np.float32))
     z = 0.4 + 0.01 * np.sin(20 * x) * np.cos(20 * y) + 2e-4 * noise
@@ -26,14 +31,14 @@ def _fpfh(clouds: int, side: int, rounds: int) -> dict:
     describe = jax.jit(fpfh)
     calls = {
         "ours": lambda: describe(placed, valid),
-        "open3d": rival(open3d_fpfh, xyz),
+        "open3d": baseline(open3d_fpfh, xyz),
     }
-    results = contest(calls, rounds)
+    results = side_by_side(calls, rounds)
     seconds = results["ours"]["seconds_median"]
     return {
         "clouds": clouds,
         "side": side,
-        "contestants": results,
+        "implementations": results,
         "clouds_per_second": clouds / seconds,
     }
 

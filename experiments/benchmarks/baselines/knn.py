@@ -6,7 +6,12 @@ import jax
 import numpy as np
 
 from ad3d_jax.ops import knn
-from experiments.benchmarks.baselines.contest import Call, contest, normal, rival
+from experiments.benchmarks.baselines.comparison import (
+    Call,
+    baseline,
+    normal,
+    side_by_side,
+)
 
 # Queries, rows, dimensions: the fast mode's ranks are looked up among RANKS.
 SIZES = ((784, 40_000, 1536), (784, 17_483, 33))
@@ -20,7 +25,7 @@ def compare(small: bool, rounds: int) -> list[dict]:
 
 
 def _knn(queries: int, rows: int, dimensions: int, rounds: int) -> dict:
-    """Returns one size's contest and the fast mode's changes of rank."""
+    """Returns one size's timings and the fast mode's changes of rank."""
     data = normal(np.empty((rows, dimensions), np.float32))
     asked = normal(np.empty((queries, dimensions), np.float32), seed=1)
     bank, placed = jax.device_put((knn.build(data), asked))
@@ -31,10 +36,10 @@ def _knn(queries: int, rows: int, dimensions: int, rounds: int) -> dict:
     calls = {
         "ours": lambda: ours(bank, placed),
         "ours_fast": lambda: fast(bank, placed),
-        "faiss_flat": rival(faiss_flat, data, asked),
-        "torch_cdist": rival(torch_cdist, data, asked),
+        "faiss_flat": baseline(faiss_flat, data, asked),
+        "torch_cdist": baseline(torch_cdist, data, asked),
     }
-    results = contest(calls, rounds)
+    results = side_by_side(calls, rounds)
     order = np.asarray(ranked(bank, placed).number)
     found = order == np.asarray(fast(bank, placed).number)
     rank = np.where(found.any(1), found.argmax(1), order.shape[1])
@@ -43,7 +48,7 @@ def _knn(queries: int, rows: int, dimensions: int, rounds: int) -> dict:
         "queries": queries,
         "rows": rows,
         "dimensions": dimensions,
-        "contestants": results,
+        "implementations": results,
         "flops_per_second": flops / results["ours"]["seconds_median"],
         "fast_share_of_queries_changed": float((rank > 0).mean()),
         "fast_largest_rank_change": int(rank.max()),

@@ -10,7 +10,7 @@ import numpy as np
 
 from ad3d_jax.devices.memory import host_peak_bytes
 from ad3d_jax.ops import knn
-from experiments.benchmarks.baselines.contest import normal
+from experiments.benchmarks.baselines.comparison import normal
 
 SIZE = (784, 1_000_000, 1536)  # queries, rows, dimensions
 SMALL = (64, 200_000, 64)

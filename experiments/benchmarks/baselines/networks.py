@@ -12,10 +12,10 @@ from ml_collections import ConfigDict
 from ad3d_jax.base import ALONE, Batch, State, System, scoring, without_truth
 from ad3d_jax.experiment.state import build_system, initial_state
 from ad3d_jax.fit.step import begin, fixed_part, train_step
-from experiments.benchmarks.baselines.contest import Call, contest, rival
+from experiments.benchmarks.baselines.comparison import Call, baseline, side_by_side
 from experiments.benchmarks.speed import random_batch
 
-PICTURES = {"rgb": 3, "depth": 3}  # channels; depth is repeated
+IMAGES = {"rgb": 3, "depth": 3}  # channels; depth is repeated
 
 
 def compare(
@@ -26,10 +26,10 @@ def compare(
     batch_size: int,
     rounds: int,
 ) -> dict:
-    """Returns the contests in scoring and in one training step.
+    """Returns the timings in scoring and in one training step.
 
     Ours are the system's own functions, so that the training step makes its anomalies,
-    too; torch is given altered pictures. Neither bounds gradients.
+    too; torch is given altered images. Neither bounds gradients.
 
     Args:
         config: of the system.
@@ -37,7 +37,7 @@ def compare(
         torch_options: its arguments.
         modalities: what the networks read, in torch's order.
         batch_size: rows of a batch.
-        rounds: how often each contestant is timed.
+        rounds: how often each implementation is timed.
 
     Raises:
         ValueError: the networks differ in their number of parameters.
@@ -45,14 +45,14 @@ def compare(
     system = build_system(config)
     batch = without_truth(random_batch(config, batch_size))
     state = initial_state(config, system, batch)
-    model = rival(torch_model, torch_name, torch_options)
+    model = baseline(torch_model, torch_name, torch_options)
     own = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     if not isinstance(model, str) and own != count(model):
         raise ValueError(
-            f"{torch_name}: ours has {own} parameters, the rival {count(model)}"
+            f"{torch_name}: ours has {own} parameters, the baseline {count(model)}"
         )
     side = config.data.image_size
-    contests = {}
+    timings = {}
     for scope, ours, theirs in (
         ("score", our_score, torch_score),
         ("step", our_step, torch_step),
@@ -62,14 +62,14 @@ def compare(
             "ours": ours(system, state, batch),
             "torch": model if isinstance(model, str) else theirs(*given),
         }
-        contests[scope] = contest(calls, rounds)
+        timings[scope] = side_by_side(calls, rounds)
         del calls
         gc.collect()
     return {
         "resolution": side,
         "batch_size": batch_size,
         "parameters": own,
-        **contests,
+        **timings,
     }
 
 
@@ -113,28 +113,27 @@ def count(model: Any) -> int:
 
 
 def torch_score(model: Any, modalities: tuple, batch_size: int, side: int) -> Call:
-    """Returns the rival's call that scores."""
+    """Returns the baseline's call that scores."""
     from experiments.benchmarks.baselines import torch_networks
 
-    pictures = random_pictures(modalities, batch_size, side)
-    return torch_networks.scoring(model, pictures)
+    images = random_images(modalities, batch_size, side)
+    return torch_networks.scoring(model, images)
 
 
 def torch_step(model: Any, modalities: tuple, batch_size: int, side: int) -> Call:
-    """Returns the rival's call that trains one step."""
+    """Returns the baseline's call that trains one step."""
     from experiments.benchmarks.baselines import torch_networks
 
-    altered = random_pictures(modalities, batch_size, side)
-    clean = random_pictures(modalities, batch_size, side)
+    altered = random_images(modalities, batch_size, side)
+    clean = random_images(modalities, batch_size, side)
     mask = np.zeros((batch_size, 1, side, side), np.float32)
     mask[..., : side // 4, : side // 4] = 1
     return torch_networks.training(model, [*altered, *clean, mask])
 
 
-def random_pictures(modalities: tuple, batch_size: int, side: int) -> list[np.ndarray]:
-    """Returns random pictures [B,C,H,W] float32 in [0,1)."""
+def random_images(modalities: tuple, batch_size: int, side: int) -> list[np.ndarray]:
+    """Returns random images [B,C,H,W] float32 in [0,1)."""
     rng = np.random.default_rng(0)
     return [
-        rng.random((batch_size, PICTURES[m], side, side), np.float32)
-        for m in modalities
+        rng.random((batch_size, IMAGES[m], side, side), np.float32) for m in modalities
     ]

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ad3d_jax.synthesis.rgbd import Corruption, corrupt
-from experiments.benchmarks.baselines.contest import Call, contest, rival
+from experiments.benchmarks.baselines.comparison import Call, baseline, side_by_side
 
 SIZE = (256, 16, 64)  # side, images, textures
 SMALL = (32, 2, 2)
@@ -19,18 +19,18 @@ DRAEM = Corruption(p_cut_out=0.0)
 
 
 def compare(small: bool, rounds: int) -> dict:
-    """Returns the contest, seconds for all images of a batch."""
+    """Returns the comparison, seconds for all images of a batch."""
     side, count, textures = SMALL if small else SIZE
     rng = np.random.default_rng(0)
     images = rng.random((count, side, side, 3), np.float32)
     bank = rng.integers(0, 256, (textures, side, side, 3), np.uint8)
-    calls = {"ours": ours(images, bank), "opencv": rival(opencv, images, bank)}
-    results = contest(calls, rounds)
+    calls = {"ours": ours(images, bank), "opencv": baseline(opencv, images, bank)}
+    results = side_by_side(calls, rounds)
     ratio = results["opencv"]["ratio_to_ours"]
     return {
         "side": side,
         "images": count,
-        "contestants": results,
+        "implementations": results,
         "ratio_of_all_cores": None if ratio is None else ratio / os.cpu_count(),
         "images_per_second": count / results["ours"]["seconds_median"],
     }
@@ -52,7 +52,7 @@ def ours(images: np.ndarray, bank: np.ndarray) -> Call:
 
 
 def opencv(images: np.ndarray, bank: np.ndarray) -> Call:
-    """Returns the rival's call. ImportError where there is no OpenCV."""
+    """Returns the baseline's call. ImportError where there is no OpenCV."""
     from experiments.benchmarks.baselines import opencv_synthesis
 
     rng = np.random.default_rng(0)

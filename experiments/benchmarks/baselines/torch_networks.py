@@ -40,7 +40,7 @@ def perceptron(inputs: int, *widths: int) -> nn.Sequential:
 
 
 def doubled(x: torch.Tensor) -> torch.Tensor:
-    """Returns the picture at twice its size, the corners' centres in place."""
+    """Returns the image at twice its size, the corners' centres in place."""
     return functional.interpolate(
         x, scale_factor=2, mode="bilinear", align_corners=True
     )
@@ -114,7 +114,7 @@ class Draem(nn.Module):
         return restored, self.judge(torch.cat((restored, rgb), 1)).softmax(1)
 
     def loss(self, rgb, clean, mask) -> torch.Tensor:
-        """Returns DRAEM's loss of altered pictures."""
+        """Returns DRAEM's loss of altered images."""
         restored, probabilities = self(rgb)
         return appearance(restored, clean) + focal(probabilities, mask)
 
@@ -142,8 +142,8 @@ class EasyNet(nn.Module):
         for x, restore, levels in zip(
             (rgb, depth), self.restore, self.compare, strict=True
         ):
-            picture, early, late = restore(x)
-            restored.append(picture)
+            image, early, late = restore(x)
+            restored.append(image)
             first = levels[0](torch.cat((early[0], late[3]), 1))
             second = levels[1](torch.cat((early[1], late[2]), 1))
             second = functional.interpolate(

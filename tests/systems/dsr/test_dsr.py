@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference_systems import make_batch
 
 from ad3d_jax.base import ALONE, Batch, sample_keys, without_truth
 from ad3d_jax.fit.step import begin, fixed_part, train_step
 from ad3d_jax.ops.blur import mean_filter
 from ad3d_jax.systems.dsr import dsr, networks
+from ad3d_jax.testing import make_batch
 
 CONFIG = dsr.Config(
     dada_hidden=16,

@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference_systems import make_batch
 
 from ad3d_jax.base import ALONE, Batch, sample_keys, without_truth
 from ad3d_jax.fit.step import begin, fixed_part, train_step
 from ad3d_jax.nn.scope import training
 from ad3d_jax.systems.dsr import detector, dsr3d, networks
 from ad3d_jax.systems.modalities import CHANNELS
+from ad3d_jax.testing import make_batch
 
 CONFIG = dsr3d.Config(
     dada_hidden=16,

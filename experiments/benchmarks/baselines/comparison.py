@@ -1,4 +1,4 @@
-"""Timing of contestants in turns, so that a busy machine slows them all."""
+"""Timing of implementations in turns, so that a busy machine slows them all."""
 
 import time
 from collections.abc import Callable
@@ -23,15 +23,15 @@ def in_turns(calls: dict[str, Call], rounds: int) -> dict[str, list[float]]:
     return seconds
 
 
-def contest(
+def side_by_side(
     calls: dict[str, Call | str], rounds: int, scale: dict[str, float] | None = None
 ) -> dict:
     """Returns {name: {"seconds_median", "ratio_to_ours"} or nulls and a "reason"}.
 
     Args:
-        calls: of the contestants, "ours" among them; a text is why one is missing.
+        calls: of the implementations, "ours" among them; a text is why one is missing.
         rounds: how often each is called.
-        scale: what to multiply a contestant's seconds by.
+        scale: what to multiply a implementation's seconds by.
     """
     able = {name: call for name, call in calls.items() if not isinstance(call, str)}
     scale = {name: 1.0 for name in calls} | (scale or {})
@@ -49,8 +49,8 @@ def contest(
     }
 
 
-def rival(make: Callable[..., Call], *arguments) -> Call | str:
-    """Returns the rival's call, or why there is none."""
+def baseline(make: Callable[..., Call], *arguments) -> Call | str:
+    """Returns the baseline's call, or why there is none."""
     try:
         return make(*arguments)
     except (ImportError, OSError, DatasetError) as error:

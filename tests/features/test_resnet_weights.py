@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracles.public_resnets import drawn_weights, folded, picture, public_shapes
+from oracles.public_resnets import drawn_weights, folded, image, public_shapes
 from oracles.torch_models import import_networks, randomised
 
 from ad3d_jax.features import resnet, weights
@@ -76,7 +76,7 @@ BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 def test_maps_are_torchvisions(name, seed, tmp_path):
     np.savez(tmp_path / "weights.npz", **drawn_weights(name, seed))
     params = resnet.read_resnet(tmp_path / "weights.npz", name, shapes(name))
-    maps = maps_of(params, name, picture(seed + 100), LAYERS[:4])
+    maps = maps_of(params, name, image(seed + 100), LAYERS[:4])
     with np.load(GOLDEN) as golden:
         for layer, found in zip(LAYERS, maps, strict=False):
             step = 8 if layer == "conv1" else 2
@@ -278,7 +278,7 @@ def test_wrong_requests_are_told():
 
 def test_pretrained_weights_load(resnet18_file):
     params = resnet.read_resnet(resnet18_file, "resnet18", shapes("resnet18"))
-    second, third = maps_of(params, "resnet18", picture(5, 224), ("layer2", "layer3"))
+    second, third = maps_of(params, "resnet18", image(5, 224), ("layer2", "layer3"))
     assert second.shape == (1, 28, 28, 128) and third.shape == (1, 14, 14, 256)
     assert np.isfinite(second).all() and np.isfinite(third).all()
     assert not any((np.asarray(m) == 0).all() for m in (second, third))
@@ -318,7 +318,7 @@ def test_converted_weights_give_torchvisions_maps(name, side, tmp_path):
     torch, torchvision, _ = import_networks()
     make = getattr(torchvision.models, TORCH_NAMES.get(name, name))
     network = randomised(torch, make(weights=None), 6)
-    rgb = picture(7, side)
+    rgb = image(7, side)
     maps = maps_of(loaded(network, name, tmp_path / "w.safetensors"), name, rgb, LAYERS)
     with torch.no_grad():
         x = network.relu(network.bn1(network.conv1(normalised(torch, rgb))))
@@ -337,7 +337,7 @@ def test_converted_weights_give_timms_maps(name, tmp_path):
         TORCH_NAMES.get(name, name), pretrained=False, features_only=True
     )
     network = randomised(torch, network, 8)
-    rgb = picture(9, 96)
+    rgb = image(9, 96)
     maps = maps_of(loaded(network, name, tmp_path / "w.safetensors"), name, rgb, LAYERS)
     with torch.no_grad():
         for found, expected in zip(maps, network(normalised(torch, rgb)), strict=True):
@@ -354,7 +354,7 @@ def test_pretrained_folded_weights_give_torchvisions_maps(resnet18_file):
             place = place.replace("conv", "bn").replace("ple.0", "ple.1")
             state[place.replace("bias", "running_var")].fill_(1 - 1e-5)
         state[place].copy_(torch.tensor(array))
-    rgb = picture(10, 224)
+    rgb = image(10, 224)
     params = resnet.read_resnet(resnet18_file, "resnet18", shapes("resnet18"))
     maps = maps_of(params, "resnet18", rgb, ("layer1", "layer2", "layer3"))
     with torch.no_grad():

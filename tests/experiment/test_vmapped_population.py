@@ -33,7 +33,7 @@ def config(cache):
             "fit.engine": "jit",
             "fit.log_every": 2,
             "eval.batch_size": 4,
-            "eval.pictures_per_defect": 0,
+            "eval.images_per_defect": 0,
         }
     )
     config.data.sample_set.update(
