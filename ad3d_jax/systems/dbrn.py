@@ -72,7 +72,9 @@ class Config(Textured):
     window: int = 8  # attention window in tokens
     drop_path: float = 0.1  # stochastic depth, training only
     reconstruction_width: int = 64  # first width of res_unet
+    reconstruction_levels: int = 4  # times that res_unet halves the image
     discriminator_width: int = 64  # width of pair embedding and U-Net
+    discriminator_levels: int = 5  # times that the U-Net halves the image
     pair_stride: int = 1  # stride of the pair embedding
     skip_dropout: tuple[float, ...] = (0.6, 0.4, 0.2)  # shallowest first; at test too
     lambda_f: bool = True  # weight of the foreground in Eq. (2)

@@ -45,7 +45,8 @@ def build_networks(config) -> dict:
             dtype=dtype,
         )
         if config.reconstruction == "res_unet":
-            widths = tuple(config.reconstruction_width * 2**i for i in range(5))
+            levels = range(config.reconstruction_levels + 1)
+            widths = tuple(config.reconstruction_width * 2**i for i in levels)
             return ResUnet(widths=widths, **shared)
         return SwinUnet(
             embed=config.embed,
@@ -75,7 +76,7 @@ def build_networks(config) -> dict:
         )
     else:
         modules["discriminator"] = UNet(
-            widths=draem_widths(width, 5),
+            widths=draem_widths(width, config.discriminator_levels),
             first_convs=2 if early else 1,
             dtype=dtype,
         )
