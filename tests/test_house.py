@@ -31,6 +31,7 @@ LAYERS = (
     ("ad3d_jax.devices",),
     ("ad3d_jax.fit",),
     ("ad3d_jax.evaluate", "ad3d_jax.report"),
+    ("ad3d_jax.testing",),
     ("data_pipelines",),
     ("ad3d_jax.experiment",),
     ("experiments",),

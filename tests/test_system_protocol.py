@@ -14,7 +14,7 @@ from ad3d_jax.testing.comparison import differ, near
 from ad3d_jax.testing.trial import key
 
 
-@functools.cache
+@functools.lru_cache(maxsize=1)  # the clauses of a system follow on each other
 def trial_of(name: str) -> Trial:
     row = TABLE[name]
     return Trial(

@@ -42,7 +42,7 @@ def widened(function: Callable) -> Callable:
 def run_in_float64(compiled: Compiled, *arguments: Tree) -> Tree:
     """Returns on the host, in float64, what a compiled function gives in float32."""
     traced = compiled.trace(*arguments)
-    with jax.enable_x64(True):
+    with jax.enable_x64(True), np.errstate(all="ignore"):
         leaves = jax.tree.leaves(compiled.arrange(*arguments))
         found = evaluate(traced.jaxpr, leaves)
     return jax.tree.unflatten(jax.tree.structure(traced.out_info), found)
@@ -76,7 +76,7 @@ def _compute(equation: JaxprEqn, inputs: list[Array]) -> list[Array]:
     if name in CONTROL:
         return CONTROL[name](params, inputs, known)
     if name != "bitcast_convert_type":  # that of drawn bits, which make a float32
-        params = {key: _wide_dtype(value) for key, value in params.items()}
+        params = {key: _wide_parameter(value) for key, value in params.items()}
     if name in NUMPY and all(isinstance(x, np.ndarray) for x in inputs):
         found = NUMPY[name](*inputs, **params)
         return [np.asarray(x) for x in (found if type(found) is list else [found])]
@@ -248,10 +248,23 @@ def _wide(x: Any) -> Any:
     return x.astype(np.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
 
-def _wide_dtype(value: Any) -> Any:
-    """Returns a parameter of a primitive; float64 where it is a narrower dtype."""
+def _wide_parameter(value: Any) -> Any:
+    """Returns a parameter of a primitive as it is where numbers are float64.
+
+    Dtypes are those of results, and programs those that a scatter or reduction joins
+    two numbers by.
+    """
     if isinstance(value, np.dtype) and jnp.issubdtype(value, jnp.floating):
         return np.dtype(np.float64)
+    if isinstance(value, Jaxpr | ClosedJaxpr):
+        closed = isinstance(value, ClosedJaxpr)
+        inputs = (value.jaxpr if closed else value).invars
+        shapes = [
+            jax.ShapeDtypeStruct(x.aval.shape, _wide_parameter(x.aval.dtype))
+            for x in inputs
+        ]
+        made = jax.make_jaxpr(lambda *x: evaluate(value, x))(*shapes)
+        return made if closed else made.jaxpr
     return value
 
 

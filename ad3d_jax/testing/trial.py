@@ -225,6 +225,14 @@ class Trial:
         """Returns the scores of ROWS rows on the host; all by one program."""
         return self.scored(engine(), self.score, batch, state, key)
 
+    def half_scores(self, batch: Batch) -> Scores:
+        """Returns the scores of half as many rows, by a program of their own."""
+        return self.scored(engine(), self._half, batch)
+
+    @functools.cached_property
+    def _half(self) -> compilation.Compiled:
+        return compilation.compile_map(engine(), scoring(self.system))
+
     def scored(
         self,
         where: engines.Engine,
