@@ -6,8 +6,6 @@ The input holds RGB images, RGB with xyz, or RGB with 16-bit depth and intrinsic
 output gets heat maps, overlays, `scores.csv` and the time that each image took.
 """
 
-from pathlib import Path
-
 from absl import flags
 
 from ad3d_jax.experiment.inspect import inspect
@@ -16,8 +14,7 @@ from experiments import command
 
 def main(values: flags.FlagValues) -> None:
     """Runs the command."""
-    folders = (values.workdir, values.input, values.output)
-    print(f"scores: {inspect(*(Path(each).expanduser() for each in folders))}")
+    print(f"scores: {inspect(values.workdir, values.input, values.output)}")
 
 
 if __name__ == "__main__":

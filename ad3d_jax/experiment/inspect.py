@@ -1,5 +1,6 @@
 """Scores a folder of unlabelled samples: images, scores and times as files."""
 
+import os
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -18,7 +19,9 @@ from ad3d_jax.workdir.scores import write_csv
 from data_pipelines.unlabelled import collate, read_folder
 
 
-def inspect(workdir: Path, source: Path, output: Path) -> Path:
+def inspect(
+    workdir: str | os.PathLike, source: str | os.PathLike, output: str | os.PathLike
+) -> Path:
     """Scores every sample of `source` and returns the path of `scores.csv`.
 
     Args:
@@ -29,6 +32,9 @@ def inspect(workdir: Path, source: Path, output: Path) -> Path:
     Raises:
         ValueError: the run is not finished, or a sample is missing or damaged.
     """
+    workdir, source, output = (
+        Path(folder).expanduser() for folder in (workdir, source, output)
+    )
     detector = load(workdir)
     needs = detector.system.needs_score
     records = read_folder(source, **detector.recipe, needs=needs)

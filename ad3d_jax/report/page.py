@@ -111,8 +111,7 @@ def headline(run: Run) -> str:
 def random_weights(metrics: dict[str, Any]) -> str:
     """Returns the warning that stands above figures of random weights, or nothing."""
     weights = metrics.get("weights")
-    named = weights.values() if isinstance(weights, dict) else [weights]
-    if "random" not in [str(name).lower() for name in named]:
+    if not isinstance(weights, dict) or "random" not in weights.values():
         return ""
     return (
         '<div class="loud"><strong>Weights: random.</strong> No pretrained weights '
@@ -339,11 +338,18 @@ def shown_fact(name: str, metrics: dict[str, Any]) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, dict):
-        return ", ".join(f"{key}: {fact_entry(each)}" for key, each in value.items())
+        return entries(value) or "none"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def entries(value: dict[str, Any]) -> str:
+    """Returns the entries of a fact as words, those of an entry in brackets."""
+    return ", ".join(f"{name}: {fact_entry(each)}" for name, each in value.items())
 
 
 def fact_entry(value: Any) -> str:
     """Returns an entry of a fact as words; of a digest the first digits suffice."""
+    if isinstance(value, dict):
+        return f"({entries(value)})"
     words = "unknown" if value is None else str(value)
     return words[:12] if re.fullmatch(r"[0-9a-f]{64}", words) else words

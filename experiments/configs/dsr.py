@@ -42,7 +42,7 @@ CPU = {
     "fit.max_grad_norm": 1.0,
 }
 
-# Seconds, for tests.
+# Seconds, for tests; of 3DSR, too.
 TINY_NETWORKS = {
     **TINY,
     "data.procedural_images": 32,
@@ -61,8 +61,6 @@ TINY_NETWORKS = {
     "model.schedule": "cosine",
     "model.steps": 600,
     "model.score_window": 5,
-    "model.upsampler_width": 4,
-    "model.upsampler_steps": 200,
     "hyper.dada_learning_rate": 3e-3,
     "hyper.learning_rate": 3e-3,
     "hyper.probability_normal": 0.3,
@@ -76,7 +74,11 @@ VARIANTS = {
     # One run of --phases=dada makes the file of the auto-encoder.
     "pretrain": {"data.batch_size": 64},
     "cpu": CPU,
-    "tiny": TINY_NETWORKS,
+    "tiny": {
+        **TINY_NETWORKS,
+        "model.upsampler_width": 4,
+        "model.upsampler_steps": 200,
+    },
 }
 
 

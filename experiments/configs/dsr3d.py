@@ -13,7 +13,8 @@ classes of MVTec 3D-AD, I-AUROC / AUPRO@0.3: .978 / .972, depth alone I-AUROC .9
 
 from ml_collections import ConfigDict
 
-from experiments.configs.base import TINY, apply_variants, base_config
+from experiments.configs.base import apply_variants, base_config
+from experiments.configs.dsr import TINY_NETWORKS
 
 # Light setting: minutes on two cores. The card gives the reason of each departure.
 CPU = {
@@ -53,35 +54,6 @@ CPU = {
     "fit.max_grad_norm": 1.0,
 }
 
-# Seconds, for tests.
-TINY_NETWORKS = {
-    **TINY,
-    "data.procedural_images": 32,
-    "model.dada_hidden": 16,
-    "model.dada_residual": 8,
-    "model.dada_residual_layers": 1,
-    "model.dada_kernels": "he",
-    "model.dada_schedule": "cosine",
-    "model.dada_steps": 300,
-    "model.codes": 32,
-    "model.code_dimensions": 16,
-    "model.code_revive_below": 0.01,
-    "model.restriction_widths": (16, 32),
-    "model.decoder_width": 8,
-    "model.segmentation_width": 8,
-    "model.schedule": "cosine",
-    "model.steps": 600,
-    "model.score_window": 5,
-    "model.patch_sides": (1, 2),
-    "hyper.dada_learning_rate": 3e-3,
-    "hyper.learning_rate": 3e-3,
-    "hyper.probability_normal": 0.3,
-    "hyper.probability_rotation": 0.0,
-    "hyper.threshold_low": 0.3,
-    "hyper.threshold_high": 0.5,
-    "hyper.strength_low": 0.5,
-}
-
 VARIANTS = {
     # One run of --phases=dada makes the file of the auto-encoder.
     "pretrain": {"data.image_size": 256, "data.batch_size": 64},
@@ -105,7 +77,7 @@ VARIANTS = {
     "plain_vq": {"model.dada_grouped": False},
     "depth_weighted": {"hyper.dada_loss_depth": 3.0, "model.dada_grouped": False},
     "cpu": CPU,
-    "tiny": TINY_NETWORKS,
+    "tiny": {**TINY_NETWORKS, "model.patch_sides": (1, 2)},
 }
 
 

@@ -160,7 +160,7 @@ def test_predict_scores_as_the_evaluation_did(finished, cache, tmp_path):
     config = read_config(finished)
     root, category = data_folder(config)
     source = root / category / "test" / "hole"
-    path = inspect(finished, source, tmp_path / "out")
+    path = inspect(str(finished), str(source), str(tmp_path / "out"))
     with open(path, newline="") as file:
         predicted = {r["name"]: r for r in csv.DictReader(file)}
     with open(finished / "scores.csv", newline="") as file:

@@ -1,4 +1,4 @@
-"""The residual networks' form; tests/features/test_image.py holds their numbers."""
+"""The residual networks' form; their numbers: features/test_resnet_weights.py."""
 
 import jax
 import jax.numpy as jnp

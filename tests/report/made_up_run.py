@@ -101,7 +101,7 @@ def make_run(folder: Path) -> None:
     }
     part = dict.fromkeys(figures, 0.12345) | {"i_ap": None, "notes": {"i_ap": "why"}}
     facts = {"system": "dbrn", "category": "part", "seed": 4711, "steps": 30}
-    facts |= {"seconds_fit": 12.25, "weights": "random", "commit": None}
+    facts |= {"seconds_fit": 12.25, "weights": {"backbone": "random"}, "commit": None}
     write_json(
         folder / "metrics.json", figures | facts | {"parts": {"map_quarter": part}}
     )

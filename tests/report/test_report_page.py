@@ -112,9 +112,10 @@ def test_headline_says_how_well_and_with_what_weights(whole):
 
 def test_a_weights_file_is_named_with_its_digest_and_source(workdir):
     weights = {"file": "w.npz", "sha256": "0123456789abcdef" * 4, "source": None}
-    edit_metrics(workdir, weights=weights)
+    edit_metrics(workdir, weights={"backbone": weights})
     words = made(workdir).words
-    assert "file: w.npz, sha256: 0123456789ab, source: unknown" in words
+    named = "file: w.npz, sha256: 0123456789ab, source: unknown"
+    assert f"backbone: ({named})" in words
     assert "Weights: random." not in words
 
 
@@ -149,9 +150,9 @@ def test_defect_table_agrees_with_sklearn(whole):
 
 def test_null_metric_is_a_dash_with_its_reason(workdir):
     notes = {"i_auroc": "no good image"}
-    edit_metrics(workdir, i_auroc=None, notes=notes, weights="resnet18.npz")
+    edit_metrics(workdir, i_auroc=None, notes=notes, weights={})
     page = made(workdir)
-    assert "Weights: random." not in page.words and "resnet18.npz" in page.words
+    assert "Weights: random." not in page.words and "weightsnone" in page.words
     assert "I-AUROC–" in page.words and "Note: no good image." in page.words
     assert "AUPRO @ 1 %–" in page.words
     assert "undefined, no reason was recorded" in page.words
