@@ -61,9 +61,9 @@ VARIANTS = {
         "model.textures": 4,
         "model.texture_size": 32,
         "model.schedule": "cosine",
-        "model.epochs": 200,
+        "model.epochs": 80,
         "model.score_window": 5,
-        "hyper.learning_rate": 3e-3,
+        "hyper.learning_rate": 5e-3,
         "hyper.probability_rotation": 0.0,
     },
 }
