@@ -40,7 +40,9 @@ from ad3d_jax.workdir.checkpoint import Checkpointer
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 DRAWS = 2  # keys that a comparison in float64 is made for
-CLOSE = 1e-7  # agreement in float64; Adam makes steps of rounding, at 1e-9
+# Agreement in float64: where a gradient is nothing, as that of a bias before a
+# normalisation, Adam makes a step of its rounding; 2e-7 found on two devices.
+CLOSE = 1e-6
 
 
 def init_depends_on_key_and_shapes_alone(trial: Trial) -> None:
