@@ -205,7 +205,8 @@ def test_the_peak_is_the_device_s_where_it_tells(monkeypatch):
 
     for statistics in (None, {}, {"bytes_in_use": 7}):
         monkeypatch.setattr(jax, "local_devices", lambda x=statistics: [Device(x)])
-        assert memory.peak_bytes() == memory.host_peak_bytes()
+        before, found = memory.host_peak_bytes(), memory.peak_bytes()
+        assert before <= found <= memory.host_peak_bytes()
     monkeypatch.setattr(
         jax, "local_devices", lambda: [Device({"peak_bytes_in_use": 7})]
     )

@@ -2,6 +2,7 @@
 
 import struct
 
+import libraries
 import numpy as np
 import pytest
 from made_up_run import file_name
@@ -41,7 +42,7 @@ def test_ply_is_read_back(tmp_path, count):
 
 
 def test_ply_is_read_by_open3d(tmp_path):
-    open3d = pytest.importorskip("open3d", reason="Open3D is not installed")
+    open3d = libraries.open3d()
     xyz, colors = cloud()
     write_ply(tmp_path / "a.ply", xyz, colors)
     found = open3d.io.read_point_cloud(str(tmp_path / "a.ply"))

@@ -274,7 +274,8 @@ def test_depth_may_take_the_noise_of_its_mask():
     rgb, depth, foreground = pair(ROWS)
     parameters = Corruption(p_normal=0.0, p_cut_out=0.0)
     make = jax.jit(corrupt, static_argnames="depth_texture")
-    made = make(keys(ROWS), rgb, depth, foreground, textures(), parameters, "noise")
+    clean = {"rgb": rgb, "depth": depth}
+    made = make(keys(ROWS), clean, foreground, textures(), parameters, "noise")
     inside = np.asarray(made.mask) > 0
     assert inside.any()
     assert np.all(np.asarray(made.altered["depth"])[inside] > 0.5)
@@ -282,4 +283,4 @@ def test_depth_may_take_the_noise_of_its_mask():
         np.asarray(made.altered["depth"])[~inside], depth[~inside]
     )
     with pytest.raises(ValueError, match="depth_texture"):
-        make(keys(ROWS), rgb, depth, foreground, textures(), parameters, "gray")
+        make(keys(ROWS), clean, foreground, textures(), parameters, "gray")

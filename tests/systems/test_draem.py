@@ -91,7 +91,8 @@ def test_learning_rate_by_epoch(variant, ends):
 def test_every_variant_builds(variant):
     config = get_config(variant)
     system = build("draem", config.model.to_dict())
-    depth = "depth" in variant
+    depth = "depth" in config.model.modalities
+    assert depth == ("depth" in variant or variant == "tiny")
     assert ("extras.height_normalised" in system.needs_fit) == depth
     assert config.data.recipe == ("ast" if depth else "raw")
     assert set(config.hyper) == set(draem.HYPER)
