@@ -77,9 +77,9 @@ def _compute(equation: JaxprEqn, inputs: list[Array]) -> list[Array]:
         return CONTROL[name](params, inputs, known)
     if name != "bitcast_convert_type":  # that of drawn bits, which make a float32
         params = {key: _wide_parameter(value) for key, value in params.items()}
-    # Bits of random numbers are left to jax, which draws them.
-    plain = all(isinstance(x, np.ndarray) and x.dtype != np.uint32 for x in inputs)
-    if name in NUMPY and plain:
+    if name == "bitcast_convert_type":  # the bits are those that the program knows
+        inputs = [x.astype(np.float32) if x.dtype == np.float64 else x for x in inputs]
+    if name in NUMPY and all(isinstance(x, np.ndarray) for x in inputs):
         found = NUMPY[name](*inputs, **params)
         return [np.asarray(x) for x in (found if type(found) is list else [found])]
     found = primitive.bind(*inputs, **params)
