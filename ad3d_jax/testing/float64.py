@@ -75,10 +75,10 @@ def _compute(equation: JaxprEqn, inputs: list[Array]) -> list[Array]:
     known = not any(isinstance(x, jax.core.Tracer) for x in inputs)
     if name in CONTROL:
         return CONTROL[name](params, inputs, known)
-    if name != "bitcast_convert_type":  # that of drawn bits, which make a float32
-        params = {key: _wide_parameter(value) for key, value in params.items()}
-    if name == "bitcast_convert_type":  # the bits are those that the program knows
+    if name == "bitcast_convert_type":  # of drawn bits, or of numbers put in order
         inputs = [x.astype(np.float32) if x.dtype == np.float64 else x for x in inputs]
+    else:
+        params = {key: _wide_parameter(value) for key, value in params.items()}
     if name in NUMPY and all(isinstance(x, np.ndarray) for x in inputs):
         found = NUMPY[name](*inputs, **params)
         return [np.asarray(x) for x in (found if type(found) is list else [found])]
