@@ -119,7 +119,9 @@ def least_axis(covariance: jax.Array) -> jax.Array:
     along_v = jnp.where(middle > 0, root + middle, -uv)
     larger = jnp.where(jnp.abs(along_u) >= jnp.abs(along_v), along_u, along_v)
     sign = jnp.where(larger > 0, -1.0, 1.0)[..., None]
-    across = _unit(sign * (along_u[..., None] * u + along_v[..., None] * v))
+    across = sign * (along_u[..., None] * u + along_v[..., None] * v)
+    level = jnp.sum(across * across, -1, keepdims=True) == 0  # the two are equal
+    across = jnp.where(level, u, _unit(across))
     axis = jnp.where(long[..., None], across, apart)
     defined = jnp.sum(axis * axis, -1, keepdims=True) > 0.5
     return jnp.where(defined, axis, jnp.broadcast_to(jnp.eye(3)[2], axis.shape))

@@ -7,6 +7,7 @@ import tempfile
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ad3d_jax.base import (
@@ -357,11 +358,14 @@ def a_saved_state_scores_the_same(trial: Trial) -> None:
 
 def needs_are_truthful(trial: Trial) -> None:
     """`needs_fit` and `needs_score` are truthful; what lacks is an early error."""
-    system, fitted = trial.system, trial.fitted
+    system = trial.system
+    *befores, fitted = (
+        jax.tree.map(jnp.asarray, trial.before(index))
+        for index in range(len(system.phases) + 1)
+    )
 
     def fit_shapes(batch):
-        for index, phase in enumerate(system.phases):
-            state = trial.before(index)
+        for phase, state in zip(system.phases, befores, strict=True):
             seen = batch if phase.needs is None else only(phase.needs, trial.batch)
             if reads_cache(system, phase):
                 seen = with_cache(system, state, seen)
