@@ -24,6 +24,32 @@ import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+CONTRACT = "test_system_protocol.py"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Gives a worker whole files: tests of one file share fixtures and programs.
+
+    Of the contract it gives all clauses of one system, which share a trial. (Marks
+    `xdist_group` would say the same, but pytest 9.2 passes them over.)
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Files(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file, _, test = nodeid.partition("::")
+            system = test.rpartition("[")[2].rstrip("]").partition("-")[0]
+            return f"{file}[{system}]" if file.endswith(CONTRACT) else file
+
+    return Files(config, log)
+
+
+def pytest_collection_modifyitems(items):
+    """Puts the contract first, so that no worker is left alone with it at the end."""
+    items.sort(key=lambda item: CONTRACT not in item.nodeid)
+
+
 MAPPINGS = Path("/proc/self/maps")
 
 

@@ -26,10 +26,8 @@ def trial_of(name: str) -> Trial:
 
 
 def case(name: str, clause) -> object:
-    """One process a system, since its clauses share a trial."""
-    slow = [pytest.mark.slow] * (clause.devices > 1)
-    marks = [pytest.mark.xdist_group(name), *slow]
-    return pytest.param(name, clause, id=f"{name}-{clause}", marks=marks)
+    slow = [pytest.mark.slow] * (clause.devices > 1 or TABLE[name].slow)
+    return pytest.param(name, clause, id=f"{name}-{clause}", marks=slow)
 
 
 @pytest.mark.parametrize(
@@ -43,10 +41,7 @@ def test_every_system_has_a_row():
     assert {row.make_system().name for row in SYSTEMS.values()} == set(ALL)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in SYSTEMS],
-)
+@pytest.mark.parametrize("name", [name for name in SYSTEMS if not TABLE[name].slow])
 def test_what_the_losses_train_on_can_be_seen(name):
     trial = trial_of(name)
     if trial.system.synthesise is None:

@@ -118,7 +118,8 @@ def score_chart(
         good: the types that are good.
         threshold: score drawn as a line, if any.
     """
-    every = np.concatenate(list(scores.values()))
+    # In float64, where scores that are one rounding apart still have room for bins.
+    every = np.concatenate(list(scores.values())).astype(np.float64)
     kinds = {
         "good": [v for k, v in scores.items() if k in good],
         "defective": [v for k, v in scores.items() if k not in good],

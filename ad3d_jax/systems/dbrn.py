@@ -88,6 +88,12 @@ class Config(Textured):
         super().__post_init__()
         if self.fusion == "early" and len(self.modalities) == 1:
             raise ValueError("model.fusion=early joins two modalities, found one")
+        levels = self.reconstruction_levels
+        if self.reconstruction == "res_unet" and self.scales == 3 and levels < 4:
+            raise ValueError(
+                "model.reconstruction_levels: 4 or more have a head at 1/8, as "
+                f"model.scales=3 asks for; found {levels}"
+            )
 
 
 def dbrn(config: Config = Config()) -> System:  # noqa: B008 (frozen)

@@ -33,7 +33,8 @@ def widened(function: Callable) -> Callable:
             program, result = jax.make_jaxpr(
                 lambda *x: function(*x, across), return_shape=True
             )(*shapes)
-        found = evaluate(program, jax.tree.leaves(trees))
+        with np.errstate(all="ignore"):
+            found = evaluate(program, jax.tree.leaves(trees))
         return jax.tree.unflatten(jax.tree.structure(result), found)
 
     return run

@@ -12,7 +12,7 @@ from reference_systems import bank, neighbours, restorer
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from ad3d_jax.experiment import run
-from ad3d_jax.experiment.config import read_config
+from ad3d_jax.experiment.config import load, read_config
 from ad3d_jax.experiment.data import data_folder
 from ad3d_jax.experiment.inspect import inspect
 from ad3d_jax.experiment.state import build_system
@@ -33,33 +33,17 @@ FACTS = (
 ).split()
 
 
-def tiny(cache, variant="cpu"):
-    config = get_config(variant)
-    config.update_from_flattened_dict(
-        {
-            "data.image_size": 64,
-            "data.batch_size": 4,
-            "fit.engine": "jit",
-            "data.cache": str(cache),
-            "data.category": "bun",
-            "model.scales": 3,
-            "model.reconstruction_width": 4,
-            "model.discriminator_width": 4,
-            "model.textures": 4,
-            "model.texture_size": 32,
-            "model.steps": 4,
-            "fit.log_every": 2,
-            "eval.batch_size": 4,
-        }
-    )
-    config.data.sample_set.update(
-        {"train": 6, "validation": 1, "test_good": 3, "test_per_defect": 1}
-    )
+def tiny(cache, name="dbrn:tiny"):
+    config = load(name)
+    config.data.cache = str(cache)
+    config.data.category = "bun"
+    config.fit.engine = "jit"
+    config.fit.log_every = 2
+    if config.system == "dbrn":
+        # Three scales, whose maps are metrics["parts"].
+        config.model.update(steps=4, scales=3, reconstruction_levels=4)
+        config.model.update(reconstruction_width=4, discriminator_width=4)
     return config
-
-
-# One run serves most of them.
-pytestmark = pytest.mark.xdist_group("main")
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +136,7 @@ def test_a_test_split_without_defects_gives_nulls_with_reasons(  # fault 10
 def test_a_changed_configuration_is_refused_with_a_diff(finished, cache):
     config = tiny(cache)
     config.hyper.beta_max = 0.5
-    with pytest.raises(ValueError, match=r"hyper\.beta_max: 1\.0 -> 0\.5"):
+    with pytest.raises(ValueError, match=r"hyper\.beta_max: 0\.8 -> 0\.5"):
         run.run(config, str(finished), "eval")
 
 
@@ -175,11 +159,12 @@ def test_predict_scores_as_the_evaluation_did(finished, cache, tmp_path):
     for folder in ("heat_maps", "overlays"):
         images = list((tmp_path / "out" / folder).rglob("*.png"))
         assert len(images) == len(known)
-        assert Image.open(images[0]).size == (64, 64)
+        assert Image.open(images[0]).size == (32, 32)
 
 
 def test_predict_with_images_alone_for_an_rgb_system(cache, tmp_path):
-    config = tiny(cache, "cpu+rgb")
+    config = tiny(cache, "padim:tiny+rgb")
+    config.data.recipe = "raw"
     run.run(config, str(tmp_path / "run"), "fit")
     root, category = data_folder(config)
     source = root / category / "test" / "good" / "rgb"
@@ -217,11 +202,12 @@ def test_an_unknown_variant_lists_the_known_ones():
     [
         ("reconstruction", "unet", "res_unet"),
         ("scales", 2, "scales"),
+        ("reconstruction_levels", 3, "reconstruction_levels.*1/8.*found 3"),
         ("dtype", "float16", "bfloat16"),
     ],
 )
 def test_wrong_values_are_named(field, value, expected):
-    config = get_config("cpu")
+    config = get_config("res_unet")
     config.model[field] = value
     with pytest.raises(ValueError, match=expected):
         build_system(config)

@@ -20,7 +20,7 @@ from ad3d_jax.experiment.status import PREEMPTED
 from ad3d_jax.workdir.checkpoint import load_tree
 from ad3d_jax.workdir.log import read_log
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
+pytestmark = pytest.mark.slow
 
 SMALL = {
     "data.category": "bun",
