@@ -52,6 +52,7 @@ def prepare(
     on_missing: str = "error",
     format: str | None = None,
     name: str = layout.MVTEC_3D,
+    learned: Mapping[str, Any] | None = None,
 ) -> Prepared:
     """Preprocesses a class, or finds that it was done before.
 
@@ -65,6 +66,8 @@ def prepare(
         format: `tfds` shards for `stream`, `npz` for machines without TensorFlow; None
             takes the first where TensorFlow Datasets is installed.
         name: of the folder layout, one of `layout.LAYOUTS`.
+        learned: `params` of the manifest that a system was fitted on, in place of what
+            the recipe would learn from this class.
 
     Raises:
         DatasetError: the class, the recipe or a parameter is unknown, or files are
@@ -91,13 +94,30 @@ def prepare(
         "recipe": recipe,
         "parameters": parameters,
     }
-    whole = json.dumps([inputs, digests], sort_keys=True).encode()
-    inputs["hash"] = hashlib.sha256(whole).hexdigest()
-    folder = Path(cache_dir) / f"{safe_name(category)}-{inputs['hash'][:12]}"
+    folder = _named(Path(cache_dir), inputs, digests)
+    if learned is not None and not _learned(folder, learned):
+        inputs["learned"] = dict(learned)
+        folder = _named(Path(cache_dir), inputs, digests)
     if not (folder / MANIFEST).is_file():
         with complete_or_absent(folder) as unfinished:
             _write(unfinished, found, inputs, digests)
     return open_prepared(folder)
+
+
+def _named(
+    cache: Path, inputs: dict[str, Any], digests: Mapping[str, Mapping[str, str]]
+) -> Path:
+    """Returns the folder of what is made of the inputs, and notes their hash there."""
+    plain = {name: value for name, value in inputs.items() if name != "hash"}
+    whole = json.dumps([plain, digests], sort_keys=True).encode()
+    inputs["hash"] = hashlib.sha256(whole).hexdigest()
+    return cache / f"{safe_name(inputs['category'])}-{inputs['hash'][:12]}"
+
+
+def _learned(folder: Path, params: Mapping[str, Any]) -> bool:
+    """Returns whether a folder is there, with this as what its recipe learned."""
+    there = (folder / MANIFEST).is_file()
+    return there and open_prepared(folder).manifest["params"] == params
 
 
 def _refuse_unsuited(recipe: str, parameters: Mapping[str, Any], found: Layout) -> None:
@@ -174,7 +194,9 @@ def _write(
         leave=False,
         disable=None,
     )
-    params = fit_recipe(recipe, inputs["parameters"], training)
+    params = inputs.get("learned")
+    if params is None:
+        params = fit_recipe(recipe, inputs["parameters"], training)
     samples: list[dict[str, Any]] = []
     sizes: collections.Counter[str] = collections.Counter()
     with tqdm(

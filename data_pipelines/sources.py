@@ -47,6 +47,25 @@ class Data(NamedTuple):
 
     prepared: Prepared
     dataset: Reader
+    opened: Class
+
+    def digest(self, source: str) -> dict[str, Any] | None:
+        """Returns number and SHA-256 of the samples of a source, by all their files.
+
+        None of a source that is no split of the class or of its neighbours.
+        """
+        names, split = [self.opened.category], source
+        if source == "train_all":
+            names, split = layout.categories(self.opened.root), "train"
+        if split not in layout.SPLITS:
+            return None
+        rows = [row for name in names for row in self.opened.prepared(name).rows(split)]
+        facts = [[row["defect"], row["stem"], row["sha256"]] for row in rows]
+        text = json.dumps(facts, sort_keys=True)
+        return {
+            "samples": len(rows),
+            "sha256": hashlib.sha256(text.encode()).hexdigest(),
+        }
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -146,6 +165,7 @@ def open_data(
     on_missing: str = "error",
     natural: Images | None = None,
     own: Mapping[str, Opener] = NOTHING,
+    learned: Mapping[str, Any] | None = None,
 ) -> Data:
     """Opens a class, which is preprocessed if need be; its sources are opened later.
 
@@ -165,6 +185,7 @@ def open_data(
         on_missing: `error`, or `skip` for samples of which a file is missing.
         natural: the images of the source "images"; None = there is no such source.
         own: what opens sources that a system brings, by name.
+        learned: what the recipe has learned elsewhere, see `preprocess.prepare`.
 
     Returns:
         The class; its dataset has the sources of `SOURCES`, those of `own`, and "test".
@@ -184,7 +205,9 @@ def open_data(
     @cache_calls
     def prepared(category: str) -> Prepared:
         return _prepared_once(
-            *(root, category, recipe, parameters, cache, on_missing), name=name
+            *(root, category, recipe, parameters, cache, on_missing),
+            name=name,
+            learned=learned,
         )
 
     def openers(category: str) -> Mapping[str, Opener]:
@@ -195,7 +218,7 @@ def open_data(
     sources = {name: partial(source, opened) for name, source in SOURCES.items()}
     if natural is None:
         del sources["images"]
-    return Data(prepared(category), Reader({**splits, **sources, **own}))
+    return Data(prepared(category), Reader({**splits, **sources, **own}), opened)
 
 
 def sample_set(
@@ -243,13 +266,13 @@ def _openers(prepared: Prepared, reader: str) -> Mapping[str, Opener]:
     return stream.openers(prepared)
 
 
-def _prepared_once(*arguments: Any, name: str) -> Prepared:
+def _prepared_once(*arguments: Any, **named: Any) -> Prepared:
     """Returns what `preprocess.prepare` does, which the first process calls alone."""
     if not processes.is_first():
         folder = Path(processes.word_of_first(""))
         processes.wait_for(folder / MANIFEST)
         return open_prepared(folder)
-    prepared = prepare(*arguments, name=name)
+    prepared = prepare(*arguments, **named)
     processes.word_of_first(str(prepared.folder))
     processes.wait_for(prepared.folder)
     return prepared

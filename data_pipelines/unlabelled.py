@@ -45,7 +45,7 @@ def read_folder(
     Args:
         folder: see the module.
         recipe: a name of `recipes.RECIPES`.
-        params: what the recipe learned, as in the manifest or a workdir's recipe.json.
+        params: what the recipe learned, as in the manifest or a workdir's origin.json.
         needs: names of batch fields; points are read only if a name other than rgb is
             among them or the recipe needs points, and must then be there.
 

@@ -19,10 +19,13 @@ from data_pipelines.unlabelled import collate, empty_record
 IMAGES = "images"  # the source of natural images
 
 
-def open_data(config: ConfigDict, system: System) -> Data:
+def open_data(
+    config: ConfigDict, system: System, learned: Mapping[str, Any] | None = None
+) -> Data:
     """Returns the class that the configuration names, preprocessed if need be.
 
-    The recipe makes the extras that the system needs.
+    The recipe makes the extras that the system needs; `learned` is what it has learned
+    from the data that a state was fitted on, None where it is to learn from this class.
 
     Raises:
         ValueError: see `data_folder` and `sources.open_data`.
@@ -42,6 +45,7 @@ def open_data(config: ConfigDict, system: System) -> Data:
         cache=Path(data.cache).expanduser(),
         reader=data.reader,
         on_missing=data.on_missing,
+        learned=learned,
     )
 
 
@@ -138,8 +142,3 @@ def rows_of(manifest: Mapping[str, Any], split: str) -> list[Row]:
         for s in manifest["samples"]
         if s["split"] == split
     ]
-
-
-def recipe_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns name and parameters of the preprocessing, as recipe.json has them."""
-    return {name: manifest[name] for name in ("recipe", "params")}

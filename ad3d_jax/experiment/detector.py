@@ -14,12 +14,12 @@ from ml_collections import ConfigDict
 from ad3d_jax import evaluate as evaluation
 from ad3d_jax.base import Array, Batch, Scores, State, System
 from ad3d_jax.devices import engines
-from ad3d_jax.experiment.config import plain, read_config
+from ad3d_jax.experiment import origin as origins
+from ad3d_jax.experiment.origin import Origin
 from ad3d_jax.experiment.state import build_system, fitted_state, key_of
 from ad3d_jax.workdir import names
 from ad3d_jax.workdir.checkpoint import save_tree
 from ad3d_jax.workdir.folder import open_workdir
-from ad3d_jax.workdir.json_files import read_json, write_json
 from data_pipelines.batches import check_batch
 from data_pipelines.camera import Intrinsics, intrinsics_of, xyz_from_depth
 from data_pipelines.samples import sample_id
@@ -33,21 +33,21 @@ class Detector:
     """A fitted system with the recipe of its data; `load` opens one.
 
     Attributes:
-        config: with which it was fitted.
+        origin: what it was fitted with.
+        config: of that, the configuration.
+        recipe: of that, name and parameters of the preprocessing.
         system: its functions.
         state: fitted.
-        recipe: name and parameters of the preprocessing, as recipe.json has them.
         key: typed key of scoring.
     """
 
-    def __init__(
-        self, config: ConfigDict, system: System, state: State, recipe: Mapping
-    ):
-        self.config: ConfigDict = config
+    def __init__(self, origin: Origin, system: System, state: State):
+        self.origin: Origin = origin
+        self.config: ConfigDict = origin.configuration
+        self.recipe: Mapping[str, Any] = origin.recipe
         self.system: System = system
         self.state: State = state
-        self.recipe: Mapping[str, Any] = recipe
-        self.key: Array = key_of(config, "score")
+        self.key: Array = key_of(self.config, "score")
 
     def __repr__(self) -> str:
         needs = ", ".join(self.system.needs_score)
@@ -113,10 +113,11 @@ class Detector:
         """Writes all that `load` needs into a folder and returns it.
 
         Raises:
-            ValueError: the folder is in use or holds another configuration.
+            ValueError: the folder is in use, or holds what was fitted with something
+                else.
         """
-        with open_workdir(Path(path).expanduser(), plain(self.config)) as folder:
-            write_json(folder / names.RECIPE, self.recipe)
+        with open_workdir(Path(path).expanduser(), self.origin.config) as folder:
+            origins.begin(folder, self.origin)
             save_tree(folder / names.FINAL, self.state)
         return folder
 
@@ -147,12 +148,15 @@ def load(path: str | os.PathLike) -> Detector:
         ValueError: the folder holds none; what is missing is named.
     """
     workdir = Path(path).expanduser()
-    config = read_config(workdir)
-    recipe = read_json(workdir / names.RECIPE, hint="name a finished run")
-    system = build_system(config)
-    example = collate([empty_record(**recipe, needs=system.needs_score)], 1)
-    state = fitted_state(config, system, example, workdir)
-    return Detector(config, system, state, recipe)
+    origin = origins.read(workdir)
+    if origin is None:
+        raise ValueError(
+            f"{workdir}: no fitted state; name the folder of a finished run"
+        )
+    system = build_system(origin.configuration)
+    example = collate([empty_record(**origin.recipe, needs=system.needs_score)], 1)
+    state = fitted_state(origin.configuration, system, example, workdir)
+    return Detector(origin, system, state)
 
 
 def _measured(rgb, xyz, depth, intrinsics) -> dict[str, np.ndarray]:

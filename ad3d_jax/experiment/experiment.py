@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from ad3d_jax.base import System
 from ad3d_jax.experiment import run
 from ad3d_jax.experiment.config import Source, changed, load
-from ad3d_jax.experiment.data import open_data, recipe_of
+from ad3d_jax.experiment.data import open_data
 from ad3d_jax.experiment.detector import Detector
 from ad3d_jax.experiment.detector import load as load_detector
 from ad3d_jax.experiment.state import build_system
@@ -84,7 +84,7 @@ class Experiment:
             state = run.train(begun)
         if phases is None:
             return self.detector
-        return Detector(self.config, self.system, state, recipe_of(self.data.manifest))
+        return Detector(run.origin_of_run(begun), self.system, state)
 
     def evaluate(self, allow: Sequence[str] = ()) -> dict[str, Any]:
         """Scores the test split and returns what metrics.json says of it.
@@ -120,5 +120,10 @@ class Experiment:
     def _opened(self, mode, allow, phases=None):
         return run.opened(
             *(self.config, self.workdir, mode, allow, phases),
-            read=lambda *_: self.data,
+            read=self._read,
         )
+
+    def _read(self, config, system, learned) -> Data:
+        if learned in (None, self.data.manifest["params"]):
+            return self.data
+        return open_data(config, system, learned)

@@ -83,10 +83,10 @@ def run_members(
         )
     known: dict[str, Data] = {}
 
-    def read(config: ConfigDict, system: System) -> Data:
-        name = config.data.to_json()
+    def read(config: ConfigDict, system: System, learned: Mapping | None) -> Data:
+        name = json.dumps([config.data.to_json(), learned], sort_keys=True)
         if name not in known:
-            known[name] = open_data(config, system)
+            known[name] = open_data(config, system, learned)
         return known[name]
 
     @functools.cache
@@ -113,7 +113,10 @@ def train(runs: Sequence[Run], checkpoints: Path) -> None:
     """Trains all runs together and saves each one's state, or why there is none."""
     finals = [each.folder / names.FINAL for each in runs]
     failures = [each.folder / names.FAILED for each in runs]
-    if all(x.exists() or y.exists() for x, y in zip(finals, failures, strict=True)):
+    ended = [run.begun(each) for each in runs]
+    if all(
+        done or failed.exists() for done, failed in zip(ended, failures, strict=True)
+    ):
         logging.info("all %d members are fitted already", len(runs))
         return
     parts = [Part(x.config, x.dataset, x.first, x.brought, x.log) for x in runs]

@@ -18,12 +18,11 @@ from ml_collections import ConfigDict
 from ad3d_jax import evaluate as evaluation
 from ad3d_jax.base import Batch, State, System, Train, Tree
 from ad3d_jax.devices import compilation, engines, memory, processes
-from ad3d_jax.experiment import pretrained
+from ad3d_jax.experiment import origin, pretrained
 from ad3d_jax.experiment.config import plain
 from ad3d_jax.experiment.data import (
     category_of,
     open_data,
-    recipe_of,
     rows_of,
     with_sources,
 )
@@ -39,7 +38,7 @@ from ad3d_jax.fit.fit import Options, fit
 from ad3d_jax.fit.phases import check_phases, count_steps, due
 from ad3d_jax.report import write_report
 from ad3d_jax.workdir import maps, names
-from ad3d_jax.workdir.checkpoint import Checkpointer, save_tree
+from ad3d_jax.workdir.checkpoint import Checkpointer, has_tree, save_tree
 from ad3d_jax.workdir.folder import open_workdir
 from ad3d_jax.workdir.json_files import write_json
 from ad3d_jax.workdir.log import Log, read_log
@@ -111,7 +110,7 @@ def opened(
     mode: str,
     allow: Sequence[str] = (),
     phases: Sequence[str] | None = None,
-    read: Callable[[ConfigDict, System], Data] = open_data,
+    read: Callable[[ConfigDict, System, Mapping | None], Data] = open_data,
     bring: Callable[[ConfigDict, System], Brought] = pretrained.bring,
 ) -> Iterator[Run]:
     """Gives a run, checked as far as it can be before any work.
@@ -122,14 +121,14 @@ def opened(
         mode: one of MODES, for the log.
         allow: fields that may differ from the workdir's.
         phases: names of those to run; None = all that no file stands for.
-        read: gives the data.
+        read: gives the data, by what the recipe has learned, if it has.
         bring: gives what files bring.
     """
     system = build_system(config)
     options = fit_options(config, phases)
     check_phases(system, options)
     folder = workdir_of(config, workdir)
-    fitted = (folder / names.FINAL).exists()
+    fitted = has_tree(folder / names.FINAL)
     if "fit" in mode and (phases is not None or not fitted):
         brought = bring(config, system)
     else:  # what files brought was saved
@@ -142,9 +141,10 @@ def opened(
     if first_process:
         held = open_workdir(folder, plain(config), allow)
     with held:
-        data = read(config, system)
-        if first_process:
-            write_json(folder / names.RECIPE, recipe_of(data.manifest))
+        learned = None
+        if "fit" not in mode:
+            learned = origin.to_score_with(folder, config).recipe["params"]
+        data = read(config, system, learned)
         dataset = with_sources(config, due(system, options).phases, data.dataset)
         shared = processes.shared(dataset)
         first = next(shared.ordered("train", config.data.batch_size, 0))
@@ -177,8 +177,7 @@ def train(run: Run) -> State | None:
     whole, steps = run.phases is None, run.folder / names.STEPS
     if not whole:
         steps = steps.with_name("-".join((steps.name, *run.phases)))
-    elif processes.word_of_first(str(final.exists())) == str(True):
-        logging.info("%s is fitted already; remove it to start anew", run.folder)
+    elif begun(run):
         return None
     state = initial_state(config, run.system, run.first, run.brought)
     features = run.folder / names.FEATURES
@@ -209,6 +208,27 @@ def train(run: Run) -> State | None:
         return None if whole else state
     finally:
         run.log.write(kind="event", event="fit", seconds=time.perf_counter() - start)
+
+
+def begun(run: Run) -> bool:
+    """Notes what a fit begins with, or goes on with; returns whether it has ended.
+
+    Raises:
+        WorkdirError: it began with something else.
+    """
+    ended = has_tree(run.folder / names.FINAL)
+    if processes.is_first():
+        origin.begin(run.folder, origin_of_run(run))
+    if processes.word_of_first(str(ended)) == str(True):
+        final = run.folder / names.FINAL
+        logging.warning("%s is fitted already; remove it to fit anew", final)
+        return True
+    return False
+
+
+def origin_of_run(run: Run) -> origin.Origin:
+    """Returns what the state of a run comes from."""
+    return origin.origin_of(run.config, run.data, run.system.phases)
 
 
 def fit_options(config: ConfigDict, phases: Sequence[str] | None = None) -> Options:

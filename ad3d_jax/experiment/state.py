@@ -13,7 +13,7 @@ from ad3d_jax.devices import processes
 from ad3d_jax.fit.positions import unpack_state
 from ad3d_jax.systems import SYSTEMS, build, nearest
 from ad3d_jax.workdir import names
-from ad3d_jax.workdir.checkpoint import load_tree
+from ad3d_jax.workdir.checkpoint import has_tree, load_tree
 
 KEYS = {"init": 0, "fit": 1, "score": 2, "images": 3, "synthesis": 4}
 NOTHING: Mapping[str, Tree] = MappingProxyType({})
@@ -83,7 +83,7 @@ def fitted_state(
     """
     path = workdir / names.FINAL
     processes.wait_for(path)
-    if not path.exists():
+    if not has_tree(path):
         raise ValueError(f"{path}: no fitted state; fit first")
     like = jax.eval_shape(system.init, key_of(config, "init"), batch)
     hyper = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in config.hyper}

@@ -188,6 +188,11 @@ def save_tree(path: str | Path, tree: Tree) -> None:
         checkpointer.save(steps[-1] + 1 if steps else 0, tree)
 
 
+def has_tree(path: str | Path) -> bool:
+    """Returns whether `save_tree` has ended; what it left half done is no tree."""
+    return bool(Checkpointer(path).steps())
+
+
 def load_tree(path: str | Path) -> dict[str, Any]:
     """Returns the tree that `save_tree` wrote, in dicts as `Checkpointer.latest` does.
 

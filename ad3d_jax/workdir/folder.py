@@ -29,8 +29,8 @@ def open_workdir(
 ) -> Iterator[Path]:
     """Holds a workdir for this process and gives its folder, which is made if need be.
 
-    Writes the configuration to config.json. Where there is one already, the run is a
-    resumed one and its configuration must be the same but for the fields that
+    Writes the configuration to config.json. Where something has run already, the run
+    is a resumed one and its configuration must be the same but for the fields that
     `allow_change` names, such as "fit.steps", or "fit" for a whole group.
 
     Raises:
@@ -104,45 +104,61 @@ def _holder(lock: Any, folder: Path) -> tuple[str | None, str]:
 def _keep_config(
     folder: Path, config: Mapping[str, Any], allow_change: Sequence[str]
 ) -> None:
-    """Writes config.json, unless it is there and must not change."""
+    """Writes config.json, unless something has run with it and it must not change."""
     path = folder / names.CONFIG
     new = to_json(config)
-    if path.exists():
-        old, now = fields.values(read_json(path)), fields.values(new)
-        changed = _changes(old, now, allow_change)
-        refused = [line for line, allowed in changed if not allowed]
-        if refused:
-            raise WorkdirError(
-                f"{path}: the configuration of this run has changed:\n  "
-                + "\n  ".join(refused)
-                + "\nuse another workdir, or --allow_config_change=FIELD if the run "
-                "may go on with the new value"
-            )
-        for line, _ in changed:
-            logging.warning("%s: allowed change: %s", path, line)
-        if not changed:
-            return
+    resumed = path.exists() and has_run(folder)
+    changed = _changes(read_json(path) if resumed else new, new, allow_change)
+    refused = [line for line, allowed in changed if not allowed]
+    if refused:
+        raise WorkdirError(
+            f"{path}: the configuration of this run has changed:\n  "
+            + "\n  ".join(refused)
+            + "\nuse another workdir, or --allow_config_change=FIELD if the run "
+            "may go on with the new value"
+        )
+    for line, _ in changed:
+        logging.warning("%s: allowed change: %s", path, line)
+    if resumed and not changed:
+        return
     try:
         write_json(path, new)
     except OSError as error:
         raise WorkdirError(f"{path}: cannot be written: {error.strerror}") from error
 
 
+def has_run(folder: str | Path) -> bool:
+    """Returns whether a folder holds a state, checkpoints of one, or a result."""
+    folder = Path(folder)
+    if any((folder / name).exists() for name in (names.METRICS, names.FAILED)):
+        return True
+    saved = (folder / names.CHECKPOINTS).glob("*/*")
+    return any(entry.name.isdecimal() for entry in saved)
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:
+    """Returns "old -> new" of each field that differs, by its dotted name."""
+    old, new = fields.values(old), fields.values(new)
+    found = {}
+    for name in sorted(old.keys() | new.keys()):
+        before, after = old.get(name, _ABSENT), new.get(name, _ABSENT)
+        # 1 and True, and 1 and 1.0, are equal in Python but not to a configuration.
+        if json.dumps(before) != json.dumps(after):
+            found[name] = f"{before!r} -> {after!r}"
+    return found
+
+
 def _changes(
-    old: dict[str, Any], new: dict[str, Any], allow_change: Sequence[str]
+    old: Mapping[str, Any], new: Mapping[str, Any], allow_change: Sequence[str]
 ) -> list[tuple[str, bool]]:
     """Returns (field: old -> new, whether allowed) for each field that differs."""
-    every = sorted(old.keys() | new.keys())
+    every = sorted(fields.values(old).keys() | fields.values(new).keys())
     for allowed in allow_change:
         if not any(fields.within(name, allowed) for name in every):
             near = difflib.get_close_matches(allowed, every, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise WorkdirError(f"allow_config_change: no field {allowed!r}{hint}")
-    changes = []
-    for name in every:
-        before, after = old.get(name, _ABSENT), new.get(name, _ABSENT)
-        # 1 and True, and 1 and 1.0, are equal in Python but not to a configuration.
-        if json.dumps(before) != json.dumps(after):
-            allowed = any(fields.within(name, field) for field in allow_change)
-            changes.append((f"{name}: {before!r} -> {after!r}", allowed))
-    return changes
+    return [
+        (f"{name}: {change}", any(fields.within(name, each) for each in allow_change))
+        for name, change in differences(old, new).items()
+    ]

@@ -3,7 +3,6 @@
 import re
 
 CONFIG = "config.json"
-RECIPE = "recipe.json"  # with what it learned; what new samples are prepared by
 LOCK = "lock"
 LOG = "log.jsonl"
 TENSORBOARD = "tensorboard"
@@ -11,6 +10,7 @@ CHECKPOINTS = "checkpoints"
 STEPS = "checkpoints/steps"  # positions of a fit that is under way
 FEATURES = "checkpoints/features"  # frozen ones, while a fit is under way
 FINAL = "checkpoints/final"  # the trained state
+ORIGIN = "checkpoints/origin.json"  # what it comes from: see `experiment.origin`
 METRICS = "metrics.json"
 SCORES = "scores.csv"
 MAPS = "maps"

@@ -188,7 +188,7 @@ def test_first_steps_are_those_of_one_process(
     assert list(found)[:5] == [1, 2, 3, 4, 5]
     np.testing.assert_allclose([*found.values()], [*expected.values()], rtol=1e-5)
     files = {path.name for path in workdir.iterdir()}
-    assert files == {"config.json", "lock", "log.jsonl", "recipe.json", "checkpoints"}
+    assert files == {"config.json", "lock", "log.jsonl", "checkpoints"}
     starts = [x for x in read_log(workdir / "log.jsonl") if x["kind"] == "start"]
     assert len(starts) == 1, "one process alone writes the log"
 

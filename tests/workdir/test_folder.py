@@ -7,6 +7,7 @@ import tempfile
 
 import pytest
 
+from ad3d_jax.workdir import names
 from ad3d_jax.workdir.folder import WorkdirError, open_workdir
 from ad3d_jax.workdir.unreadable import UnreadableError
 
@@ -85,8 +86,14 @@ def test_the_lock_is_let_go_after_an_error(tmp_path):
     enter(tmp_path, {})
 
 
+def ran(folder):
+    """Leaves the trained state of a run in the folder, as far as its name tells."""
+    (folder / names.FINAL / "0").mkdir(parents=True)
+
+
 def test_a_resumed_run_with_the_same_configuration_goes_on(tmp_path):
     enter(tmp_path, CONFIG)
+    ran(tmp_path)
     before = (tmp_path / "config.json").stat().st_mtime_ns
     enter(tmp_path, {"data": {"root": ""}, "fit": CONFIG["fit"], "seed": 0})
     assert (tmp_path / "config.json").stat().st_mtime_ns == before
@@ -94,6 +101,7 @@ def test_a_resumed_run_with_the_same_configuration_goes_on(tmp_path):
 
 def test_changed_fields_are_listed_and_refused(tmp_path):
     enter(tmp_path, CONFIG)
+    ran(tmp_path)
     before = (tmp_path / "config.json").read_bytes()
     changed = {"seed": 0.0, "fit": {"steps": 20, "rates": [1e-3, 1e-4], "new": True}}
     with pytest.raises(WorkdirError) as caught:
@@ -108,9 +116,16 @@ def test_changed_fields_are_listed_and_refused(tmp_path):
     assert (tmp_path / "config.json").read_bytes() == before
 
 
+def test_a_mistake_does_not_pin_a_folder_in_which_nothing_ran(tmp_path):
+    enter(tmp_path, CONFIG)
+    enter(tmp_path, {**CONFIG, "seed": 7})
+    assert json.loads((tmp_path / "config.json").read_text())["seed"] == 7
+
+
 @pytest.mark.parametrize("allowed", [["fit.steps"], ["fit"]])
 def test_an_allowed_change_is_kept_and_logged(tmp_path, caplog, allowed):
     enter(tmp_path, CONFIG)
+    ran(tmp_path)
     changed = {**CONFIG, "fit": {**CONFIG["fit"], "steps": 20}}
     enter(tmp_path, changed, allowed)
     assert "fit.steps: 10 -> 20" in caplog.text
@@ -126,6 +141,7 @@ def test_an_unknown_allowed_field_names_the_nearest(tmp_path):
 
 @pytest.mark.parametrize("text", ["{", "[1]", "\xff"])
 def test_a_broken_configuration_is_named(tmp_path, text):
+    ran(tmp_path)
     (tmp_path / "config.json").write_text(text, encoding="latin1")
     with pytest.raises(UnreadableError, match="config.json: "):
         enter(tmp_path, CONFIG)
