@@ -9,17 +9,18 @@ Depth images have 16 bits, and pixels that fit those of the image; `camera.json`
 described at `camera.read_intrinsics`.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from absl import logging
 
 from ad3d_jax.base import Batch
 from data_pipelines.batches import assemble
 from data_pipelines.camera import Intrinsics, read_intrinsics
 from data_pipelines.decode import read_depth_png, read_rgb
-from data_pipelines.errors import DatasetError
+from data_pipelines.errors import CorruptSampleError, DatasetError
 from data_pipelines.layout import SUFFIXES
 from data_pipelines.recipes import RECIPES, Record, Sample
 from data_pipelines.samples import (
@@ -32,6 +33,8 @@ from data_pipelines.samples import (
 
 CAMERA = "camera.json"
 EXPECTED = __doc__
+SHOWN = 5  # names in a message
+SQUASHED = 0.01
 
 
 def read_folder(
@@ -39,6 +42,8 @@ def read_folder(
     recipe: str,
     params: Mapping[str, Any],
     needs: Iterable[str],
+    sizes: Collection[tuple[int, int]] = (),
+    left_out: list[CorruptSampleError] | None = None,
 ) -> Iterator[tuple[str, Record]]:
     """Finds the samples of a folder and returns an iterator that preprocesses them.
 
@@ -48,14 +53,19 @@ def read_folder(
         params: what the recipe learned, as in the manifest or a workdir's origin.json.
         needs: names of batch fields; points are read only if a name other than rgb is
             among them or the recipe needs points, and must then be there.
+        sizes: of the samples that the system was fitted on, see `check_proportions`.
+        left_out: gets the error of each sample that cannot be read, which is passed
+            over; None = it is raised.
 
     Returns:
         An iterator of (name, record), sorted by name; a record has an `id` besides what
-        the recipe makes, and no mask.
+        the recipe makes, and no mask. No two samples have one name: it is the stem of
+        the first file, with its ending where stems are not enough.
 
     Raises:
-        DatasetError: (at once) there are no images, or points are needed and missing;
-            (while iterating, CorruptSampleError) a file cannot be read.
+        DatasetError: (at once) there are no images, or points are needed and missing,
+            or two files have one stem and only one can be meant; (while iterating,
+            CorruptSampleError) a file cannot be read.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -71,22 +81,43 @@ def read_folder(
         points = _by_stem(folder, "depth", (".png",))
         intrinsics = points and read_intrinsics(folder / CAMERA)
     reasons = needs_points(recipe, needs)
-    names = list(images)
-    if not images and "rgb" not in needs:
-        names = list(points)
+    first = points if not images and "rgb" not in needs else images
+    names = [name for name, files in first.items() for _ in files]
     if not names:
         raise DatasetError(f"input: no images in {folder}; expected\n{EXPECTED}")
     missing = [name for name in names if name not in points]
     if reasons and missing:
         raise DatasetError(
             f"input: {', '.join(reasons)} needs points, and there are none for "
-            f"{images[missing[0]]} and {len(missing) - 1} others; expected\n{EXPECTED}"
+            f"{images[missing[0]][0]} and {len(missing) - 1} others; expected\n"
+            f"{EXPECTED}"
         )
-    files = [
-        _Files(name, images.get(name), points[name] if reasons else None)
-        for name in names
+    twins = [*_twins(images), *(_twins(points) if reasons else ())]
+    if twins and reasons:
+        raise DatasetError(
+            f"input: expected one file of each kind for a sample, found {twins[0]}"
+        )
+    if reasons and (lone := sorted(points.keys() - set(names))):
+        logging.warning(
+            "input: left out %d files of points without an image: %s",
+            *(len(lone), ", ".join(points[name][0].name for name in lone[:SHOWN])),
+        )
+    files = []
+    for stem, found in first.items():
+        for path in found:
+            name = path.name if twins else stem
+            image = path if first is images else None
+            files.append(_Files(name, image, points[stem][0] if reasons else None))
+    return _records(files, intrinsics, recipe, params, sizes, left_out)
+
+
+def _twins(files: Mapping[str, Sequence[Path]]) -> list[str]:
+    """Returns "a.png and a.jpg" for each stem that more than one file has."""
+    return [
+        " and ".join(path.name for path in paths)
+        for paths in files.values()
+        if len(paths) > 1
     ]
-    return _records(files, intrinsics, recipe, params)
 
 
 def needs_points(recipe: str, needs: Iterable[str]) -> list[str]:
@@ -137,14 +168,39 @@ class _Files(NamedTuple):
     points: Path | None
 
 
-def _by_stem(folder: Path, name: str, suffixes: tuple[str, ...]) -> dict[str, Path]:
+def check_proportions(
+    size: tuple[int, int], sizes: Collection[tuple[int, int]]
+) -> None:
+    """Refuses an image that the recipe would squash unlike those that were fitted.
+
+    Proportions may differ by SQUASHED.
+
+    Args:
+        size: rows and columns.
+        sizes: of the samples that were fitted; lists of points have one column.
+
+    Raises:
+        DatasetError: none of them has the proportions of this one.
+    """
+    lists = 1 in (size[1], *(w for _, w in sizes))
+    squashed = (abs(h * size[1] / (w * size[0]) - 1) for h, w in sizes)
+    if not lists and min(squashed) > SQUASHED:
+        seen = ", ".join(f"{h} x {w}" for h, w in sizes)
+        raise DatasetError(
+            f"expected the proportions of what the system was fitted on ({seen} "
+            f"pixels, rows by columns), found {size[0]} x {size[1]}"
+        )
+
+
+def _by_stem(
+    folder: Path, name: str, suffixes: tuple[str, ...]
+) -> dict[str, list[Path]]:
     place = folder / name if (folder / name).is_dir() else folder
-    paths = sorted(place.iterdir(), key=lambda path: path.name)
-    return {
-        path.stem: path
-        for path in paths
-        if path.suffix.lower() in suffixes and not path.name.startswith(".")
-    }
+    found: dict[str, list[Path]] = {}
+    for path in sorted(place.iterdir(), key=lambda path: path.name):
+        if path.suffix.lower() in suffixes and not path.name.startswith("."):
+            found.setdefault(path.stem, []).append(path)
+    return found
 
 
 def _records(
@@ -152,19 +208,46 @@ def _records(
     intrinsics: Intrinsics | None,
     recipe: str,
     params: Mapping[str, Any],
+    sizes: Collection[tuple[int, int]],
+    left_out: list[CorruptSampleError] | None,
 ) -> Iterator[tuple[str, Record]]:
-    for name, image, points in samples:
-        rgb = None if image is None else read_rgb(image)
-        xyz = None
-        if points is not None:
-            if intrinsics is None:
-                xyz, _ = load_points(points)
-            else:
-                _, xyz = read_depth_png(points, intrinsics)
-            if rgb is not None:
-                check_xyz_size(points, xyz.shape[:2], rgb.shape[:2])
-        number = sample_id(sha256(points if image is None else image))
-        yield name, to_record(recipe, params, number, rgb, xyz)
+    for files in samples:
+        try:
+            number, rgb, xyz = _read(files, intrinsics, sizes)
+        except CorruptSampleError as error:
+            if left_out is None:
+                raise
+            left_out.append(error)
+            continue
+        yield files.name, to_record(recipe, params, number, rgb, xyz)
+
+
+def _read(
+    files: _Files, intrinsics: Intrinsics | None, sizes: Collection[tuple[int, int]]
+) -> tuple[int, np.ndarray | None, np.ndarray | None]:
+    """Returns id, image and points of a sample.
+
+    Raises:
+        CorruptSampleError: a file cannot be read, or does not fit the others or what
+            was fitted.
+    """
+    name, image, points = files
+    rgb = None if image is None else read_rgb(image)
+    xyz = None
+    if points is not None:
+        if intrinsics is None:
+            xyz, _ = load_points(points)
+        else:
+            _, xyz = read_depth_png(points, intrinsics)
+        if rgb is not None:
+            check_xyz_size(points, xyz.shape[:2], rgb.shape[:2])
+    path = points if image is None else image
+    if sizes:
+        try:
+            check_proportions((xyz if rgb is None else rgb).shape[:2], sizes)
+        except DatasetError as error:
+            raise CorruptSampleError(path, str(error)) from None
+    return sample_id(sha256(path)), rgb, xyz
 
 
 def collate(records: Iterable[Record], batch_size: int) -> Batch:

@@ -23,7 +23,13 @@ from ad3d_jax.workdir.folder import open_workdir
 from data_pipelines.batches import check_batch
 from data_pipelines.camera import Intrinsics, intrinsics_of, xyz_from_depth
 from data_pipelines.samples import sample_id
-from data_pipelines.unlabelled import collate, empty_record, needs_points, to_record
+from data_pipelines.unlabelled import (
+    check_proportions,
+    collate,
+    empty_record,
+    needs_points,
+    to_record,
+)
 
 LEVELS = 255  # of an 8-bit image, which recipes work on
 Camera = Intrinsics | Mapping[str, float] | str | os.PathLike
@@ -93,7 +99,8 @@ class Detector:
         if single:
             measured = {name: array[None] for name, array in measured.items()}
         _check(measured)
-        count = len(next(iter(measured.values())))
+        count, *size = next(iter(measured.values())).shape[:3]
+        check_proportions(tuple(size), self.origin.sizes)
         ids = _ids(measured, id, count)
         if not needs_points(self.recipe["recipe"], self.system.needs_score):
             measured.pop("xyz", None)

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterator
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from ad3d_jax.report import heat_map, overlay
 from ad3d_jax.workdir import maps, names
 from ad3d_jax.workdir.arrays import read_arrays
 from ad3d_jax.workdir.scores import write_csv
+from data_pipelines.errors import CorruptSampleError, DatasetError
 from data_pipelines.unlabelled import collate, read_folder
 
 
@@ -30,21 +30,26 @@ def inspect(
         output: folder that gets heat maps, overlays and scores.csv.
 
     Raises:
-        ValueError: the run is not finished, or a sample is missing or damaged.
+        ValueError: the run is not finished, or there is nothing to score; or, after all
+            others are scored and written, samples could not be read: each is named.
     """
     workdir, source, output = (
         Path(folder).expanduser() for folder in (workdir, source, output)
     )
     detector = load(workdir)
     needs = detector.system.needs_score
-    records = read_folder(source, **detector.recipe, needs=needs)
-    first = next(records, None)
-    if first is None:
-        raise ValueError(f"{source}: holds no sample")
+    left_out: list[CorruptSampleError] = []
+    records = read_folder(
+        source,
+        **detector.recipe,
+        needs=needs,
+        sizes=detector.origin.sizes,
+        left_out=left_out,
+    )
     seen, rows = [], []
 
     def batches() -> Iterator[Batch]:
-        for name, record in tqdm(chain([first], records), "predict", unit="image"):
+        for name, record in tqdm(records, "predict", unit="image"):
             seen.append(name)
             yield collate([record], 1)
 
@@ -54,8 +59,16 @@ def inspect(
         name = seen[len(rows)]
         write_images(output, name, batch, scores, low, high)
         rows.append((name, f"{scores.image[0]:.9g}", f"{seconds:.6g}"))
-    write_csv(output / names.SCORES, ("name", "score", "seconds"), rows)
-    return output / names.SCORES
+    path = output / names.SCORES
+    output.mkdir(parents=True, exist_ok=True)
+    write_csv(path, ("name", "score", "seconds"), rows)
+    if left_out:
+        count = f"{len(left_out)} of {len(left_out) + len(rows)} samples"
+        lines = "".join(f"\n  {error}" for error in left_out)
+        raise DatasetError(
+            f"{source}: {count} could not be read; {path} holds the others{lines}"
+        )
+    return path
 
 
 def map_range(workdir: Path) -> tuple[float, float]:
@@ -81,6 +94,6 @@ def write_images(
     if batch.rgb is not None:
         images["overlays"] = overlay(batch.rgb[0], anomaly, low, high)
     for folder, image in images.items():
-        path = (output / folder / name).with_suffix(".png")
+        path = output / folder / f"{names.plain_name(name)}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(path)

@@ -32,6 +32,7 @@ class Origin(NamedTuple):
     config: Mapping[str, Any]  # plain
     recipe: Mapping[str, Any]  # name, and params with what it has learned
     data: Mapping[str, Mapping[str, Any]]  # number and digest of samples, by source
+    sizes: Sequence[Sequence[int]]  # rows and columns that samples of the class have
     changes: Sequence[str] = ()  # "field: old -> new" that a fit under way was allowed
 
     @property
@@ -46,7 +47,8 @@ def origin_of(config: ConfigDict, data: Data, phases: Sequence[Phase]) -> Origin
     sources = sorted({"train", *(phase.source for phase in phases)})
     digests = {source: data.digest(source) for source in sources}
     known = {source: digest for source, digest in digests.items() if digest}
-    return Origin(plain(config), to_json(recipe), known)
+    sizes = [list(map(int, size.split("x"))) for size in data.manifest["image_sizes"]]
+    return Origin(plain(config), to_json(recipe), known, sizes)
 
 
 def read(folder: Path) -> Origin | None:

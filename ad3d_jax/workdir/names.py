@@ -1,6 +1,8 @@
 """What the files and folders of a run are called, relative to its folder."""
 
-import re
+import hashlib
+
+LONGEST = 120  # bytes of a part of a file's name; file systems take 255 in all
 
 CONFIG = "config.json"
 LOCK = "lock"
@@ -35,11 +37,24 @@ DATABASE = "study.db"
 def sample_name(defect: str, stem: str) -> str:
     """Returns what the files of a sample are called, less their ending.
 
-    One name for each (defect, stem): odd characters, and the underscores of `stem`,
-    become % and their code.
+    One name for each (defect, stem): the last underscore stands between them.
     """
+    return f"{plain_name(defect)}_{plain_name(stem, odd='_')}"
 
-    def plain(text: str, odd: str) -> str:
-        return re.sub(odd, lambda match: f"%{ord(match[0]):x}", text)
 
-    return plain(defect, r"[^\w.-]") + "_" + plain(stem, r"[^\w.-]|_")
+def plain_name(text: str, odd: str = "") -> str:
+    """Returns a name of letters, digits and `_.-` for any text, one for each text.
+
+    Other characters, and those of `odd`, become % and two digits for each of their
+    bytes; of a name that is longer than LONGEST the rest is told by its digest.
+    """
+    found = ""
+    for letter in text:
+        kept = (letter.isalnum() or letter in "_.-") and letter not in odd
+        code = letter.encode("utf-8", "surrogatepass")
+        found += letter if kept else "".join(f"%{byte:02x}" for byte in code)
+    code = found.encode()
+    if len(code) <= LONGEST:
+        return found
+    digest = hashlib.sha256(code).hexdigest()[:16]
+    return f"{code[: LONGEST - 17].decode(errors='ignore')}~{digest}"

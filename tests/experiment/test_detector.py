@@ -123,7 +123,7 @@ def test_saved_and_loaded_elsewhere_it_is_the_same(detector, scans, tmp_path):
         for each in (detector, ad.load(tmp_path / "elsewhere"))
     )
     np.testing.assert_array_equal(one.map, other.map)
-    with pytest.raises(ValueError, match="config.json: there is no such file"):
+    with pytest.raises(ValueError, match="no fitted state"):
         ad.load(tmp_path)
 
 
