@@ -74,8 +74,8 @@ def _take(lock: Any, folder: Path) -> None:
             f"workdir {folder}: the file system does not lock: {error.strerror}"
         ) from error
     other, where = _holder(lock, folder)
-    host = socket.gethostname()
-    if other not in (None, host):
+    machine = _machine()
+    if other not in (None, machine):
         raise WorkdirError(
             f"workdir {folder} may be in use: another machine holds {where}; if that "
             f"process has ended, remove {folder / names.LOCK}"
@@ -84,21 +84,31 @@ def _take(lock: Any, folder: Path) -> None:
         logging.warning("taking over %s: that process has ended", where)
     lock.truncate(0)
     started = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-    json.dump({"pid": os.getpid(), "host": host, "started": started}, lock)
+    holder = {"pid": os.getpid(), "host": socket.gethostname(), "machine": machine}
+    json.dump({**holder, "started": started}, lock)
     lock.flush()
 
 
 def _holder(lock: Any, folder: Path) -> tuple[str | None, str]:
-    """Returns the host that a lock names, None for no holder, and a description."""
+    """Returns the machine that a lock names, None for no holder, and a description."""
     lock.seek(0)
     try:
         holder = json.loads(lock.read())
-        host = str(holder["host"])
-        text = f"process {holder['pid']} on {host}, since {holder['started']}"
+        machine = str(holder["machine"])
+        text = f"process {holder['pid']} on {holder['host']}, since {holder['started']}"
     # Empty: released; otherwise cut short by a kill, of which nothing can be told.
     except (ValueError, KeyError, TypeError):
         return None, f"{folder / names.LOCK}"
-    return host, f"{folder / names.LOCK} ({text})"
+    return machine, f"{folder / names.LOCK} ({text})"
+
+
+def _machine() -> str:
+    """Returns what names this machine since it started: containers on it share locks.
+
+    Where the system does not say, its name.
+    """
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    return boot.read_text().strip() if boot.exists() else socket.gethostname()
 
 
 def _keep_config(

@@ -66,11 +66,24 @@ def test_the_lock_of_a_dead_process_is_taken_over(tmp_path, holder, caplog):
 
 def test_the_lock_of_another_machine_is_explained(tmp_path):
     lock = tmp_path / "lock"
-    lock.write_text('{"pid": 1, "host": "elsewhere", "started": "2026-01-01"}')
+    holder = {"pid": 1, "host": "elsewhere", "machine": "0-0", "started": "2026-01-01"}
+    lock.write_text(json.dumps(holder))
     with pytest.raises(WorkdirError, match="process 1 on elsewhere.*remove"):
         enter(tmp_path, {})
     lock.unlink()
     enter(tmp_path, {})
+
+
+def test_a_container_takes_over_what_a_dead_one_of_its_machine_held(
+    tmp_path, holder, caplog
+):
+    lock = tmp_path / "lock"
+    told = json.loads(lock.read_text())
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    lock.write_text(json.dumps({**told, "host": "another-container"}))
+    enter(tmp_path, {})
+    assert "on another-container" in caplog.text and "taking over" in caplog.text
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"pid": 1}'])
