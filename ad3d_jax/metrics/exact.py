@@ -53,7 +53,7 @@ def evaluate(
             f"labels: expected one for each of {len(maps)} maps, found {len(labels)}"
         )
     metrics = measure(pixels, images)
-    if np.shape(maps)[2] == 1:
+    if len(maps) and np.shape(maps)[2] == 1:
         metrics = _without_regions(metrics)
     empty = int(np.sum((np.asarray(labels) == 1) & ~np.any(masks, axis=(1, 2))))
     if empty:
