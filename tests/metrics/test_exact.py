@@ -187,7 +187,7 @@ def test_regions_lost_by_a_crop_are_told():
 
 def test_an_empty_split_is_not_called_a_cloud():
     nothing = np.zeros((0, 1, 1), np.float32)
-    found = evaluate(nothing, nothing > 0, nothing[:, 0, 0], nothing[:, 0, 0])
+    found = exact.evaluate(nothing, nothing > 0, nothing[:, 0, 0], nothing[:, 0, 0])
     assert all(np.isnan(value) for value in found.values.values())
     assert {found.notes[name] for name in found.values} == {
         "undefined: there is no image",
