@@ -24,6 +24,8 @@ HEADER_ERRORS = (
     *(ValueError, TypeError, SyntaxError, tokenize.TokenError),
     *(RecursionError, MemoryError),
 )
+# Weights are noise that is hardly compressed; small archives may be all zeros.
+INFLATION, SMALL = 20, 2**26  # times, bytes
 
 
 def is_pickle(data: bytes) -> bool:
@@ -85,6 +87,7 @@ def read_npz(data: bytes) -> dict[str, np.ndarray]:
     """
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            _check_inflated(archive, len(data))
             for member in archive.infolist():
                 _check_suffix(member.filename)
                 with archive.open(member) as file:
@@ -103,6 +106,17 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
         repeated = sorted({name for name in names if names.count(name) > 1})
         raise ValueError(f"the header holds a name twice: {repeated}")
     return found
+
+
+def _check_inflated(archive: zipfile.ZipFile, size: int) -> None:
+    """Raises ValueError where an archive of few bytes unfolds to many."""
+    total = sum(member.file_size for member in archive.infolist())
+    most = max(INFLATION * size, SMALL)
+    if total > most:
+        raise ValueError(
+            f"expected at most {most} bytes of arrays in an archive of {size}, found "
+            f"{total}"
+        )
 
 
 def _check_suffix(name: str) -> None:

@@ -59,6 +59,10 @@ def read(file: str | os.PathLike) -> WeightFile:
         raise ValueError(
             f"{path}: expected a .safetensors or .npz file, found a folder"
         )
+    if path.exists() and not path.is_file():  # reading it might never end
+        raise ValueError(
+            f"{path}: expected a file of weights, found a device or a pipe"
+        )
     data = path.read_bytes()
     if is_pickle(data):
         raise ValueError(_refusal(path, "pickled data"))

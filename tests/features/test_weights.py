@@ -361,3 +361,18 @@ def test_ordered_mappings_keep_their_type(tmp_path):
     like = collections.OrderedDict(b=np.ones(2), a=np.zeros(3))
     weights.save(path, like)
     assert list(weights.load(path, like)) == ["b", "a"]
+
+
+def test_an_archive_that_unfolds_to_a_hundred_times_its_size_is_refused(tmp_path):
+    np.savez_compressed(tmp_path / "bomb.npz", zeros=np.zeros(2**27, np.uint8))
+    assert (tmp_path / "bomb.npz").stat().st_size < 2**20
+    with pytest.raises(ValueError, match=r"bomb\.npz: expected at most .* found 1342"):
+        weights.read(tmp_path / "bomb.npz")
+    np.savez_compressed(tmp_path / "zeros.npz", zeros=np.zeros(2**20, np.uint8))
+    assert weights.read(tmp_path / "zeros.npz").arrays["zeros"].size == 2**20
+
+
+def test_what_is_no_plain_file_is_refused_before_it_is_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe.npz")
+    with pytest.raises(ValueError, match=r"pipe\.npz: expected a file"):
+        weights.read(tmp_path / "pipe.npz")
