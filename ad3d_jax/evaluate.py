@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from absl import logging
 from tqdm import tqdm
 
 from ad3d_jax.base import (
@@ -20,9 +21,12 @@ from ad3d_jax.base import (
     scoring,
 )
 from ad3d_jax.devices import compilation, engines, memory, processes
-from ad3d_jax.metrics import exact, tables
+from ad3d_jax.metrics import binned, exact, tables
 from ad3d_jax.ops.resize import at_size
 from ad3d_jax.workdir.scores import Row
+
+# That exact metrics take of a pixel beyond its map and mask, while all are sorted.
+SORTING_BYTES = 50
 
 
 class Scored(NamedTuple):
@@ -169,17 +173,37 @@ def scored_rows(scored: Scored, rows: Sequence[Row]) -> list[Row]:
     ]
 
 
-def measure(scored: Scored, rows: Sequence[Row]) -> dict:
-    """Returns the metrics of a scored split, flat, with `notes` and `parts`."""
+def measure(scored: Scored, rows: Sequence[Row], host_bytes: int | None = None) -> dict:
+    """Returns the metrics of a scored split, flat, with `notes` and `parts`.
+
+    They are exact where the pixels of the split can be sorted in `host_bytes` (None =
+    any number). Else those of pixels come from histograms, and `bounds` gives, of each,
+    between which two values the exact one lies.
+    """
     names = [f"{row.defect}/{row.stem}" for row in rows]
     labels = np.array([row.label for row in rows])
-    metrics = exact.evaluate(scored.maps, scored.masks, scored.image, labels, names)
-    result = tables.to_json(metrics)
-    result["parts"] = {}
-    for name, maps in scored.parts.items():
-        image = maps.max(axis=(1, 2))
-        part = exact.evaluate(maps, scored.masks, image, labels, names)
-        result["parts"][name] = tables.to_json(part)
+    needed = SORTING_BYTES * scored.maps.size
+    sorts = host_bytes is None or needed <= host_bytes
+
+    def measured(maps: np.ndarray, image: np.ndarray) -> dict:
+        arguments = (maps, scored.masks, image, labels, names)
+        if sorts:
+            return tables.to_json(exact.evaluate(*arguments))
+        metrics, bounds = binned.evaluate(*arguments)
+        metrics.notes["bounds"] = (
+            "metrics of pixels are from histograms, and the exact ones lie within "
+            f"bounds: sorting takes {needed / 2**30:.1f} GiB of memory, of which there "
+            f"are {host_bytes / 2**30:.1f}"
+        )
+        return {**tables.to_json(metrics), "bounds": bounds}
+
+    result = measured(scored.maps, scored.image)
+    if not sorts:
+        logging.warning("%s", result["notes"]["bounds"])
+    result["parts"] = {
+        name: measured(maps, maps.max(axis=(1, 2)))
+        for name, maps in scored.parts.items()
+    }
     total = float(scored.seconds.sum())
     result["seconds_score"] = total
     result["images_per_second"] = len(rows) / total if rows else None

@@ -175,3 +175,24 @@ def test_the_best_and_the_worst_told_rows_of_each_type_are_chosen():
     assert evaluation.chosen_rows(rows, 2) == [1, 0, 3, 4]
     assert evaluation.chosen_rows(rows, 1) == [1, 3]
     assert evaluation.chosen_rows(rows, 9) == [1, 2, 0, 3, 4]
+
+
+def test_metrics_of_pixels_that_cannot_be_sorted_come_with_bounds(caplog):
+    random = np.random.default_rng(0)
+    maps, masks = random.random((5, 32, 32), np.float32), np.zeros((5, 32, 32), bool)
+    masks[3:, 4:9, 5:20] = True
+    maps += masks
+    image, seconds = maps.max((1, 2)), np.ones(5)
+    scored = evaluation.Scored(maps, masks, image, seconds, {"map_first": maps**2})
+    needed = evaluation.SORTING_BYTES * maps.size
+    sorted_ = evaluation.measure(scored, ROWS, needed)
+    assert sorted_ == evaluation.measure(scored, ROWS) and "bounds" not in sorted_
+    found = evaluation.measure(scored, ROWS, needed - 1)
+    assert "exact ones lie within bounds" in caplog.text
+    pairs = [(found, sorted_)]
+    pairs += [(x["parts"]["map_first"] for x in pairs[0])]
+    for one, other in pairs:
+        for name, (low, high) in one["bounds"].items():
+            assert low <= other[name] <= high
+    assert found["i_auroc"] == sorted_["i_auroc"]
+    assert found["aupro_30_compat"] is None and "bounds" in found["notes"]

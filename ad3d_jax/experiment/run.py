@@ -293,7 +293,7 @@ def evaluate(run: Run, program: compilation.Compiled | None = None) -> dict:
     in_full = {rows[row].name: arrays for row, arrays in found.items()}
     maps.write_samples(folder / names.SAMPLES, in_full)
     metrics = {
-        **evaluation.measure(scored, rows),
+        **evaluation.measure(scored, rows, limits(config, engine).host_bytes),
         "seconds_fit": seconds_fit(folder),
         "peak_memory_bytes": memory.peak_bytes(),
         **run.facts,

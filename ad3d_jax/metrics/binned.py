@@ -14,17 +14,27 @@ device, in any order, with any split over hosts. The split may hold 2**32 - 1 pi
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.special import digamma
 
-from ad3d_jax.metrics.curves import aupro, auroc, f1_max
-from ad3d_jax.metrics.exact import LIMITS, Metrics, why_undefined
-from ad3d_jax.metrics.ranking import Ranking
+from ad3d_jax.metrics.curves import area_up_to, aupro, auroc, f1_max
+from ad3d_jax.metrics.exact import (
+    LIMITS,
+    Metrics,
+    completed,
+    measure,
+    why_undefined,
+)
+from ad3d_jax.metrics.ranking import Ranking, rank_images, refuse_nan
+from ad3d_jax.metrics.regions import label_regions
 
 BINS = 1 << 16
+ROWS = 64  # maps that are added at a time
 
 
 class Binned(NamedTuple):
@@ -33,6 +43,64 @@ class Binned(NamedTuple):
     normal: jax.Array | np.ndarray  # [65536] uint32, normal pixels
     defect: jax.Array | np.ndarray  # [65536] uint32, defect pixels
     mass: jax.Array | np.ndarray  # [65536] uint32, mass of the defect pixels
+
+
+def evaluate(
+    maps: np.ndarray,
+    masks: np.ndarray,
+    image_scores: np.ndarray,
+    labels: np.ndarray,
+    names: Sequence[str] | None = None,
+) -> tuple[Metrics, dict[str, tuple[float, float]]]:
+    """Returns the metrics of a split from histograms of its pixels, and their bounds.
+
+    Args and errors as of `exact.evaluate`, whose values of images these are. Those of
+    pixels lie in the bounds, see `bounds`; aupro_30_compat is undefined, since it takes
+    single pixels. Beyond its arguments it takes ROWS maps a few times over.
+
+    Raises:
+        ValueError: besides, there are 2**32 pixels or more.
+    """
+    images = rank_images(image_scores, labels, names)
+    state = filled(maps, masks, names)
+    metrics, own = measure(as_ranking(state), images), compute(state)
+    compat = {"aupro_30_compat": math.nan}
+    values = metrics.values | own.values | compat
+    reason = {"aupro_30_compat": "undefined: histograms do not order single pixels"}
+    notes = metrics.notes | own.notes | reason
+    if why := why_undefined(as_ranking(state), "pixel"):
+        notes["aupro_30_compat"] = why
+    found = completed(Metrics(values, notes), maps, masks, labels)
+    limits = bounds(state)
+    return found, {n: x for n, x in limits.items() if not math.isnan(found.values[n])}
+
+
+def filled(
+    maps: np.ndarray, masks: np.ndarray, names: Sequence[str] | None = None
+) -> Binned:
+    """Returns the histograms of a whole split on the host, filled ROWS maps at a time.
+
+    Raises:
+        ValueError: shapes differ, a map holds NaN (the sample is named), or there are
+            2**32 pixels or more.
+    """
+    if maps.shape != masks.shape or maps.size >= 2**32:
+        raise ValueError(
+            f"maps: expected the shape of the masks {list(masks.shape)} and fewer than "
+            f"2**32 pixels, found {list(maps.shape)}"
+        )
+    state, starts = empty(), range(0, len(maps), ROWS)
+    parts = [slice(start, start + ROWS) for start in starts]
+    total = sum(int(label_regions(masks[part]).max(initial=0)) for part in parts)
+    for part in parts:
+        some = np.asarray(maps[part], np.float32)
+        bad = np.isnan(some).any(axis=(1, 2))
+        refuse_nan("anomaly map", bad, None if names is None else names[part])
+        mass = region_mass(label_regions(masks[part]), total)
+        pad = ((0, ROWS - len(some)), (0, 0), (0, 0))
+        weight = np.float32(np.arange(ROWS) < len(some))
+        state = update(state, np.pad(some, pad), np.pad(mass, pad), weight)
+    return Binned(*map(np.asarray, state))
 
 
 def region_mass(regions: np.ndarray, total: int | None = None) -> np.ndarray:
@@ -136,6 +204,53 @@ def compute(state: Binned) -> Metrics:
         "p_f1max": f1_max(ranking)[0],
     }
     return Metrics({name: values[name] for name in names}, {})
+
+
+def bounds(state: Binned) -> dict[str, tuple[float, float]]:
+    """Returns, of each value of `compute`, between which two the exact one lies.
+
+    The order inside the bins is not known: once all defects of a bin stand before its
+    normal pixels, and once behind them. {} where nothing is defined.
+    """
+    ranking = as_ranking(state)
+    if why_undefined(ranking, "pixel"):
+        return {}
+    normal, defect, overlap = (
+        np.append(0, x) for x in (ranking.normal, ranking.defect, ranking.overlap)
+    )
+    more, found = np.diff(normal), np.diff(defect)
+    area = auroc(ranking)
+    share = float(np.dot(more, found)) / (2 * ranking.normals * ranking.defects)
+    rate = np.repeat(normal / ranking.normals, 2)
+    step = np.repeat(overlap, 2)
+    # Up and then along, or along and then up.
+    between = {
+        name: (
+            min(area_up_to(rate[1:], step[:-1], limit), 1.0),
+            min(area_up_to(rate[:-1], step[1:], limit), 1.0),
+        )
+        for name, limit in LIMITS.items()
+    }
+    first = _gained(defect[:-1], normal[:-1], found)
+    last = _gained(defect[:-1], normal[1:], found)
+    best = 2 * defect[1:] / (defect[1:] + normal[:-1] + ranking.defects)
+    return {
+        "p_auroc": (area - share, area + share),
+        **between,
+        "p_ap": (last / ranking.defects, min(first / ranking.defects, 1.0)),
+        "p_f1max": (f1_max(ranking)[0], float(best.max())),
+    }
+
+
+def _gained(defect: np.ndarray, normal: np.ndarray, gain: np.ndarray) -> float:
+    """Returns the sum of precisions while `gain` defects follow on others, one by one.
+
+    Sum over i = 1 .. gain of (defect + i) / (defect + normal + i), by the digamma
+    function, for each bin; the sum of all bins.
+    """
+    total = defect + normal
+    harmonic = digamma(total + gain + 1.0) - digamma(total + 1.0)
+    return float(np.sum(gain - normal * harmonic))
 
 
 def smooth_average_precision(ranking: Ranking) -> float:

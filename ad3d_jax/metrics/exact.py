@@ -52,7 +52,13 @@ def evaluate(
         raise ValueError(
             f"labels: expected one for each of {len(maps)} maps, found {len(labels)}"
         )
-    metrics = measure(pixels, images)
+    return completed(measure(pixels, images), maps, masks, labels)
+
+
+def completed(
+    metrics: Metrics, maps: np.ndarray, masks: np.ndarray, labels: np.ndarray
+) -> Metrics:
+    """Returns the metrics with what the shapes and the masks say of them."""
     if len(maps) and np.shape(maps)[2] == 1:
         metrics = _without_regions(metrics)
     empty = int(np.sum((np.asarray(labels) == 1) & ~np.any(masks, axis=(1, 2))))

@@ -94,7 +94,7 @@ def rank_pixels(
             f"maps: expected the shape of the masks {list(regions.shape)},"
             f" found {list(maps.shape)}"
         )
-    _refuse_nan("anomaly map", np.isnan(maps).any(axis=(1, 2)), names)
+    refuse_nan("anomaly map", np.isnan(maps).any(axis=(1, 2)), names)
     return rank(maps, regions)
 
 
@@ -121,7 +121,7 @@ def rank_images(
         raise ValueError(
             f"labels: expected 0 or 1, found {sorted(set(labels.tolist()) - {0, 1})}"
         )
-    _refuse_nan("image score", np.isnan(scores), names)
+    refuse_nan("image score", np.isnan(scores), names)
     return rank(scores, labels.astype(np.int32))
 
 
@@ -134,7 +134,7 @@ def _overlap(region: np.ndarray, defect: np.ndarray) -> np.ndarray:
     return np.append(0.0, share / share[-1])[defect]
 
 
-def _refuse_nan(what: str, bad: np.ndarray, names: Sequence[str] | None) -> None:
+def refuse_nan(what: str, bad: np.ndarray, names: Sequence[str] | None) -> None:
     """Raises a ValueError that names the first sample whose score is NaN."""
     if not bad.any():
         return

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ad3d_jax.metrics import curves
+from ad3d_jax.metrics import binned, curves
 from ad3d_jax.metrics.ranking import Ranking, rank_images, rank_pixels
 from ad3d_jax.ops.resize import at_size
 from ad3d_jax.report.files import Run
@@ -65,6 +65,8 @@ def pixel_ranking(run: Run) -> Ranking | str:
         return "no pixel is marked as a defect"
     if masks.all():
         return "every pixel is marked as a defect"
+    if "bounds" in run.metrics:  # there was no memory to sort them, either
+        return binned.as_ranking(binned.filled(maps, masks))
     return rank_pixels(maps, masks)
 
 

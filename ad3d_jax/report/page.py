@@ -192,6 +192,8 @@ def metrics_section(metrics: dict[str, Any]) -> str:
     for name, term in METRICS.items():
         said = note(name, metrics)
         meaning = f"{term.meaning} Note: {said}." if said else term.meaning
+        if limits := (metrics.get("bounds") or {}).get(name):
+            meaning += f" The exact value lies in {limits[0]:.4f} to {limits[1]:.4f}."
         rows.append((term.name, number(metrics.get(name)), meaning))
     told = {*METRICS, *FACTS}
     others = {k: v for k, v in notes(metrics).items() if k not in told}
@@ -317,7 +319,7 @@ def scores_section(rows: tuple[Row, ...], images: Ranking | str) -> str:
 
 def facts_section(run: Run) -> str:
     """Returns the facts of the run and its configuration."""
-    skipped = {*METRICS, "parts", "notes"}
+    skipped = {*METRICS, "parts", "notes", "bounds"}
     names = [*FACTS, *(n for n in run.metrics if n not in skipped and n not in FACTS)]
     facts = {FACTS.get(name, name): shown_fact(name, run.metrics) for name in names}
     config = json.dumps(run.config, indent=2, ensure_ascii=False)

@@ -132,3 +132,47 @@ def test_undefined_and_nan():
     maps[0, 0, :2] = np.nan, -np.nan
     with pytest.raises(ValueError, match="NaN in 2 pixels"):
         binned.compute(state_of(maps, none))
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("narrow", [1.0, 1e-4])
+def test_exact_values_lie_in_the_bounds(seed, narrow):
+    maps, masks = split(seed, count=9)
+    maps = np.float32(0.9 + narrow * maps)
+    scores, labels = maps.max((1, 2)), masks.any((1, 2)).astype(int)
+    wanted = exact.evaluate(maps, masks, scores, labels)
+    found, limits = binned.evaluate(maps, masks, scores, labels)
+    assert limits.keys() == {*NAMES, "p_f1max"}
+    for name, (low, high) in limits.items():
+        assert low - 1e-9 <= wanted.values[name] <= high + 1e-9, name
+        assert low - 1e-9 <= found.values[name] <= high + 1e-9, name
+    # Of a narrow range few bins are left, which the bounds tell.
+    width = limits["p_auroc"][1] - limits["p_auroc"][0]
+    assert (width > 0.1) == (narrow < 1)
+    for name in ("i_auroc", "i_ap", "i_f1max"):
+        assert found.values[name] == wanted.values[name]
+    assert math.isnan(found.values["aupro_30_compat"])
+    assert "single pixels" in found.notes["aupro_30_compat"]
+
+
+def test_bounds_by_hand():
+    """One bin of two defects and three normal pixels; each defect is a region."""
+    maps = np.full((1, 1, 5), 0.5, np.float32)
+    masks = np.array([[[True, False, True, False, False]]])
+    state = binned.filled(maps, masks)
+    limits = binned.bounds(state)
+    assert limits["p_auroc"] == (0.0, 1.0)
+    assert limits["p_ap"] == pytest.approx(((1 / 4 + 2 / 5) / 2, 1.0))
+    assert limits["p_f1max"] == pytest.approx((4 / 7, 1.0))
+    assert limits["aupro_30"] == pytest.approx((0.0, 1.0))
+
+
+def test_a_split_in_many_parts_is_filled_as_in_one(monkeypatch):
+    maps, masks = split(5, count=9)
+    whole = binned.filled(maps, masks)
+    monkeypatch.setattr(binned, "ROWS", 4)
+    for one, other in zip(binned.filled(maps, masks), whole, strict=True):
+        np.testing.assert_array_equal(one, other)
+    maps[6, 0, 0] = np.nan
+    with pytest.raises(ValueError, match="seventh: the anomaly map holds NaN"):
+        binned.filled(maps, masks, ["x"] * 6 + ["seventh"] + ["x"] * 2)

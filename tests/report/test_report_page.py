@@ -159,6 +159,13 @@ def test_null_metric_is_a_dash_with_its_reason(workdir):
     assert "How well it tells good from defective parts is not known." in page.words
 
 
+def test_bounds_of_a_metric_are_said(workdir):
+    edit_metrics(workdir, bounds={"p_auroc": [0.91, 0.93]})
+    page = made(workdir)
+    assert "The exact value lies in 0.9100 to 0.9300." in page.words
+    assert "bounds" not in page.words
+
+
 def test_missing_map_leaves_no_pixel_curve(workdir):
     (workdir / "maps" / file_name("dent", "001")).unlink()
     (workdir / "maps" / file_name("dent", "002")).write_bytes(b"PK\x03\x04 nonsense")

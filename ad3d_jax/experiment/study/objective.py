@@ -172,7 +172,8 @@ def metrics_of(
     )
     size = config.eval.batch_size
     scored = evaluation.score_split(score, ground.planted, size, planted.SPLIT)
-    return evaluation.measure(scored, ground.rows)
+    host_bytes = limits(config, engine).host_bytes
+    return evaluation.measure(scored, ground.rows, host_bytes)
 
 
 def value_in(metrics: Mapping[str, Any], metric: str) -> float:
