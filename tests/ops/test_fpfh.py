@@ -33,7 +33,7 @@ def test_histograms_are_open3ds_on_the_same_normals_and_neighbours(rough):
     normals = normals + rough * np.random.default_rng(2).standard_normal(normals.shape)
     normals /= np.maximum(np.linalg.norm(normals, axis=-1, keepdims=True), 1e-9)
     normals = normals.astype("f4")
-    # In float64, as Open3D: else a pair on the edge of a bin may fall on its other side.
+    # In float64, as Open3D: a pair on the edge of a bin could fall on its other side.
     in_float64 = widened(lambda *inputs: fpfh(*inputs[:3], reach=16))
     with jax.enable_x64(True):
         inputs = (np.float64(xyz[None]), valid[None, ..., None])
