@@ -19,7 +19,7 @@ class Prepared(NamedTuple):
     recipe, parameters, params (what the recipe learned), fields (name -> [shape, dtype]
     of each array of a record), extras (names), samples (in the order of all readers:
     split, defect, stem, id, label, nonfinite, flags, sha256), counts, faults, flags,
-    duplicates, image_sizes, shards, format, package and hash.
+    duplicates, image_sizes, shards, format, package, rules (a number) and hash.
     """
 
     folder: Path

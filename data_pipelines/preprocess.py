@@ -28,6 +28,7 @@ from data_pipelines.errors import DatasetError, DiskFullError
 from data_pipelines.layout import GOOD, Layout
 from data_pipelines.prepared import MANIFEST, Prepared, open_prepared
 from data_pipelines.recipes import RECIPES
+from data_pipelines.remarks import remarks
 from data_pipelines.samples import (
     Processed,
     complete_parameters,
@@ -41,6 +42,7 @@ from data_pipelines.whole_folder import complete_or_absent
 FORMATS = ("tfds", "npz")
 ON_MISSING = ("error", "skip")
 SHOWN_FAULTS = 10
+RULES = 2  # of reading and preparing; a change makes all prepared data anew
 
 
 def prepare(
@@ -84,6 +86,7 @@ def prepare(
     digests = _digests(found)
     inputs = {
         "package": ad3d_jax.__version__,
+        "rules": RULES,
         "format": format,
         "name": name,
         "category": category,
@@ -97,7 +100,10 @@ def prepare(
     if not (folder / MANIFEST).is_file():
         with complete_or_absent(folder) as unfinished:
             _write(unfinished, found, inputs, digests)
-    return open_prepared(folder)
+    prepared = open_prepared(folder)
+    for remark in remarks(prepared.manifest):
+        logging.warning("%s", remark)
+    return prepared
 
 
 def _refuse_unsuited(recipe: str, parameters: Mapping[str, Any], found: Layout) -> None:
@@ -220,7 +226,7 @@ def _entry(processed: Processed, digests: dict[str, str]) -> dict[str, Any]:
         "id": sample_id(digests[files.first]),
         "label": int(files.defect != GOOD),
         "nonfinite": processed.nonfinite,
-        "flags": list(processed.applied.flags),
+        "flags": list(processed.flags),
         "sha256": digests,
     }
 

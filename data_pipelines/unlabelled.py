@@ -14,18 +14,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from absl import logging
 
 from ad3d_jax.base import Batch
 from data_pipelines.batches import assemble
 from data_pipelines.camera import Intrinsics, read_intrinsics
-from data_pipelines.decode import read_depth_png, read_rgb
 from data_pipelines.errors import DatasetError
 from data_pipelines.layout import SUFFIXES
 from data_pipelines.recipes import RECIPES, Record, Sample
+from data_pipelines.remarks import SENTENCES
 from data_pipelines.samples import (
-    check_xyz_size,
     complete_parameters,
-    load_points,
+    load_measured,
     sample_id,
     sha256,
 )
@@ -153,18 +153,14 @@ def _records(
     recipe: str,
     params: Mapping[str, Any],
 ) -> Iterator[tuple[str, Record]]:
+    told: set[str] = set()
     for name, image, points in samples:
-        rgb = None if image is None else read_rgb(image)
-        xyz = None
-        if points is not None:
-            if intrinsics is None:
-                xyz, _ = load_points(points)
-            else:
-                _, xyz = read_depth_png(points, intrinsics)
-            if rgb is not None:
-                check_xyz_size(points, xyz.shape[:2], rgb.shape[:2])
+        sample, _, flags = load_measured(image, points, intrinsics)
+        for flag in sorted(set(flags) - told):
+            logging.warning("%s: %s (told once)", name, SENTENCES[flag])
+        told.update(flags)
         number = sample_id(sha256(points if image is None else image))
-        yield name, to_record(recipe, params, number, rgb, xyz)
+        yield name, to_record(recipe, params, number, sample.rgb, sample.xyz)
 
 
 def collate(records: Iterable[Record], batch_size: int) -> Batch:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.errors import DatasetError
+from data_pipelines.measured import measured
 from data_pipelines.recipes.base import (
     Applied,
     Fields,
@@ -67,18 +68,18 @@ def apply(params: Parameters, sample: Sample) -> Applied:
     """
     if sample.xyz is None:
         raise DatasetError("recipe points: needs points, found an image alone")
-    measured = (sample.xyz != 0).any(-1)
-    xyz = sample.xyz[measured] * np.float32(params["unit"])
+    there = measured(sample.xyz)
+    xyz = sample.xyz[there] * np.float32(params["unit"])
     far = float(np.abs(xyz).max(initial=0))
     if far >= MAX_METRES:
         raise DatasetError(
             f"recipe points: unit: expected metres below {MAX_METRES:g}, found values "
             f"up to {far:g}; with unit=0.001 files in millimetres are read"
         )
-    mask = np.zeros(measured.shape, bool)
+    mask = np.zeros(there.shape, bool)
     if sample.mask is not None:
-        mask = resize_nearest(sample.mask > 0, measured.shape)
-    mask, wanted = mask[measured], params["points"]
+        mask = resize_nearest(sample.mask > 0, there.shape)
+    mask, wanted = mask[there], params["points"]
     flags = ("filled_up",) if 0 < len(xyz) < wanted else ()
     if len(xyz) > wanted:
         random = np.random.default_rng(params["seed"])

@@ -12,7 +12,16 @@ from hypothesis import strategies
 from PIL import Image
 
 from data_pipelines.camera import Intrinsics
-from data_pipelines.decode import read_depth_png, read_mask, read_rgb, read_xyz
+from data_pipelines.decode import (
+    decode_depth,
+    decode_mask,
+    decode_rgb,
+    decode_xyz,
+    read_depth_png,
+    read_mask,
+    read_rgb,
+    read_xyz,
+)
 from data_pipelines.errors import CorruptSampleError
 
 
@@ -133,10 +142,19 @@ def test_nonfinite_points_become_unmeasured(tmp_path, good):
     assert not xyz[3, 4].any() and not xyz[5, 6].any()
     rest = np.isfinite(bad).all(-1)
     np.testing.assert_array_equal(xyz[rest], good[rest])
-    bad[: len(bad) // 2 + 1] = np.nan
-    path.write_bytes(tiff_bytes(bad))
-    with pytest.raises(CorruptSampleError, match="NaN or infinite"):
-        read_xyz(path)
+
+
+def test_nan_and_zero_are_one_thing(tmp_path, good):
+    """Case 09: two thirds of the points are unmeasured."""
+    read = []
+    for value in (np.nan, 0, -np.inf):
+        cloud = good.copy()
+        cloud[: 2 * len(cloud) // 3] = value
+        (tmp_path / "a.tiff").write_bytes(tiff_bytes(cloud))
+        read.append(decode_xyz(tmp_path / "a.tiff"))
+    np.testing.assert_array_equal(read[0].values, read[1].values)
+    np.testing.assert_array_equal(read[0].values, read[2].values)
+    assert read[0].values[..., 2].any() and read[0].flags == ()
 
 
 def test_millimetres(tmp_path, good):
@@ -159,13 +177,95 @@ def test_pictures(tmp_path):
     np.testing.assert_array_equal(read_mask(path), (grey > 7) * 255)
 
 
-def test_orientation_tags_are_ignored(tmp_path):
-    picture = np.zeros((16, 24, 3), np.uint8)
-    image = Image.fromarray(picture)
+TURNS = [None, None, "FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM"]
+TURNS += ["TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90"]
+
+
+@pytest.mark.parametrize("tag", range(1, 9))
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_images_are_turned_as_their_orientation_tag_says(tmp_path, tag, suffix):
+    """Case 16, by the table of the Exif standard."""
+    stored = np.zeros((16, 24, 3), np.uint8)
+    stored[:8, :8] = 255
+    image = Image.fromarray(stored)
     exif = image.getexif()
-    exif[0x0112] = 6  # turn by 90 degrees
-    image.save(tmp_path / "a.png", exif=exif)
-    assert read_rgb(tmp_path / "a.png").shape == (16, 24, 3)
+    exif[0x0112] = tag
+    path = tmp_path / f"a{suffix}"
+    image.save(path, exif=exif)
+    shown = image
+    if TURNS[tag]:
+        shown = image.transpose(Image.Transpose[TURNS[tag]])
+    read = decode_rgb(path)
+    assert np.abs(read.values.astype(int) - np.asarray(shown)).max() < 30
+    assert read.flags == (() if tag == 1 else ("orientation_applied",))
+    if suffix == ".png":
+        mask = decode_mask(path)
+        np.testing.assert_array_equal(mask.values, np.asarray(shown)[..., 0])
+        assert mask.flags == read.flags
+
+
+def png16(array: np.ndarray, colour: int) -> bytes:
+    """Returns [H,W,C] uint16 as a PNG of 16 bits, which Pillow cannot write."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        check = zlib.crc32(kind + data)
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", check)
+
+    height, width = array.shape[:2]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in array)
+    header = struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0)
+    data = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows))
+    return b"\x89PNG\r\n\x1a\n" + data + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(("colour", "channels"), [(2, 3), (4, 2), (6, 4)])
+def test_colours_of_16_bits_are_refused(tmp_path, colour, channels):
+    """Case 04: of a camera of 12 bits the high byte holds ten grey levels."""
+    path = tmp_path / "a.png"
+    values = np.random.default_rng(0).integers(0, 4096, (20, 20, channels))
+    path.write_bytes(png16(values, colour))
+    for read in (read_rgb, read_mask):
+        with pytest.raises(CorruptSampleError, match="8 bits .* found 16.*convert"):
+            read(path)
+
+
+def test_transparency_is_said(tmp_path):
+    path = tmp_path / "a.png"
+    colours = np.full((16, 16, 4), 200, np.uint8)
+    colours[..., 3] = 255
+    for alpha, flags in ((255, ()), (0, ("transparency_ignored",))):
+        colours[0, 0, 3] = alpha
+        Image.fromarray(colours).save(path)
+        read = decode_rgb(path)
+        assert read.flags == flags and (read.values == 200).all()
+    Image.fromarray(colours).convert("LA").save(path)
+    assert (read_rgb(path) == 200).all()
+
+
+def test_a_mask_with_a_colour_table_is_what_is_shown(tmp_path):
+    path = tmp_path / "a.png"
+    defect = np.zeros((16, 16), np.uint8)
+    defect[2:5, 3:6] = 1
+    tables = {  # colours of the numbers 0 and 1 -> what is read
+        ((0, 0, 0), (128, 0, 0)): defect,  # ids stay as stored
+        ((255, 255, 255), (0, 0, 0)): (1 - defect) * 255,
+    }
+    for colours, expected in tables.items():
+        image = Image.fromarray(defect, mode="P")
+        image.putpalette([part for colour in colours for part in colour])
+        image.save(path)
+        np.testing.assert_array_equal(read_mask(path), expected)
+    image.putpalette([255, 255, 255, 255, 0, 0])
+    image.save(path)
+    with pytest.raises(CorruptSampleError, match="expected black"):
+        read_mask(path)
+
+
+def test_a_mask_is_no_jpeg(tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(np.eye(16, dtype=np.uint8) * 255).save(path, "JPEG")
+    with pytest.raises(CorruptSampleError, match="cannot identify"):
+        read_mask(path)
 
 
 def test_depth_picture(tmp_path):
@@ -183,6 +283,24 @@ def test_depth_picture(tmp_path):
     Image.fromarray(units.astype(np.uint8)).save(path)
     with pytest.raises(CorruptSampleError, match="mode"):
         read_depth_png(path, Intrinsics(100, 200, 10, 8, 0.001))
+
+
+def test_a_depth_that_no_sensor_measures_is_unmeasured(tmp_path):
+    path = tmp_path / "a.png"
+    units = np.full((16, 20), 500, np.uint16)
+    units[3, 4:6], units[5, 6] = 65535, 0
+    Image.fromarray(units).save(path)
+    for scale in (0.001, 0.0001):  # 65.5 and 6.55 metres
+        read = decode_depth(path, Intrinsics(100, 200, 10, 8, scale))
+        there = np.ones(units.shape, bool)
+        there[3, 4:6] = there[5, 6] = False
+        assert read.flags == ("mark_read",)
+        np.testing.assert_array_equal(read.values[..., 2] > 0, there)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(units).save(path, exif=exif)
+    with pytest.raises(CorruptSampleError, match="orientation"):
+        decode_depth(path, Intrinsics(100, 200, 10, 8, scale))
 
 
 SEEDS = [

@@ -164,6 +164,37 @@ def test_nonfinite_points_and_flags_are_counted(run, box, write):
     assert rows["002"]["flags"] == ["nothing_measured"]
 
 
+def test_what_reading_assumed_is_in_the_manifest_and_on_the_console(run, box, caplog):
+    from PIL import Image
+
+    for path in box.glob("*/*/xyz"):
+        shutil.rmtree(path)
+    path = box / "train/good/rgb/003.png"
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.open(path).save(path, exif=exif)
+    for defect, value in (("good", 255), ("dent", 0)):
+        mask = Image.fromarray(np.full((32, 32), value, np.uint8))
+        mask.save(box / f"test/{defect}/gt/000.png")
+    expected = {"orientation_applied": 1, "defect_in_good": 1, "empty_mask": 1}
+    for _ in range(2):  # it is said, too, when nothing is left to do
+        caplog.clear()
+        assert run().manifest["flags"] == expected
+        for flag in expected:
+            assert "1 of 11 samples (9 %)" in caplog.text and flag in caplog.text
+
+
+def test_an_image_that_is_turned_does_not_fit_its_points(run, box):
+    from PIL import Image
+
+    path = box / "train/good/rgb/003.png"
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.open(path).save(path, exif=exif)
+    with pytest.raises(CorruptSampleError, match=r"003\.png: has an orientation tag"):
+        run()
+
+
 def test_masks_of_another_size(run, box):
     from PIL import Image
 
