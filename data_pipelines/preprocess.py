@@ -28,7 +28,7 @@ from data_pipelines.errors import DatasetError, DiskFullError
 from data_pipelines.layout import GOOD, Layout
 from data_pipelines.prepared import MANIFEST, Prepared, open_prepared
 from data_pipelines.recipes import RECIPES
-from data_pipelines.remarks import remarks
+from data_pipelines.remarks import refuse_useless, remarks
 from data_pipelines.samples import (
     Processed,
     complete_parameters,
@@ -101,7 +101,7 @@ def prepare(
         with complete_or_absent(folder) as unfinished:
             _write(unfinished, found, inputs, digests)
     prepared = open_prepared(folder)
-    for remark in remarks(prepared.manifest):
+    for remark in prepared.manifest["remarks"]:
         logging.warning("%s", remark)
     return prepared
 
@@ -152,9 +152,10 @@ def safe_name(category: str) -> str:
 def _refuse_faults(found: Layout, on_missing: str) -> None:
     faults = [fault for fault in found.faults if not fault.warning]
     fatal = [f for f in faults if f.kind in ("missing_split", "empty_class")]
-    shown = fatal or ([] if on_missing == "skip" else faults)
+    others = [f for f in faults if f not in fatal]
+    shown = fatal + others if fatal or on_missing != "skip" else []
     if shown:
-        lines = [f"  {fault.kind}: {fault.message}" for fault in shown[:SHOWN_FAULTS]]
+        lines = [f"  {fault}" for fault in shown[:SHOWN_FAULTS]]
         if len(shown) > SHOWN_FAULTS:
             lines.append(f"  and {len(shown) - SHOWN_FAULTS} more")
         advice = "" if fatal else "\non_missing=skip leaves such samples out"
@@ -164,7 +165,7 @@ def _refuse_faults(found: Layout, on_missing: str) -> None:
             + advice
         )
     for fault in found.faults:
-        logging.warning("%s: %s", fault.kind, fault.message)
+        logging.warning("%s", fault)
 
 
 def _write(
@@ -197,6 +198,7 @@ def _write(
 
         write = shards.write_tfds if inputs["format"] == "tfds" else shards.write_npz
         names = write(folder, found.samples, inputs["recipe"], params, note)
+    refuse_useless(inputs["category"], samples)
     measured = measured_by(found.samples[0])
     samples.sort(key=lambda row: (row["split"], row["defect"], row["stem"]))
     manifest = {
@@ -206,12 +208,15 @@ def _write(
         "extras": sorted(params["extras"]) if "xyz" in measured else [],
         "counts": _counts(samples),
         "flags": dict(collections.Counter(f for row in samples for f in row["flags"])),
+        "regions": sum(row["regions"] for row in samples),
+        "regions_lost": sum(row["regions_lost"] for row in samples),
         "faults": [fault._asdict() for fault in found.faults],
         "duplicates": _duplicates(samples),
         "image_sizes": dict(sorted(sizes.items())),
         "shards": names,
         "samples": samples,
     }
+    manifest["remarks"] = remarks(manifest)
     (folder / "params.json").write_text(json.dumps(params, indent=1) + "\n")
     text = json.dumps(manifest, indent=1)
     (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
@@ -226,6 +231,8 @@ def _entry(processed: Processed, digests: dict[str, str]) -> dict[str, Any]:
         "id": sample_id(digests[files.first]),
         "label": int(files.defect != GOOD),
         "nonfinite": processed.nonfinite,
+        "regions": processed.regions.count,
+        "regions_lost": processed.regions.lost,
         "flags": list(processed.flags),
         "sha256": digests,
     }
@@ -257,6 +264,9 @@ def main(arguments: list[str]) -> None:
         parameters = json.loads(values.parameters)
         if not isinstance(parameters, dict):
             raise DatasetError("--parameters: expected a JSON table")
+        if not values.category:
+            for fault in layout.strangers(values.root):
+                logging.warning("%s", fault)
         for category in values.category or layout.categories(values.root):
             prepared = prepare(
                 values.root,

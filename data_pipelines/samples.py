@@ -20,6 +20,7 @@ from data_pipelines.decode import (
 from data_pipelines.errors import CorruptSampleError, DatasetError
 from data_pipelines.layout import GOOD, SampleFiles
 from data_pipelines.recipes import RECIPES, Applied, Recipe, Sample
+from data_pipelines.recipes.base import Regions
 from data_pipelines.recipes.extras import MAKERS
 
 
@@ -39,6 +40,7 @@ class Processed(NamedTuple):
     nonfinite: int
     size: tuple[int, int]  # rows and columns as decoded
     flags: tuple[str, ...]  # of reading and of the recipe
+    regions: Regions  # of its mask
 
 
 def load_sample(files: SampleFiles) -> Loaded:
@@ -197,9 +199,11 @@ def records(
     """Yields each sample preprocessed, in order."""
     for files in samples:
         sample, nonfinite, flags = load_sample(files)
-        applied = recipe.apply(params, sample)
+        applied, regions = recipe.process(params, sample)
         flags = (*flags, *applied.flags)
-        yield Processed(files, applied, nonfinite, sample.size, flags)
+        if regions.count and regions.lost == regions.count:
+            flags = (*flags, "mask_vanished")
+        yield Processed(files, applied, nonfinite, sample.size, flags, regions)
 
 
 def measured_by(files: SampleFiles) -> frozenset[str]:

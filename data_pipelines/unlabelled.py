@@ -20,6 +20,7 @@ from ad3d_jax.base import Batch
 from data_pipelines.batches import assemble
 from data_pipelines.camera import Intrinsics, read_intrinsics
 from data_pipelines.errors import DatasetError
+from data_pipelines.folders import entries
 from data_pipelines.layout import SUFFIXES
 from data_pipelines.recipes import RECIPES, Record, Sample
 from data_pipelines.remarks import SENTENCES
@@ -31,6 +32,7 @@ from data_pipelines.samples import (
 )
 
 CAMERA = "camera.json"
+SHOWN = 5  # files that are not read
 EXPECTED = __doc__
 
 
@@ -54,8 +56,9 @@ def read_folder(
         the recipe makes, and no mask.
 
     Raises:
-        DatasetError: (at once) there are no images, or points are needed and missing;
-            (while iterating, CorruptSampleError) a file cannot be read.
+        DatasetError: (at once) there are no images, two have one stem, or points are
+            needed and missing; (while iterating, CorruptSampleError) a file cannot be
+            read.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -82,6 +85,7 @@ def read_folder(
             f"input: {', '.join(reasons)} needs points, and there are none for "
             f"{images[missing[0]]} and {len(missing) - 1} others; expected\n{EXPECTED}"
         )
+    _tell_not_read(folder, [*images.values(), *points.values()])
     files = [
         _Files(name, images.get(name), points[name] if reasons else None)
         for name in names
@@ -139,12 +143,33 @@ class _Files(NamedTuple):
 
 def _by_stem(folder: Path, name: str, suffixes: tuple[str, ...]) -> dict[str, Path]:
     place = folder / name if (folder / name).is_dir() else folder
-    paths = sorted(place.iterdir(), key=lambda path: path.name)
-    return {
-        path.stem: path
-        for path in paths
-        if path.suffix.lower() in suffixes and not path.name.startswith(".")
-    }
+    found: dict[str, Path] = {}
+    for path in entries(place):
+        if path.suffix.lower() not in suffixes:
+            continue
+        if path.stem in found:
+            raise DatasetError(
+                f"input: {path} has the same stem as {found[path.stem].name}, and "
+                "files are paired by stem"
+            )
+        found[path.stem] = path
+    return found
+
+
+def _tell_not_read(folder: Path, used: Iterable[Path]) -> None:
+    """Logs what lies beside the files that are used, folders as a whole."""
+    used = {*used, folder / CAMERA}
+    places = {folder, *(path.parent for path in used)}
+    left = [
+        path
+        for place in sorted(places)
+        for path in entries(place)
+        if path not in used and path not in places
+    ]
+    if left:
+        shown = ", ".join(str(path.relative_to(folder)) for path in left[:SHOWN])
+        more = f" and {len(left) - SHOWN} more" * (len(left) > SHOWN)
+        logging.warning("%s: not read: %s%s", folder, shown, more)
 
 
 def _records(

@@ -155,6 +155,8 @@ def main(arguments: list[str]) -> None:
         names = flags.FLAGS.category or layout.categories(root)
         if not names:
             raise DatasetError(f"{root}: no class in it; expected\n{layout.EXPECTED}")
+        for fault in () if flags.FLAGS.category else layout.strangers(root):
+            sys.stdout.write(f"warning {fault}\n")
         for category in names:
             wrong |= _report(root, category, flags.FLAGS.name)
     except DatasetError as error:
@@ -164,13 +166,17 @@ def main(arguments: list[str]) -> None:
 
 
 def _report(root: str, category: str, name: str) -> bool:
-    faults = validate(root, category, name)
+    try:
+        faults = validate(root, category, name)
+    except DatasetError as error:
+        sys.stdout.write(f"fault {error}\n")  # other classes are looked at
+        return True
     for split, table in counts(layout.scan(root, category, name)).items():
         listed = ", ".join(f"{defect} {n}" for defect, n in sorted(table.items()))
         sys.stdout.write(f"{category}/{split}: {listed or 'none'}\n")
     for fault in faults:
         kind = "warning" if fault.warning else "fault"
-        sys.stdout.write(f"{kind} {fault.kind}: {fault.message}\n")
+        sys.stdout.write(f"{kind} {fault}\n")
     return any(not fault.warning for fault in faults)
 
 

@@ -184,6 +184,59 @@ def test_what_reading_assumed_is_in_the_manifest_and_on_the_console(run, box, ca
             assert "1 of 11 samples (9 %)" in caplog.text and flag in caplog.text
 
 
+def save_mask(path, *boxes, size=(64, 64)):
+    from PIL import Image
+
+    mask = np.zeros(size, np.uint8)
+    for top, left, height, width in boxes:
+        mask[top : top + height, left : left + width] = 255
+    Image.fromarray(mask).save(path)
+
+
+@pytest.mark.parametrize("recipe", ["raw", "ast", "dsr", "plane"])
+def test_regions_that_vanish_in_resizing_are_counted(run, box, caplog, recipe):
+    """Case 07: at 16 of 64 pixels every fourth row and column is left."""
+    save_mask(
+        box / "test/dent/gt/000.png", (0, 0, 8, 8), (21, 21, 3, 3), (33, 41, 1, 9)
+    )
+    save_mask(box / "test/dent/gt/001.png", (22, 22, 1, 1))
+    parameters = SMALL | ({"pad_to": 1} if recipe == "plane" else {})
+    manifest = run(recipe=recipe, parameters=parameters).manifest
+    rows = {s["stem"]: s for s in manifest["samples"] if s["defect"] == "dent"}
+    assert (rows["000"]["regions"], rows["000"]["regions_lost"]) == (3, 2)
+    assert (rows["001"]["regions"], rows["001"]["regions_lost"]) == (1, 1)
+    assert (manifest["regions"], manifest["regions_lost"]) == (4, 3)
+    assert manifest["flags"]["mask_vanished"] == 1
+    said = "3 of 4 defect regions (75 %): vanish"
+    assert said in caplog.text and any(said in r for r in manifest["remarks"])
+
+
+def test_a_class_that_loses_all_regions_is_refused(run, box, tmp_path):
+    for k in range(2):
+        save_mask(box / f"test/dent/gt/00{k}.png", (22, 22, 1, 1))
+    with pytest.raises(DatasetError, match=r"2 of 2 regions \(100 %\).*mask_size"):
+        run()
+    assert entries(tmp_path / "cache") == []
+    assert run(parameters={"image_size": 16, "mask_size": 64}).manifest["regions"] == 2
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_split_in_which_nothing_is_measured_is_refused(run, box, split):
+    import tifffile
+
+    for path in box.glob(f"{split}/*/xyz/*"):
+        tifffile.imwrite(path, np.zeros((32, 32, 3), np.float32), photometric="rgb")
+    with pytest.raises(DatasetError, match=f"none in any of . samples of {split}"):
+        run(recipe="raw")
+
+
+def test_flags_are_told_with_their_share(run, caplog):
+    """Case 17: a recipe that falls back in every sample says so."""
+    plane = {"image_size": 16, "pad_to": 1, "removal_distance": 0.9}
+    assert run(recipe="plane", parameters=plane).manifest["flags"]
+    assert "11 of 11 samples (100 %)" in caplog.text
+
+
 def test_an_image_that_is_turned_does_not_fit_its_points(run, box):
     from PIL import Image
 
