@@ -55,7 +55,7 @@ class SampleFiles(NamedTuple):
 
     @property
     def first(self) -> str:
-        """Returns the modality whose file gives the sample its id: rgb, else xyz."""
+        """Returns the modality that stands for the sample: rgb, else xyz."""
         return "xyz" if self.rgb is None else "rgb"
 
 

@@ -16,6 +16,7 @@ import json
 import re
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,11 @@ from data_pipelines.remarks import refuse_useless, remarks
 from data_pipelines.samples import (
     Processed,
     complete_parameters,
+    file_digests,
+    first_digest,
     fit_recipe,
     measured_by,
-    sample_id,
-    sha256,
+    sample_ids,
 )
 from data_pipelines.whole_folder import complete_or_absent
 
@@ -83,7 +85,10 @@ def prepare(
     found = layout.scan(root, category, name)
     _refuse_faults(found, on_missing)
     _refuse_unsuited(recipe, parameters, found)
-    digests = _digests(found)
+    progress = tqdm(
+        found.samples, desc=f"{category}: checking", leave=False, disable=None
+    )
+    digests = file_digests(progress)
     inputs = {
         "package": ad3d_jax.__version__,
         "rules": RULES,
@@ -129,21 +134,6 @@ def _check_choice(field: str, value: str, allowed: tuple[str, ...]) -> None:
         raise DatasetError(f"{field}: expected one of {allowed}, found {value!r}")
 
 
-def _digests(found: Layout) -> dict[str, dict[str, str]]:
-    """Returns the SHA-256 of each file of each sample."""
-    progress = tqdm(
-        found.samples, desc=f"{found.category}: checking", leave=False, disable=None
-    )
-    return {
-        files.key: {
-            name: sha256(getattr(files, name))
-            for name in layout.SUFFIXES
-            if getattr(files, name) is not None
-        }
-        for files in progress
-    }
-
-
 def safe_name(category: str) -> str:
     """Returns the name with all but letters, digits, `_` and `-` replaced."""
     return re.sub(r"[^A-Za-z0-9_-]", "_", category)
@@ -182,6 +172,7 @@ def _write(
         disable=None,
     )
     params = fit_recipe(recipe, inputs["parameters"], training)
+    ids = sample_ids(digests)
     samples: list[dict[str, Any]] = []
     sizes: collections.Counter[str] = collections.Counter()
     with tqdm(
@@ -192,11 +183,13 @@ def _write(
     ) as bar:
 
         def note(processed: Processed) -> None:
-            samples.append(_entry(processed, digests[processed.files.key]))
+            key = processed.files.key
+            samples.append(_entry(processed, ids[key], digests[key]))
             sizes["{}x{}".format(*processed.size)] += 1
             bar.update()
 
-        write = shards.write_tfds if inputs["format"] == "tfds" else shards.write_npz
+        tfds = partial(shards.write_tfds, ids=ids)
+        write = tfds if inputs["format"] == "tfds" else shards.write_npz
         names = write(folder, found.samples, inputs["recipe"], params, note)
     refuse_useless(inputs["category"], samples)
     measured = measured_by(found.samples[0])
@@ -222,13 +215,15 @@ def _write(
     (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
 
-def _entry(processed: Processed, digests: dict[str, str]) -> dict[str, Any]:
+def _entry(
+    processed: Processed, number: int, digests: dict[str, str]
+) -> dict[str, Any]:
     files = processed.files
     return {
         "split": files.split,
         "defect": files.defect,
         "stem": files.stem,
-        "id": sample_id(digests[files.first]),
+        "id": number,
         "label": int(files.defect != GOOD),
         "nonfinite": processed.nonfinite,
         "regions": processed.regions.count,
@@ -247,11 +242,11 @@ def _counts(samples: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
 
 
 def _duplicates(samples: list[dict[str, Any]]) -> list[list[str]]:
-    """Returns the groups of samples whose images have one id."""
-    groups: dict[int, list[str]] = {}
+    """Returns the groups of samples whose first files have the same bytes."""
+    groups: dict[str, list[str]] = {}
     for row in samples:
         key = f"{row['split']}/{row['defect']}/{row['stem']}"
-        groups.setdefault(row["id"], []).append(key)
+        groups.setdefault(first_digest(row["sha256"]), []).append(key)
     return [group for group in groups.values() if len(group) > 1]
 
 

@@ -1,5 +1,6 @@
 """From the files of a sample to a preprocessed record."""
 
+import collections
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ from data_pipelines.decode import (
     decode_xyz,
 )
 from data_pipelines.errors import CorruptSampleError, DatasetError
-from data_pipelines.layout import GOOD, SampleFiles
+from data_pipelines.layout import GOOD, SUFFIXES, SampleFiles
 from data_pipelines.recipes import RECIPES, Applied, Recipe, Sample
 from data_pipelines.recipes.base import Regions
 from data_pipelines.recipes.extras import MAKERS
@@ -137,8 +138,50 @@ def check_mask_size(path: Path, mask: tuple[int, int], size: tuple[int, int]) ->
 
 
 def sample_id(digest: str) -> int:
-    """Returns the id of a sample, 0 to 2**31 - 1, from the SHA-256 of its image."""
+    """Returns the id, 0 to 2**31 - 1, that a SHA-256 of what was measured gives."""
     return int(digest[:8], 16) & 0x7FFFFFFF
+
+
+def sample_ids(digests: Mapping[str, Mapping[str, str]]) -> dict[str, int]:
+    """Returns the ids of the samples of a class, by their keys.
+
+    An id comes of all that was measured. The first file, rgb or else xyz, says it alone
+    unless two samples share it, as the black images of a sensor without colour do: then
+    the digests of all their files make the id.
+
+    Args:
+        digests: SHA-256 of the files of each sample, by modality.
+    """
+    first = {key: first_digest(files) for key, files in digests.items()}
+    shared = collections.Counter(first.values())
+    return {
+        key: sample_id(first[key] if shared[first[key]] == 1 else _of_all(files))
+        for key, files in digests.items()
+    }
+
+
+def first_digest(files: Mapping[str, str]) -> str:
+    """Returns the digest of a sample's image or, where it has none, of its points."""
+    return files["rgb"] if "rgb" in files else files["xyz"]
+
+
+def _of_all(files: Mapping[str, str]) -> str:
+    measured = [files[name] for name in ("rgb", "xyz") if name in files]
+    if len(measured) == 1:
+        return measured[0]
+    return hashlib.sha256("".join(measured).encode()).hexdigest()
+
+
+def file_digests(samples: Iterable[SampleFiles]) -> dict[str, dict[str, str]]:
+    """Returns the SHA-256 of each file of each sample, by the sample's key."""
+    return {
+        files.key: {
+            name: sha256(getattr(files, name))
+            for name in SUFFIXES
+            if getattr(files, name) is not None
+        }
+        for files in samples
+    }
 
 
 def sha256(path: Path) -> str:

@@ -4,7 +4,7 @@ import contextlib
 import errno
 import io
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +65,11 @@ def write_tfds(
     recipe: str,
     params: dict[str, Any],
     note: Note,
+    ids: Mapping[str, int],
 ) -> dict[str, list[str]]:
     """Writes TFRecord shards with TensorFlow Datasets; arguments as in `write_npz`.
+
+    `ids` are the samples' own, by their keys.
 
     Returns:
         The paths of the shards of each split, in order, relative to the folder.
@@ -83,6 +86,7 @@ def write_tfds(
         measured=measured_by(samples[0]),
         params=params,
         samples=samples,
+        ids=ids,
         note=note,
     )
     tfds.disable_progress_bar()

@@ -148,6 +148,30 @@ def test_duplicates_and_differing_sizes_are_recorded(run, box, write):
     assert manifest["image_sizes"] == {"32x32": 10, "40x24": 1}
 
 
+@pytest.mark.parametrize("format", ["npz", "tfds"])
+def test_samples_of_a_sensor_without_colour_are_told_apart(run, box, format):
+    """Case 12: black images beside the points; two samples are wholly the same."""
+    from PIL import Image
+
+    from data_pipelines.samples import sample_id
+
+    before = {s["stem"]: s for s in run(format=format).manifest["samples"]}
+    for path in box.glob("train/good/rgb/*"):
+        Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(path)
+    place = box / "train/good/xyz"
+    shutil.copy(place / "001.tiff", place / "002.tiff")
+    manifest = run(format=format).manifest
+    rows = {s["stem"]: s for s in manifest["samples"] if s["split"] == "train"}
+    ids = [rows[f"00{k}"]["id"] for k in range(5)]
+    assert len(set(ids)) == 4 and ids[1] == ids[2]
+    assert [len(group) for group in manifest["duplicates"]] == [5]
+    # Where images differ their bytes alone give the id, as before.
+    for sample in manifest["samples"]:
+        if sample["split"] != "train":
+            assert sample["id"] == sample_id(sample["sha256"]["rgb"])
+    assert before["000"]["id"] == sample_id(before["000"]["sha256"]["rgb"])
+
+
 def test_nonfinite_points_and_flags_are_counted(run, box, write):
     import tifffile
 
