@@ -19,10 +19,13 @@ from ad3d_jax.image_files import MAX_BYTES, ImageFileError, check_sides, open_im
 from data_pipelines.camera import Intrinsics, xyz_from_depth
 from data_pipelines.errors import CorruptSampleError
 from data_pipelines.plausible import checked_distances, checked_points
+from data_pipelines.tiff_tags import check_tags
 
 COLOURS = ("RGB", "L", "LA", "RGBA", "P", "PA", "1")  # modes of images
 TURNED = "orientation_applied"
 ORIENTATION = 0x0112  # the tag
+# None, LZW, deflate (two numbers), PackBits, LZMA and Zstandard.
+COMPRESSIONS = (1, 5, 8, 32946, 32773, 34925, 50000)
 MARK = 2**16 - 1  # units of a depth image that no sensor measures
 
 
@@ -150,9 +153,16 @@ def decode_xyz(path: str | Path) -> Decoded:
     """
     path = Path(path)
     check_file(path)
+    check_tags(path)
     with _corrupt(path), tifffile.TiffFile(path) as tiff:
         page = tiff.pages[0]
         _check_declared(path, tuple(page.shape), page.dtype)
+        if page.compression not in COMPRESSIONS:  # others are images with own sizes
+            raise CorruptSampleError(
+                path, f"expected numbers, found the compression {page.compression!r}"
+            )
+        if sum(page.databytecounts) > path.stat().st_size:
+            raise CorruptSampleError(path, "has strips that overlap")
         ends = [
             offset + count
             for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True)

@@ -131,6 +131,109 @@ def test_png_that_asks_for_a_terabyte(tmp_path):
             read(path)
 
 
+def with_tags(whole: bytes, *more: tuple[int, int, int, int]) -> bytes:
+    """Returns a TIFF file with further tags (number, type, count, place)."""
+    (start,) = struct.unpack("<I", whole[4:8])
+    (count,) = struct.unpack("<H", whole[start : start + 2])
+    tags = whole[start + 2 : start + 2 + 12 * count]
+    extra = b"".join(struct.pack("<HHII", *tag) for tag in more)
+    table = struct.pack("<H", count + len(more)) + tags + extra + b"\0" * 4
+    return whole[:4] + struct.pack("<I", len(whole)) + whole[8:] + table
+
+
+@pytest.mark.parametrize("tags", [1, 500, 3000], ids="{} tags".format)
+def test_tags_that_ask_for_much_are_refused_unread(tmp_path, good, tags, monkeypatch):
+    """B3: each tag reads the same four megabytes as a million numbers."""
+    whole = tiff_bytes(good).ljust(5 * 2**20, b"\0")
+    bomb = with_tags(whole, *((60000 + k, 4, 2**20 + 1, 8) for k in range(tags)))
+    path = tmp_path / "a.tiff"
+    path.write_bytes(bomb)
+
+    def refuse(*_, **__):
+        raise AssertionError("opened")
+
+    monkeypatch.setattr(tifffile, "TiffFile", refuse)
+    with pytest.raises(CorruptSampleError, match="expected (at most|1 to) .* tags"):
+        read_xyz(path)
+
+
+def test_a_second_image_and_images_within_strips_are_refused(tmp_path, good):
+    path = tmp_path / "a.tiff"
+    with tifffile.TiffWriter(path) as writer:
+        for _ in range(2):
+            writer.write(good, photometric="rgb")
+    with pytest.raises(CorruptSampleError, match="expected one image"):
+        read_xyz(path)
+    whole = bytearray(tiff_bytes(good))
+    place = bytes(whole).find(struct.pack("<HHII", 259, 3, 1, 1))
+    whole[place : place + 12] = struct.pack("<HHII", 259, 3, 1, 34712)  # JPEG 2000
+    path.write_bytes(bytes(whole))
+    with pytest.raises(CorruptSampleError, match="compression"):
+        read_xyz(path)
+
+
+def test_strips_that_overlap_are_refused(tmp_path, good):
+    path = tmp_path / "a.tiff"
+    path.write_bytes(tiff_bytes(good, rowsperstrip=1))
+    with tifffile.TiffFile(path) as tiff:
+        places, sizes = (tiff.pages[0].tags[tag] for tag in (273, 279))
+    whole = bytearray(path.read_bytes())
+    first = places.value[0]
+    struct.pack_into("<32I", whole, places.valueoffset, *[first] * 32)
+    struct.pack_into("<32H", whole, sizes.valueoffset, *[len(whole) - first] * 32)
+    path.write_bytes(bytes(whole))
+    with pytest.raises(CorruptSampleError, match="overlap"):
+        read_xyz(path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "length", "count", "message"),
+    [
+        (b"tEXt", 0, 70_000, "has more than 65536 parts"),
+        (b"IDAT", 0, 70_000, "has more than 65536 parts"),
+        (b"abCd", 2**20, 17, "bytes of metadata"),
+        (b"eXIf", 70_000, 1, "of Exif"),
+    ],
+)
+def test_pngs_of_many_or_large_chunks_are_refused(
+    tmp_path, kind, length, count, message
+):
+    """B3: what lies around the pixels is limited, too."""
+    data = b"x" * length
+    check = struct.pack(">I", zlib.crc32(kind + data))
+    chunk = struct.pack(">I", length) + kind + data + check
+    whole = io.BytesIO()
+    Image.fromarray(np.zeros((16, 16), np.uint8)).save(whole, "PNG")
+    whole = whole.getvalue()
+    path = tmp_path / "a.png"
+    path.write_bytes(whole[:33] + chunk * count + whole[33:])
+    for read in (read_rgb, read_mask):
+        with pytest.raises(CorruptSampleError, match=message):
+            read(path)
+
+
+def test_jpegs_of_much_metadata_are_refused(tmp_path):
+    whole = io.BytesIO()
+    Image.fromarray(np.zeros((16, 16), np.uint8)).save(whole, "JPEG")
+    whole, path = whole.getvalue(), tmp_path / "a.jpg"
+    segment = b"\xff\xe1" + struct.pack(">H", 60_002) + b"Exif\0\0".ljust(60_000)
+    path.write_bytes(whole[:2] + segment * 2 + whole[2:])
+    with pytest.raises(CorruptSampleError, match="of Exif"):
+        read_rgb(path)
+    path.write_bytes(whole[:2] + b"\xff\xfe\0\2" * 70_000 + whole[2:])
+    with pytest.raises(CorruptSampleError, match="more than 65536 parts"):
+        read_rgb(path)
+
+
+def test_files_too_large_are_refused_unread(tmp_path):
+    path = tmp_path / "a.png"
+    with path.open("wb") as file:
+        file.truncate(256 * 2**20 + 1)
+    for read in (read_rgb, read_mask, read_xyz):
+        with pytest.raises(CorruptSampleError, match="expected 1 to 268435456 bytes"):
+            read(path)
+
+
 def test_nonfinite_points_become_unmeasured(tmp_path, good):
     path = tmp_path / "a.tiff"
     bad = good.copy()
