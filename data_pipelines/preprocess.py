@@ -27,7 +27,7 @@ import ad3d_jax
 from data_pipelines import clouds, layout, shards
 from data_pipelines.errors import DatasetError, DiskFullError
 from data_pipelines.layout import GOOD, Layout
-from data_pipelines.prepared import MANIFEST, Prepared, open_prepared
+from data_pipelines.prepared import MANIFEST, Prepared, open_prepared, write_manifest
 from data_pipelines.recipes import RECIPES
 from data_pipelines.remarks import refuse_useless, remarks
 from data_pipelines.samples import (
@@ -211,8 +211,7 @@ def _write(
     }
     manifest["remarks"] = remarks(manifest)
     (folder / "params.json").write_text(json.dumps(params, indent=1) + "\n")
-    text = json.dumps(manifest, indent=1)
-    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+    write_manifest(folder, manifest)
 
 
 def _entry(

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from data_pipelines import shards
 from data_pipelines.errors import CorruptSampleError, DatasetError, DiskFullError
 from data_pipelines.prepared import open_prepared
 from data_pipelines.preprocess import prepare
+from data_pipelines.whole_folder import complete_or_absent
 
 SMALL = {"image_size": 16}
 
@@ -113,6 +115,45 @@ def test_rests_of_an_ended_run_are_removed(run, tmp_path):
     (rest / "train-00000.npz").write_bytes(b"half")
     run()
     assert entries(tmp_path / "cache") == [name]
+
+
+def test_a_damaged_manifest_is_one_error_with_advice(run):
+    """B7: no flipped bit gives another label, id or order without a word."""
+    prepared = run()
+    path = prepared.folder / "manifest.json"
+    whole = path.read_bytes()
+    damages = [b"", b"[]", b"{}", b"[" * 100_000, whole[: len(whole) // 2]]
+    for place in range(3, len(whole), 37):
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << place % 8
+        damages.append(bytes(flipped))
+    refused = 0
+    for damage in damages:
+        path.write_bytes(damage)
+        try:
+            assert open_prepared(prepared.folder).manifest == prepared.manifest
+        except DatasetError as error:
+            refused += 1
+            assert str(path) in str(error) and "run again" in str(error)
+    assert refused > 0.5 * len(damages)  # the others are spaces
+    path.write_bytes(whole.replace(b'"label": 1', b'"label": 0', 1))
+    with pytest.raises(DatasetError, match="manifest is damaged .its digest"):
+        run()
+
+
+def test_work_at_once_with_equal_process_numbers(tmp_path, monkeypatch):
+    """B5: in containers every process may be number 1."""
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    folder = tmp_path / "class"
+    with complete_or_absent(folder) as one:
+        (one / "a").write_text("one")
+        with complete_or_absent(folder) as two:
+            assert one != two and (one / "a").exists()
+            (two / "manifest.json").write_text("two")
+        assert entries(tmp_path) == sorted(["class", one.name])
+        (one / "manifest.json").write_text("one")
+    assert entries(tmp_path) == ["class"]
+    assert (folder / "manifest.json").read_text() == "two"  # the first that ended
 
 
 def test_missing_files(run, box):
