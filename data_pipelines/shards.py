@@ -98,6 +98,9 @@ def write_tfds(
                 download_dir=str(folder / "downloads"), download_config=download
             )
         shutil.rmtree(folder / "downloads")
+        for split in builder.info.splits.values():
+            for path in split.filepaths:
+                _sort_fields(Path(path))
     except tf.errors.ResourceExhaustedError as error:
         raise OSError(errno.ENOSPC, str(error)) from error
     return {
@@ -107,3 +110,18 @@ def write_tfds(
         ]
         for split in builder.info.splits
     }
+
+
+def _sort_fields(shard: Path) -> None:
+    """Writes a shard again with the fields of each record in order of name.
+
+    TFDS writes them in the order of a hash table, which differs between processes.
+    """
+    import tensorflow as tf
+
+    ordered = shard.with_name(f"{shard.name}.ordered")
+    with tf.io.TFRecordWriter(str(ordered)) as writer:
+        for record in tf.data.TFRecordDataset(str(shard)).as_numpy_iterator():
+            example = tf.train.Example.FromString(record)
+            writer.write(example.SerializeToString(deterministic=True))
+    ordered.replace(shard)

@@ -398,6 +398,18 @@ def test_cache_that_cannot_be_written(run, tmp_path):
 
 
 @pytest.mark.slow
+def test_same_bytes_from_every_process(box, tmp_path):
+    """B15: records and their fields are in one order."""
+    found = []
+    for name in ("one", "two", "three"):
+        words = command(box, tmp_path / name, '--parameters={"image_size": 16}')
+        subprocess.run([*words, "--format=tfds"], check=True, capture_output=True)
+        files = sorted(path for path in (tmp_path / name).rglob("*") if path.is_file())
+        found.append([(path.name, path.read_bytes()) for path in files])
+    assert found[0] == found[1] == found[2] and len(found[0]) > 5
+
+
+@pytest.mark.slow
 def test_killed_in_the_middle(run, box, write, tmp_path):
     for k in range(5, 300):
         write.sample(box / "train/good", f"{k:03d}", k)
