@@ -101,8 +101,12 @@ def write_tfds(
         for split in builder.info.splits.values():
             for path in split.filepaths:
                 _sort_fields(Path(path))
-    except tf.errors.ResourceExhaustedError as error:
-        raise OSError(errno.ENOSPC, str(error)) from error
+    except (tf.errors.OpError, RuntimeError) as error:  # TFDS makes one of the other
+        # A full disk or quota, a file that may grow no further.
+        full = (tf.errors.ResourceExhaustedError, tf.errors.OutOfRangeError)
+        if any(isinstance(cause, full) for cause in (error, error.__cause__)):
+            raise OSError(errno.ENOSPC, str(error)) from error
+        raise
     return {
         split: [
             str(Path(path).relative_to(folder))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tifffile
 from hypothesis import strategies
-from PIL import Image
+from PIL import Image, ImageFile
 
 from data_pipelines.camera import Intrinsics
 from data_pipelines.decode import (
@@ -232,6 +232,22 @@ def test_files_too_large_are_refused_unread(tmp_path):
     for read in (read_rgb, read_mask, read_xyz):
         with pytest.raises(CorruptSampleError, match="expected 1 to 268435456 bytes"):
             read(path)
+
+
+@pytest.mark.parametrize("size", [(4097, 16), (16, 4097), (15, 16), (16, 15)])
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp"])
+def test_sides_are_checked_before_pixels_are_decoded(
+    tmp_path, size, suffix, monkeypatch
+):
+    path = tmp_path / f"a{suffix}"
+    Image.new("L", size).save(path)
+
+    def refuse(*_, **__):
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", refuse)
+    with pytest.raises(CorruptSampleError, match="expected sides of 16 to 4096"):
+        read_rgb(path)
 
 
 def test_nonfinite_points_become_unmeasured(tmp_path, good):

@@ -107,6 +107,42 @@ def test_full_disk(run, tmp_path, monkeypatch):
     assert entries(tmp_path / "cache") == []
 
 
+def test_a_full_disk_while_tfds_writes(run, tmp_path, monkeypatch):
+    tf = pytest.importorskip("tensorflow")
+    from data_pipelines.builders.mvtec3d import Mvtec3d
+
+    def full(*_, **__):
+        raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
+
+    monkeypatch.setattr(Mvtec3d, "download_and_prepare", full)
+    with pytest.raises(DiskFullError, match="no space"):
+        run(format="tfds")
+    assert entries(tmp_path / "cache") == []
+
+
+@pytest.mark.parametrize(
+    "format", ["npz", pytest.param("tfds", marks=pytest.mark.slow)]
+)
+def test_the_command_ends_with_3_where_no_space_is_left(box, write, tmp_path, format):
+    """No file may grow beyond 64 KB, as on a disk that is full; then space is made."""
+    for k in range(5, 20):
+        write.sample(box / "train/good", f"{k:03d}", k)
+    limit = "import resource as r; r.setrlimit(r.RLIMIT_FSIZE, (1 << 16,) * 2)\n"
+    run = (
+        "import runpy; runpy.run_module('data_pipelines.preprocess', None, '__main__')"
+    )
+    cache = tmp_path / "cache"
+    words = command(box, cache, '--parameters={"image_size": 32}', f"--format={format}")
+    words = [words[0], "-c", limit + run, *words[3:]]
+    full = subprocess.run(words, capture_output=True, text=True)
+    assert full.returncode == 3, full.stderr[-2000:]
+    assert "no space is left" in full.stderr and "Traceback" not in full.stderr
+    assert entries(cache) == []
+    words[2] = run
+    assert subprocess.run(words, capture_output=True).returncode == 0
+    assert len(entries(cache)) == 1
+
+
 def test_rests_of_an_ended_run_are_removed(run, tmp_path):
     name = run().folder.name
     shutil.rmtree(tmp_path / "cache" / name)
