@@ -12,6 +12,9 @@ from data_pipelines.errors import DatasetError
 
 PINHOLE = ("fx", "fy", "cx", "cy")
 HALCON = ("focus", "sx", "sy", "cx", "cy")
+# Keys that may stand beside them; those of the last row are not needed.
+OPTIONAL = ("scale", "kappa")
+UNUSED = ("camera_type", "image_width", "image_height", "width", "height", "model")
 
 
 class Intrinsics(NamedTuple):
@@ -64,6 +67,12 @@ def _from_table(path: str | Path, table: Any) -> Intrinsics:
         raise DatasetError(
             f"{path}: expected {', '.join(PINHOLE)} (and scale), or MVTec's "
             f"{', '.join(HALCON)}; missing: {', '.join(missing)}"
+        )
+    strange = sorted(set(table) - {*PINHOLE, *HALCON, *OPTIONAL, *UNUSED})
+    if strange:
+        raise DatasetError(
+            f"{path}: expected no other key than {', '.join((*names, *OPTIONAL))}, "
+            f"found {', '.join(map(str, strange))}"
         )
     number = {n: _number(path, n, table[n]) for n in names}
     scale = _number(path, "scale", table.get("scale", 0.001))

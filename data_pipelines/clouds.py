@@ -84,6 +84,9 @@ def read_labels(path: str | Path) -> Labelled:
             "expected a line a point, `label` or `x y z label`, found "
             f"{list(values.shape)} numbers",
         )
+    if not (values[:, -1] >= 0).all():  # NaN and marks such as -1 are no labels
+        found = values[~(values[:, -1] >= 0), -1][0]
+        raise CorruptSampleError(path, f"expected labels of 0 or more, found {found:g}")
     labels = (values[:, -1:] > 0).astype(np.uint8)
     if values.shape[1] == 1:
         return Labelled(labels, None)

@@ -1,24 +1,40 @@
 """Decodes the files of a sample and trusts nothing that they say of themselves.
 
 Sizes are checked before memory is asked for, shapes and values after. Whatever a
-decoder may raise becomes a `CorruptSampleError` with the path and the reason.
+decoder may raise becomes a `CorruptSampleError` with the path and the reason. What had
+to be assumed comes back as flags, which `remarks.SENTENCES` explains.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import tifffile
-from PIL import Image
+from PIL import Image, ImageOps
 
+from ad3d_jax import image_files
+from ad3d_jax.image_files import MAX_BYTES, ImageFileError, check_sides, open_image
 from data_pipelines.camera import Intrinsics, xyz_from_depth
 from data_pipelines.errors import CorruptSampleError
+from data_pipelines.plausible import checked_distances, checked_points
+from data_pipelines.tiff_tags import check_tags
 
-MIN_SIDE, MAX_SIDE = 16, 4096  # pixels
-MAX_BYTES = 256 * 2**20
-MAX_METRES = 10.0
-MAX_NONFINITE = 0.5
+COLOURS = ("RGB", "L", "LA", "RGBA", "P", "PA", "1")  # modes of images
+TURNED = "orientation_applied"
+ORIENTATION = 0x0112  # the tag
+# None, LZW, deflate (two numbers), PackBits, LZMA and Zstandard.
+COMPRESSIONS = (1, 5, 8, 32946, 32773, 34925, 50000)
+MARK = 2**16 - 1  # units of a depth image that no sensor measures
+
+
+class Decoded(NamedTuple):
+    """What a file holds, and what was assumed."""
+
+    values: np.ndarray | None
+    flags: tuple[str, ...] = ()
+    nonfinite: int = 0  # points that were NaN or infinite
 
 
 @contextmanager
@@ -27,6 +43,8 @@ def _corrupt(path: Path) -> Iterator[None]:
         yield
     except CorruptSampleError:
         raise
+    except ImageFileError as error:
+        raise CorruptSampleError(path, error.reason) from error
     except Exception as error:  # decoders raise anything, MemoryError among it
         reason = f"cannot be decoded ({type(error).__name__}: {error})"
         raise CorruptSampleError(path, reason) from error
@@ -34,86 +52,117 @@ def _corrupt(path: Path) -> Iterator[None]:
 
 def check_file(path: Path, most: int = MAX_BYTES) -> None:
     """Raises CorruptSampleError unless a file is there and of 1 to `most` bytes."""
-    if not path.is_file():
-        raise CorruptSampleError(path, "is not a file")
-    size = path.stat().st_size
-    if not 0 < size <= most:
-        raise CorruptSampleError(
-            path, f"expected 1 to {most} bytes, found {size} bytes"
-        )
+    with _corrupt(path):
+        image_files.check_file(path, most)
 
 
-def _check_sides(path: Path, height: int, width: int) -> None:
-    if not (MIN_SIDE <= height <= MAX_SIDE and MIN_SIDE <= width <= MAX_SIDE):
-        raise CorruptSampleError(
-            path,
-            f"expected sides of {MIN_SIDE} to {MAX_SIDE} pixels, found "
-            f"{height} x {width} (rows x columns)",
-        )
-
-
-def _read_image(path: Path, modes: tuple[str, ...]) -> Image.Image:
-    check_file(path)
-    with _corrupt(path), Image.open(path, formats=("PNG", "JPEG", "BMP")) as image:
-        _check_sides(path, image.height, image.width)
-        if image.mode not in modes:
-            raise CorruptSampleError(
-                path, f"expected an image of mode {modes}, found {image.mode!r}"
-            )
-        image.load()
-        return image.copy()
+def _upright(path: Path, modes: tuple[str, ...], formats: tuple[str, ...]):
+    """Returns an image as viewers show it, and flags."""
+    with _corrupt(path):
+        image = open_image(path, modes, formats)
+        if image.getexif().get(ORIENTATION, 1) == 1:
+            return image, ()
+        return ImageOps.exif_transpose(image), (TURNED,)
 
 
 def read_rgb(path: str | Path) -> np.ndarray:
+    """Returns the [H,W,3] uint8 of an image, see `decode_rgb`."""
+    return decode_rgb(path).values
+
+
+def decode_rgb(path: str | Path) -> Decoded:
     """Reads a PNG, JPEG or BMP image of 8 bits a channel.
 
     Returns:
-        [H,W,3] uint8; a grey image is repeated, transparency and orientation tags are
-        ignored.
+        [H,W,3] uint8, turned as its orientation tag says (then flagged); a grey image
+        is repeated, transparency is ignored (flagged where there is any).
 
     Raises:
-        CorruptSampleError: the file is no such image, or a side is out of 16...4096.
+        CorruptSampleError: the file is no such image, has 16 bits a channel, or a side
+            is out of 16...4096.
     """
-    image = _read_image(Path(path), ("RGB", "L", "RGBA", "P", "1"))
-    return np.asarray(image.convert("RGB"))
+    image, flags = _upright(Path(path), COLOURS, image_files.FORMATS)
+    if image.has_transparency_data and _lowest_alpha(image) < 255:
+        flags = (*flags, "transparency_ignored")
+    return Decoded(np.asarray(image.convert("RGB")), flags)
+
+
+def _lowest_alpha(image: Image.Image) -> int:
+    return image.convert("RGBA").getchannel("A").getextrema()[0]
 
 
 def read_mask(path: str | Path) -> np.ndarray:
-    """Reads a defect mask.
+    """Returns the [H,W] uint8 of a mask, see `decode_mask`."""
+    return decode_mask(path).values
+
+
+def decode_mask(path: str | Path) -> Decoded:
+    """Reads a defect mask, a PNG or BMP: a JPEG's values are not those that were drawn.
 
     Returns:
-        [H,W] uint8 as stored: 0 is normal, any other value a defect's id.
+        [H,W] uint8 as stored: 0 is normal, any other value a defect's id. It is turned
+        as its orientation tag says (then flagged). Where numbers and colours of a
+        colour table disagree about what is black, the colours count.
 
     Raises:
-        CorruptSampleError: the file is no 8-bit image, or a side is out of 16...4096.
+        CorruptSampleError: the file is no 8-bit image, or a side is out of 16...4096;
+            or nothing in it is black although its colour table is used from 0 on.
     """
-    image = _read_image(Path(path), ("L", "1", "P", "RGB"))
+    path = Path(path)
+    image, flags = _upright(path, ("L", "1", "P", "RGB"), ("PNG", "BMP"))
     values = np.asarray(image)
+    if image.mode == "P":
+        values = _by_colour(path, values, np.asarray(image.convert("RGB")).max(-1))
     if values.ndim == 3:
         values = values.max(axis=-1)
     if values.dtype == bool:
-        return values.astype(np.uint8) * 255
-    return values
+        values = values.astype(np.uint8) * 255
+    return Decoded(values, flags)
+
+
+def _by_colour(path: Path, numbers: np.ndarray, shown: np.ndarray) -> np.ndarray:
+    """Returns the numbers of a colour table, or what is shown where they disagree."""
+    if ((numbers == 0) == (shown == 0)).all():
+        return numbers
+    if (shown > 0).all():
+        raise CorruptSampleError(
+            path,
+            "expected black where its colour table says number 0, found another "
+            "colour: whether that is normal or a defect is not known",
+        )
+    return shown
 
 
 def read_xyz(path: str | Path) -> tuple[np.ndarray, int]:
+    """Returns (xyz, nonfinite) of an organised point cloud, see `decode_xyz`."""
+    decoded = decode_xyz(path)
+    return decoded.values, decoded.nonfinite
+
+
+def decode_xyz(path: str | Path) -> Decoded:
     """Reads an organised point cloud, a TIFF of float32 [H,W,3] in metres.
 
     Files as HALCON writes them (one row a strip, a sub-image with a mask) are read too.
 
     Returns:
-        (xyz, nonfinite): [H,W,3] float32 with (0,0,0) where unmeasured or not finite,
-        and the number of points that were NaN or infinite.
+        [H,W,3] float32 with (0,0,0) where unmeasured, see `checked_points`.
 
     Raises:
-        CorruptSampleError: wrong shape, dtype or size, truncated, over half of the
-            points not finite, or distances of 10 m and over (millimetres?).
+        CorruptSampleError: wrong shape, dtype or size, truncated, or points that cannot
+            be right.
     """
     path = Path(path)
     check_file(path)
+    check_tags(path)
     with _corrupt(path), tifffile.TiffFile(path) as tiff:
         page = tiff.pages[0]
         _check_declared(path, tuple(page.shape), page.dtype)
+        if page.compression not in COMPRESSIONS:  # others are images with own sizes
+            raise CorruptSampleError(
+                path, f"expected numbers, found the compression {page.compression!r}"
+            )
+        if sum(page.databytecounts) > path.stat().st_size:
+            raise CorruptSampleError(path, "has strips that overlap")
         ends = [
             offset + count
             for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True)
@@ -122,7 +171,7 @@ def read_xyz(path: str | Path) -> tuple[np.ndarray, int]:
             raise CorruptSampleError(path, "is truncated: data lie beyond its end")
         xyz = page.asarray()
     _check_declared(path, xyz.shape, xyz.dtype)
-    return _check_points(path, xyz)
+    return Decoded(*checked_points(path, xyz))
 
 
 def _check_declared(path: Path, shape: tuple[int, ...], dtype) -> None:
@@ -130,46 +179,39 @@ def _check_declared(path: Path, shape: tuple[int, ...], dtype) -> None:
         raise CorruptSampleError(
             path, f"expected float32 [rows, columns, 3], found {dtype} {list(shape)}"
         )
-    _check_sides(path, *shape[:2])
-
-
-def _check_points(path: Path, xyz: np.ndarray) -> tuple[np.ndarray, int]:
-    finite = np.isfinite(xyz).all(axis=-1)
-    nonfinite = int(finite.size - finite.sum())
-    if nonfinite > MAX_NONFINITE * finite.size:
-        raise CorruptSampleError(
-            path, f"{nonfinite} of {finite.size} points are NaN or infinite"
-        )
-    xyz = np.where(finite[..., None], xyz, np.float32(0))
-    _check_metres(path, xyz)
-    return xyz, nonfinite
-
-
-def _check_metres(path: Path, values: np.ndarray) -> None:
-    largest = float(np.abs(values).max())
-    if largest >= MAX_METRES:
-        raise CorruptSampleError(
-            path,
-            f"expected metres below {MAX_METRES:g}, found values up to {largest:g}: "
-            "millimetres?",
-        )
+    with _corrupt(path):
+        check_sides(path, *shape[:2])
 
 
 def read_depth_png(
     path: str | Path, intrinsics: Intrinsics
 ) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (depth, xyz) of a depth image, see `decode_depth`."""
+    xyz = decode_depth(path, intrinsics).values
+    return xyz[..., 2], xyz
+
+
+def decode_depth(path: str | Path, intrinsics: Intrinsics) -> Decoded:
     """Reads a 16-bit depth image.
 
     Returns:
-        (depth, xyz): [H,W] and [H,W,3] float32 metres, 0 where unmeasured.
+        The points it shows, [H,W,3] float32 metres, (0,0,0) where unmeasured: where it
+        is 0 or 65535, see `checked_distances`.
 
     Raises:
-        CorruptSampleError: not a 16-bit grey PNG, a side is out of 16...4096, or
-            distances of 10 m and over (a wrong `intrinsics.scale`?).
+        CorruptSampleError: not a 16-bit grey PNG, a side is out of 16...4096, it has an
+            orientation tag, or distances cannot be right (a wrong `intrinsics.scale`?).
     """
     path = Path(path)
-    image = _read_image(path, ("I;16", "I;16B", "I"))
+    image, turned = _upright(path, image_files.DEEP, ("PNG",))
+    if turned:
+        raise CorruptSampleError(
+            path, "has an orientation tag, which the camera's parameters do not fit"
+        )
     units = np.asarray(image).astype(np.float64)
-    depth = (units * intrinsics.scale).astype(np.float32)
-    _check_metres(path, depth)
-    return depth, xyz_from_depth(depth, intrinsics)
+    marked = units == MARK
+    depth = np.where(marked, 0, units * intrinsics.scale).astype(np.float32)
+    depth, flags = checked_distances(path, depth)
+    if marked.any():
+        flags = tuple(sorted({*flags, "mark_read"}))
+    return Decoded(xyz_from_depth(depth, intrinsics), flags)

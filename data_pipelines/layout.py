@@ -9,6 +9,7 @@ mvtec_ad:
     <root>/<category>/{train/good,test/{good,<defect>}}/NNN.png
     <root>/<category>/ground_truth/<defect>/NNN_mask.png
 
+Beside the folders of a split nothing else is read, and what lies there is named once.
 Files are paired by stem, never by order. In mvtec_3d a class without any `xyz` folder
 is one of images alone, one without any `rgb` folder one of points alone; in mvtec_ad
 every class is of images alone, and there is no validation split.
@@ -20,12 +21,16 @@ from typing import NamedTuple
 
 from data_pipelines import clouds
 from data_pipelines.errors import DatasetError
+from data_pipelines.folders import entries, way_out
 
 EXPECTED = __doc__
 MVTEC_3D, MVTEC_AD = LAYOUTS = ("mvtec_3d", "mvtec_ad")
 SPLITS = ("train", "validation", "test")
 GOOD = "good"
 GROUND_TRUTH, MASK_ENDING = "ground_truth", "_mask"  # of mvtec_ad
+CLASS_IDS = "class_ids.json"
+# Beside the splits of a class; what only people read, or other readers.
+KNOWN = (CLASS_IDS, "calibration", "license.txt", "readme.txt")
 SUFFIXES = {
     "rgb": (".png", ".jpg", ".jpeg", ".bmp"),
     "xyz": (".tiff", ".tif", *clouds.SUFFIXES),
@@ -50,7 +55,7 @@ class SampleFiles(NamedTuple):
 
     @property
     def first(self) -> str:
-        """Returns the modality whose file gives the sample its id: rgb, else xyz."""
+        """Returns the modality that stands for the sample: rgb, else xyz."""
         return "xyz" if self.rgb is None else "rgb"
 
 
@@ -61,6 +66,11 @@ class Fault(NamedTuple):
     path: str
     message: str
     warning: bool = False
+
+    def __str__(self) -> str:
+        """Returns a sentence that names the kind and the path."""
+        where = "" if self.path in self.message else f"{self.path}: "
+        return f"{self.kind}: {where}{self.message}"
 
 
 class Layout(NamedTuple):
@@ -84,6 +94,16 @@ def categories(root: str | Path) -> list[str]:
     if not root.is_dir():
         raise DatasetError(f"data.root: {root} is not a folder")
     return sorted(p.name for p in root.iterdir() if (p / "train").is_dir())
+
+
+def strangers(root: str | Path) -> list[Fault]:
+    """Returns a warning for each folder in `root` that is no class."""
+    message = "is no class: there is no folder train in it"
+    return [
+        Fault("not_read", str(path), message, True)
+        for path in entries(Path(root))
+        if path.is_dir() and not (path / "train").is_dir()
+    ]
 
 
 def category_folder(root: str | Path, category: str) -> Path:
@@ -146,13 +166,16 @@ def scan(root: str | Path, category: str, name: str = MVTEC_3D) -> Layout:
                 Fault("missing_split", str(folder / split), message, split != "train")
             )
             continue
-        for defect in _defects(folder / split, split, faults):
+        for defect in _defects(folder, split, faults):
             places = _places(folder, split, defect, flat)
             complete, partial = _pair(places, split, defect, required, faults)
             samples += complete
             incomplete += partial
+            if not complete and not partial:
+                _note_no_sample(folder / split / defect, faults)
     if flat:
         _note_stray_masks(folder, faults)
+    _note_not_read(folder, flat, faults)
     _note_empty(folder, samples, faults, flat)
     class_ids = _class_ids(folder, faults)
     return Layout(
@@ -169,6 +192,7 @@ class _Place(NamedTuple):
     """Where the files of one modality lie, and how their names end."""
 
     folder: Path
+    category: Path  # the folder of the class
     ending: str = ""  # of the name, before the suffix
 
 
@@ -176,10 +200,10 @@ def _places(folder: Path, split: str, defect: str, flat: bool) -> dict[str, _Pla
     """Returns where each modality of a folder's samples lies."""
     place = folder / split / defect
     if not flat:
-        return {modality: _Place(place / modality) for modality in SUFFIXES}
-    places = {"rgb": _Place(place)}
+        return {modality: _Place(place / modality, folder) for modality in SUFFIXES}
+    places = {"rgb": _Place(place, folder)}
     if split == "test":
-        places["gt"] = _Place(folder / GROUND_TRUTH / defect, MASK_ENDING)
+        places["gt"] = _Place(folder / GROUND_TRUTH / defect, folder, MASK_ENDING)
     return places
 
 
@@ -187,37 +211,86 @@ def _note_stray_masks(folder: Path, faults: list[Fault]) -> None:
     """Adds the folders of masks, and files beside them, to which no images belong."""
     if not (folder / GROUND_TRUTH).is_dir():
         return
-    for path in sorted((folder / GROUND_TRUTH).iterdir(), key=lambda p: p.name):
-        if path.name.startswith(".") or (folder / "test" / path.name).is_dir():
+    for path in entries(folder / GROUND_TRUTH):
+        if (folder / "test" / path.name).is_dir():
             continue
         message = f"no images belong to it; expected {folder / 'test' / path.name}"
         faults.append(Fault("extra_file", str(path), message))
 
 
+def _note_no_sample(place: Path, faults: list[Fault]) -> None:
+    """Adds a folder of samples that holds none; one with other things is a fault."""
+    inside = entries(place)
+    if inside or place.name != GOOD:
+        held = f"; it holds {inside[0].name}" if inside else "; it is empty"
+        message = f"no sample is taken of it{held}"
+        faults.append(Fault("no_sample", str(place), message, not inside))
+
+
+def _note_not_read(folder: Path, flat: bool, faults: list[Fault]) -> None:
+    """Adds what lies beside what is read, once for each name."""
+    known = {*SPLITS, *KNOWN} - ({"validation"} if flat else set())
+    known |= {GROUND_TRUTH} if flat else set()
+    ignored: dict[str, list[Path]] = {}
+    for path in entries(folder):
+        if path.name.lower() not in known:
+            ignored.setdefault(path.name, []).append(path)
+    for place in () if flat else sorted(folder.glob("*/*")):
+        if place.parent.name not in SPLITS:
+            continue
+        for path in entries(place):
+            if path.is_dir() and path.name not in SUFFIXES:
+                ignored.setdefault(path.name, []).append(path)
+    for paths in ignored.values():
+        first = paths[0]
+        more = f", nor are {len(paths) - 1} others of its name" * (len(paths) > 1)
+        message = f"is not read{more}"
+        if first.parent != folder:
+            message += f"; expected {', '.join(SUFFIXES)}"
+        faults.append(Fault("not_read", str(first), message, True))
+
+
+def _inside(path: Path, folder: Path, faults: list[Fault]) -> bool:
+    """Returns whether a path may be read; adds it as a fault if it leads out.
+
+    Args:
+        path: of a file or folder of a class.
+        folder: of the class, which lies in the root.
+        faults: added to.
+    """
+    root = folder.parent
+    target = way_out(path, root)
+    if target is not None:
+        message = f"leads out of {root}, to {target}; copy what lies there"
+        faults.append(Fault("link", str(path), message))
+        return False
+    return True
+
+
 def _defects(folder: Path, split: str, faults: list[Fault]) -> list[str]:
     names = []
-    for path in sorted(folder.iterdir(), key=lambda p: p.name):
-        if path.name.startswith("."):
-            continue
+    if not _inside(folder / split, folder, faults):
+        return names
+    for path in entries(folder / split):
         if not path.is_dir() or (split != "test" and path.name != GOOD):
             message = f"{split} may hold only the folder {GOOD}"
             if split == "test":
                 message = "test may hold only folders"
             faults.append(Fault("extra_file", str(path), message))
-        else:
+        elif _inside(path, folder, faults):
             names.append(path.name)
     return names
 
 
 def _files(place: _Place, modality: str, faults: list[Fault]) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    if not place.folder.is_dir():
+    if not _inside(place.folder, place.category, faults):
         return found
-    for path in sorted(place.folder.iterdir(), key=lambda p: p.name):
-        if path.name.startswith("."):
-            continue
+    for path in entries(place.folder):
         stem = path.stem.removesuffix(place.ending)
         named = path.stem.endswith(place.ending) and stem
+        if not _inside(path, place.category, faults):
+            continue
         if not (named and path.is_file() and path.suffix.lower() in SUFFIXES[modality]):
             names = " or ".join(place.ending + suffix for suffix in SUFFIXES[modality])
             message = f"expected a file whose name ends in {names}"
@@ -238,6 +311,11 @@ def _pair(
     faults: list[Fault],
 ) -> tuple[list[SampleFiles], list[SampleFiles]]:
     files = {m: _files(place, m, faults) for m, place in places.items()}
+    if "xyz" in places:  # of mvtec_3d, where files lie one folder deeper
+        for path in entries(places["xyz"].folder.parent):
+            if not path.is_dir():
+                message = f"is not read; expected it in {', '.join(SUFFIXES)}"
+                faults.append(Fault("extra_file", str(path), message))
     if split == "test" and defect != GOOD:
         required = (*required, "gt")
     complete: list[SampleFiles] = []
@@ -246,7 +324,7 @@ def _pair(
         found = {m: of_stem[stem] for m, of_stem in files.items() if stem in of_stem}
         missing = [m for m in required if m not in found]
         for modality in missing:
-            folder, ending = places[modality]
+            folder, _, ending = places[modality]
             path = folder / (stem + ending + SUFFIXES[modality][0])
             message = f"{path} is missing; found {', '.join(map(str, found.values()))}"
             faults.append(Fault(f"missing_{modality}", str(path), message))
@@ -276,7 +354,7 @@ def _note_empty(
 
 
 def _class_ids(folder: Path, faults: list[Fault]) -> dict[int, str] | None:
-    path = folder / "class_ids.json"
+    path = folder / CLASS_IDS
     if not path.is_file():
         return None
     try:

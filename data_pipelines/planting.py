@@ -9,6 +9,7 @@ from scipy import ndimage
 
 from data_pipelines import geometry
 from data_pipelines.errors import DatasetError
+from data_pipelines.measured import measured
 from data_pipelines.recipes import Sample
 
 COLOUR, SHAPE = ("colour", "both"), ("bump", "dent", "missing", "both")
@@ -57,18 +58,18 @@ def part_of(sample: Sample) -> np.ndarray:
     border = np.ones((height, width), bool)
     border[strip:-strip, strip:-strip] = False
     if sample.xyz is None:
-        measured = np.ones((height, width), bool)
+        there = np.ones((height, width), bool)
         colours = sample.rgb.astype(np.float32)
         away = np.abs(colours - np.median(colours[border], axis=0)).max(-1)
         found = away > max(12.0, 2 * np.quantile(away[border], 0.9))
     else:
-        measured = sample.xyz[..., 2] > 0
-        plane = geometry.fit_plane(sample.xyz[border & measured], hypotheses=200)
+        there = measured(sample.xyz)
+        plane = geometry.fit_plane(sample.xyz[border & there], hypotheses=200)
         if plane is None:
-            return measured
-        found = measured & (plane.distance(sample.xyz) > TABLE)
+            return there
+        found = there & (plane.distance(sample.xyz) > TABLE)
     found = ndimage.binary_opening(found, iterations=2)
-    return found if LEAST < found.mean() < MOST else measured
+    return found if LEAST < found.mean() < MOST else there
 
 
 def smooth_blob(part: np.ndarray, random: np.random.Generator) -> np.ndarray:

@@ -1,6 +1,8 @@
 """A preprocessed class on disk: its folder and its manifest."""
 
+import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +12,7 @@ from data_pipelines.errors import DatasetError
 from data_pipelines.layout import SPLITS
 
 MANIFEST = "manifest.json"
+DIGEST = "digest"
 
 
 class Prepared(NamedTuple):
@@ -18,8 +21,11 @@ class Prepared(NamedTuple):
     The manifest is a table with: name (of the folder layout), category, category_index,
     recipe, parameters, params (what the recipe learned), fields (name -> [shape, dtype]
     of each array of a record), extras (names), samples (in the order of all readers:
-    split, defect, stem, id, label, nonfinite, flags, sha256), counts, faults, flags,
-    duplicates, image_sizes, shards, format, package and hash.
+    split, defect, stem, id, label, nonfinite, flags, regions, regions_lost, sha256),
+    counts, faults, flags (name -> number of samples), regions (of all masks),
+    regions_lost (those that vanish in resizing), remarks (sentences about flags and
+    regions), duplicates, image_sizes, shards, format, package, rules, hash
+    and digest (of the manifest itself).
     """
 
     folder: Path
@@ -42,27 +48,51 @@ class Prepared(NamedTuple):
         return facts_of(self.rows(split), self.manifest["category_index"])
 
 
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Writes the manifest of a folder, with a digest of all that stands in it."""
+    whole = {**manifest, DIGEST: _digest(manifest)}
+    text = json.dumps(whole, indent=1)
+    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
 def open_prepared(folder: str | Path) -> Prepared:
     """Opens a folder that `preprocess.prepare` wrote.
 
     Raises:
-        DatasetError: there is no manifest or it cannot be read.
+        DatasetError: there is no manifest, it cannot be read, or it is not what was
+            written.
     """
     path = Path(folder) / MANIFEST
     try:
-        return Prepared(Path(folder), json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        found = _digest({n: x for n, x in manifest.items() if n != DIGEST})
+        if manifest.get(DIGEST) != found:
+            raise ValueError(f"its digest is {found}, not {manifest.get(DIGEST)}")
+    except FileNotFoundError as error:
         raise DatasetError(
-            f"{path}: expected the manifest of preprocessed data: {error}"
+            f"{path}: expected the manifest of preprocessed data, found none"
         ) from error
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise DatasetError(
+            f"{path}: the manifest is damaged ({error}); {_remedy(Path(folder))}"
+        ) from error
+    return Prepared(Path(folder), manifest)
+
+
+def _digest(manifest: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def damaged(shard: str | Path, reason: object) -> DatasetError:
     """Returns the error of a shard that cannot be read, with what to do about it."""
-    folder = Path(shard).parent
-    return DatasetError(
-        f"{shard}: the shard is damaged ({reason}); remove the preprocessed "
-        f"folder that holds it ({folder}) and run again, and it is made anew"
+    remedy = _remedy(Path(shard).parent)
+    return DatasetError(f"{shard}: the shard is damaged ({reason}); {remedy}")
+
+
+def _remedy(folder: Path) -> str:
+    return (
+        f"remove the preprocessed folder that holds it ({folder}) and run again, and "
+        "it is made anew"
     )
 
 

@@ -16,6 +16,7 @@ import json
 import re
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,21 +27,24 @@ import ad3d_jax
 from data_pipelines import clouds, layout, shards
 from data_pipelines.errors import DatasetError, DiskFullError
 from data_pipelines.layout import GOOD, Layout
-from data_pipelines.prepared import MANIFEST, Prepared, open_prepared
+from data_pipelines.prepared import MANIFEST, Prepared, open_prepared, write_manifest
 from data_pipelines.recipes import RECIPES
+from data_pipelines.remarks import refuse_useless, remarks
 from data_pipelines.samples import (
     Processed,
     complete_parameters,
+    file_digests,
+    first_digest,
     fit_recipe,
     measured_by,
-    sample_id,
-    sha256,
+    sample_ids,
 )
 from data_pipelines.whole_folder import complete_or_absent
 
 FORMATS = ("tfds", "npz")
 ON_MISSING = ("error", "skip")
 SHOWN_FAULTS = 10
+RULES = 2  # of reading and preparing; a change makes all prepared data anew
 
 
 def prepare(
@@ -84,9 +88,13 @@ def prepare(
     found = layout.scan(root, category, name)
     _refuse_faults(found, on_missing)
     _refuse_unsuited(recipe, parameters, found)
-    digests = _digests(found)
+    progress = tqdm(
+        found.samples, desc=f"{category}: checking", leave=False, disable=None
+    )
+    digests = file_digests(progress)
     inputs = {
         "package": ad3d_jax.__version__,
+        "rules": RULES,
         "format": format,
         "name": name,
         "category": category,
@@ -101,7 +109,10 @@ def prepare(
     if not (folder / MANIFEST).is_file():
         with complete_or_absent(folder) as unfinished:
             _write(unfinished, found, inputs, digests)
-    return open_prepared(folder)
+    prepared = open_prepared(folder)
+    for remark in prepared.manifest["remarks"]:
+        logging.warning("%s", remark)
+    return prepared
 
 
 def _named(
@@ -143,21 +154,6 @@ def _check_choice(field: str, value: str, allowed: tuple[str, ...]) -> None:
         raise DatasetError(f"{field}: expected one of {allowed}, found {value!r}")
 
 
-def _digests(found: Layout) -> dict[str, dict[str, str]]:
-    """Returns the SHA-256 of each file of each sample."""
-    progress = tqdm(
-        found.samples, desc=f"{found.category}: checking", leave=False, disable=None
-    )
-    return {
-        files.key: {
-            name: sha256(getattr(files, name))
-            for name in layout.SUFFIXES
-            if getattr(files, name) is not None
-        }
-        for files in progress
-    }
-
-
 def safe_name(category: str) -> str:
     """Returns the name with all but letters, digits, `_` and `-` replaced."""
     return re.sub(r"[^A-Za-z0-9_-]", "_", category)
@@ -166,9 +162,10 @@ def safe_name(category: str) -> str:
 def _refuse_faults(found: Layout, on_missing: str) -> None:
     faults = [fault for fault in found.faults if not fault.warning]
     fatal = [f for f in faults if f.kind in ("missing_split", "empty_class")]
-    shown = fatal or ([] if on_missing == "skip" else faults)
+    others = [f for f in faults if f not in fatal]
+    shown = fatal + others if fatal or on_missing != "skip" else []
     if shown:
-        lines = [f"  {fault.kind}: {fault.message}" for fault in shown[:SHOWN_FAULTS]]
+        lines = [f"  {fault}" for fault in shown[:SHOWN_FAULTS]]
         if len(shown) > SHOWN_FAULTS:
             lines.append(f"  and {len(shown) - SHOWN_FAULTS} more")
         advice = "" if fatal else "\non_missing=skip leaves such samples out"
@@ -178,7 +175,7 @@ def _refuse_faults(found: Layout, on_missing: str) -> None:
             + advice
         )
     for fault in found.faults:
-        logging.warning("%s: %s", fault.kind, fault.message)
+        logging.warning("%s", fault)
 
 
 def _write(
@@ -197,6 +194,7 @@ def _write(
     params = inputs.get("learned")
     if params is None:
         params = fit_recipe(recipe, inputs["parameters"], training)
+    ids = sample_ids(digests)
     samples: list[dict[str, Any]] = []
     sizes: collections.Counter[str] = collections.Counter()
     with tqdm(
@@ -207,12 +205,15 @@ def _write(
     ) as bar:
 
         def note(processed: Processed) -> None:
-            samples.append(_entry(processed, digests[processed.files.key]))
+            key = processed.files.key
+            samples.append(_entry(processed, ids[key], digests[key]))
             sizes["{}x{}".format(*processed.size)] += 1
             bar.update()
 
-        write = shards.write_tfds if inputs["format"] == "tfds" else shards.write_npz
+        tfds = partial(shards.write_tfds, ids=ids)
+        write = tfds if inputs["format"] == "tfds" else shards.write_npz
         names = write(folder, found.samples, inputs["recipe"], params, note)
+    refuse_useless(inputs["category"], samples)
     measured = measured_by(found.samples[0])
     samples.sort(key=lambda row: (row["split"], row["defect"], row["stem"]))
     manifest = {
@@ -222,27 +223,33 @@ def _write(
         "extras": sorted(params["extras"]) if "xyz" in measured else [],
         "counts": _counts(samples),
         "flags": dict(collections.Counter(f for row in samples for f in row["flags"])),
+        "regions": sum(row["regions"] for row in samples),
+        "regions_lost": sum(row["regions_lost"] for row in samples),
         "faults": [fault._asdict() for fault in found.faults],
         "duplicates": _duplicates(samples),
         "image_sizes": dict(sorted(sizes.items())),
         "shards": names,
         "samples": samples,
     }
+    manifest["remarks"] = remarks(manifest)
     (folder / "params.json").write_text(json.dumps(params, indent=1) + "\n")
-    text = json.dumps(manifest, indent=1)
-    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+    write_manifest(folder, manifest)
 
 
-def _entry(processed: Processed, digests: dict[str, str]) -> dict[str, Any]:
+def _entry(
+    processed: Processed, number: int, digests: dict[str, str]
+) -> dict[str, Any]:
     files = processed.files
     return {
         "split": files.split,
         "defect": files.defect,
         "stem": files.stem,
-        "id": sample_id(digests[files.first]),
+        "id": number,
         "label": int(files.defect != GOOD),
         "nonfinite": processed.nonfinite,
-        "flags": list(processed.applied.flags),
+        "regions": processed.regions.count,
+        "regions_lost": processed.regions.lost,
+        "flags": list(processed.flags),
         "sha256": digests,
     }
 
@@ -256,11 +263,11 @@ def _counts(samples: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
 
 
 def _duplicates(samples: list[dict[str, Any]]) -> list[list[str]]:
-    """Returns the groups of samples whose images have one id."""
-    groups: dict[int, list[str]] = {}
+    """Returns the groups of samples whose first files have the same bytes."""
+    groups: dict[str, list[str]] = {}
     for row in samples:
         key = f"{row['split']}/{row['defect']}/{row['stem']}"
-        groups.setdefault(row["id"], []).append(key)
+        groups.setdefault(first_digest(row["sha256"]), []).append(key)
     return [group for group in groups.values() if len(group) > 1]
 
 
@@ -273,6 +280,9 @@ def main(arguments: list[str]) -> None:
         parameters = json.loads(values.parameters)
         if not isinstance(parameters, dict):
             raise DatasetError("--parameters: expected a JSON table")
+        if not values.category:
+            for fault in layout.strangers(values.root):
+                logging.warning("%s", fault)
         for category in values.category or layout.categories(values.root):
             prepared = prepare(
                 values.root,

@@ -1,5 +1,6 @@
 """Reads a whole preprocessed class into memory; needs NumPy alone for `npz` files."""
 
+import tokenize
 import zipfile
 import zlib
 from functools import partial
@@ -10,6 +11,12 @@ import numpy as np
 from data_pipelines.layout import SPLITS
 from data_pipelines.prepared import Prepared, damaged
 from data_pipelines.reader import Held, Opener, Reader
+
+# What NumPy raises where a file is damaged; it reads headers as Python's literals.
+DAMAGE = (
+    *(OSError, ValueError, EOFError, KeyError, SyntaxError, tokenize.TokenError),
+    *(zipfile.BadZipFile, zlib.error, NotImplementedError, MemoryError),
+)
 
 
 def load_resident(prepared: Prepared) -> Reader:
@@ -53,5 +60,5 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except DAMAGE as error:
         raise damaged(path, error) from error

@@ -1,23 +1,36 @@
 """From the files of a sample to a preprocessed record."""
 
+import collections
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from data_pipelines import clouds
-from data_pipelines.decode import read_mask, read_rgb, read_xyz
+from data_pipelines.camera import Intrinsics
+from data_pipelines.decode import (
+    TURNED,
+    Decoded,
+    decode_depth,
+    decode_mask,
+    decode_rgb,
+    decode_xyz,
+)
 from data_pipelines.errors import CorruptSampleError, DatasetError
-from data_pipelines.layout import SampleFiles
+from data_pipelines.layout import GOOD, SUFFIXES, SampleFiles
 from data_pipelines.recipes import RECIPES, Applied, Recipe, Sample
+from data_pipelines.recipes.base import Regions
 from data_pipelines.recipes.extras import MAKERS
 
 
 class Loaded(NamedTuple):
-    """A decoded sample and the number of its points that were NaN or infinite."""
+    """A decoded sample, the number of its points that were no number, and flags."""
 
     sample: Sample
     nonfinite: int = 0
+    flags: tuple[str, ...] = ()  # what reading assumed, see `remarks.SENTENCES`
 
 
 class Processed(NamedTuple):
@@ -27,6 +40,8 @@ class Processed(NamedTuple):
     applied: Applied
     nonfinite: int
     size: tuple[int, int]  # rows and columns as decoded
+    flags: tuple[str, ...]  # of reading and of the recipe
+    regions: Regions  # of its mask
 
 
 def load_sample(files: SampleFiles) -> Loaded:
@@ -36,32 +51,71 @@ def load_sample(files: SampleFiles) -> Loaded:
         CorruptSampleError: a file is unreadable; the points are not of the image's
             size, the mask is of another aspect ratio, or labels are not one a point.
     """
-    rgb = None if files.rgb is None else read_rgb(files.rgb)
-    xyz, nonfinite, mask = None, 0, None
-    if files.xyz is not None:
-        xyz, nonfinite = load_points(files.xyz)
-        if rgb is not None:
-            check_xyz_size(files.xyz, xyz.shape[:2], rgb.shape[:2])
-    if files.gt is not None and files.split == "test":
-        mask, labelled = load_mask(files.gt)
-        xyz = xyz if labelled is None else labelled
-        size = Sample(rgb, xyz).size
-        check_mask_size(files.gt, mask.shape, size)
-    return Loaded(Sample(rgb, xyz, mask), nonfinite)
+    loaded = load_measured(files.rgb, files.xyz)
+    if files.gt is None or files.split != "test":
+        return loaded
+    mask, labelled = load_mask(files.gt)
+    rgb, xyz, _ = loaded.sample
+    sample = Sample(rgb, xyz if labelled is None else labelled, mask.values)
+    check_mask_size(files.gt, mask.values.shape, sample.size)
+    flags = {*loaded.flags, *mask.flags, *mask_flags(files.defect, mask.values)}
+    return Loaded(sample, loaded.nonfinite, tuple(sorted(flags)))
 
 
-def load_points(path: Path) -> tuple[Any, int]:
-    """Returns the points [h,w,3] or [n,1,3] of a file, and how many were not finite."""
+def load_measured(
+    rgb: Path | None, points: Path | None, intrinsics: Intrinsics | None = None
+) -> Loaded:
+    """Decodes what was measured of a sample, without a mask.
+
+    Args:
+        rgb: file of its image, if it has one.
+        points: file of its points; with intrinsics a depth image.
+        intrinsics: of the camera that took it.
+
+    Raises:
+        CorruptSampleError: a file is unreadable, the points are not of the image's
+            size, or the image has an orientation tag that the points do not have.
+    """
+    image = Decoded(None) if rgb is None else decode_rgb(rgb)
+    if points is None:
+        return Loaded(Sample(image.values), 0, image.flags)
+    if intrinsics is None:
+        found = load_points(points)
+    else:
+        found = decode_depth(points, intrinsics)
+    if rgb is not None:
+        check_xyz_size(points, found.values.shape[:2], image.values.shape[:2])
+        if TURNED in image.flags:
+            raise CorruptSampleError(
+                rgb,
+                "has an orientation tag, and its points have none: store its pixels as "
+                "the points lie, without the tag",
+            )
+    flags = tuple(sorted({*image.flags, *found.flags}))
+    return Loaded(Sample(image.values, found.values), found.nonfinite, flags)
+
+
+def mask_flags(defect: str, mask: np.ndarray) -> tuple[str, ...]:
+    """Returns what is odd about a mask of a sample of this defect, or of `good`."""
+    if mask.any() == (defect != GOOD):
+        return ()
+    return ("defect_in_good",) if defect == GOOD else ("empty_mask",)
+
+
+def load_points(path: Path) -> Decoded:
+    """Returns the points of a file, [h,w,3] or, of a list, [n,1,3]."""
     if path.suffix.lower() in clouds.SUFFIXES:
-        return clouds.read_points(path)
-    return read_xyz(path)
+        xyz, nonfinite = clouds.read_points(path)
+        return Decoded(xyz, (), nonfinite)
+    return decode_xyz(path)
 
 
-def load_mask(path: Path) -> tuple[Any, Any]:
+def load_mask(path: Path) -> tuple[Decoded, np.ndarray | None]:
     """Returns a mask [h,w] or [n,1] uint8 and, where its file has them, the points."""
     if path.suffix.lower() == clouds.LABEL_SUFFIX:
-        return clouds.read_labels(path)
-    return read_mask(path), None
+        labels, xyz = clouds.read_labels(path)
+        return Decoded(labels), xyz
+    return decode_mask(path), None
 
 
 def check_xyz_size(path: Path, xyz: tuple[int, int], rgb: tuple[int, int]) -> None:
@@ -84,8 +138,50 @@ def check_mask_size(path: Path, mask: tuple[int, int], size: tuple[int, int]) ->
 
 
 def sample_id(digest: str) -> int:
-    """Returns the id of a sample, 0 to 2**31 - 1, from the SHA-256 of its image."""
+    """Returns the id, 0 to 2**31 - 1, that a SHA-256 of what was measured gives."""
     return int(digest[:8], 16) & 0x7FFFFFFF
+
+
+def sample_ids(digests: Mapping[str, Mapping[str, str]]) -> dict[str, int]:
+    """Returns the ids of the samples of a class, by their keys.
+
+    An id comes of all that was measured. The first file, rgb or else xyz, says it alone
+    unless two samples share it, as the black images of a sensor without colour do: then
+    the digests of all their files make the id.
+
+    Args:
+        digests: SHA-256 of the files of each sample, by modality.
+    """
+    first = {key: first_digest(files) for key, files in digests.items()}
+    shared = collections.Counter(first.values())
+    return {
+        key: sample_id(first[key] if shared[first[key]] == 1 else _of_all(files))
+        for key, files in digests.items()
+    }
+
+
+def first_digest(files: Mapping[str, str]) -> str:
+    """Returns the digest of a sample's image or, where it has none, of its points."""
+    return files["rgb"] if "rgb" in files else files["xyz"]
+
+
+def _of_all(files: Mapping[str, str]) -> str:
+    measured = [files[name] for name in ("rgb", "xyz") if name in files]
+    if len(measured) == 1:
+        return measured[0]
+    return hashlib.sha256("".join(measured).encode()).hexdigest()
+
+
+def file_digests(samples: Iterable[SampleFiles]) -> dict[str, dict[str, str]]:
+    """Returns the SHA-256 of each file of each sample, by the sample's key."""
+    return {
+        files.key: {
+            name: sha256(getattr(files, name))
+            for name in SUFFIXES
+            if getattr(files, name) is not None
+        }
+        for files in samples
+    }
 
 
 def sha256(path: Path) -> str:
@@ -145,9 +241,12 @@ def records(
 ) -> Iterator[Processed]:
     """Yields each sample preprocessed, in order."""
     for files in samples:
-        sample, nonfinite = load_sample(files)
-        applied = recipe.apply(params, sample)
-        yield Processed(files, applied, nonfinite, sample.size)
+        sample, nonfinite, flags = load_sample(files)
+        applied, regions = recipe.process(params, sample)
+        flags = (*flags, *applied.flags)
+        if regions.count and regions.lost == regions.count:
+            flags = (*flags, "mask_vanished")
+        yield Processed(files, applied, nonfinite, sample.size, flags, regions)
 
 
 def measured_by(files: SampleFiles) -> frozenset[str]:

@@ -4,7 +4,7 @@ import contextlib
 import errno
 import io
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +65,11 @@ def write_tfds(
     recipe: str,
     params: dict[str, Any],
     note: Note,
+    ids: Mapping[str, int],
 ) -> dict[str, list[str]]:
     """Writes TFRecord shards with TensorFlow Datasets; arguments as in `write_npz`.
+
+    `ids` are the samples' own, by their keys.
 
     Returns:
         The paths of the shards of each split, in order, relative to the folder.
@@ -83,6 +86,7 @@ def write_tfds(
         measured=measured_by(samples[0]),
         params=params,
         samples=samples,
+        ids=ids,
         note=note,
     )
     tfds.disable_progress_bar()
@@ -94,8 +98,15 @@ def write_tfds(
                 download_dir=str(folder / "downloads"), download_config=download
             )
         shutil.rmtree(folder / "downloads")
-    except tf.errors.ResourceExhaustedError as error:
-        raise OSError(errno.ENOSPC, str(error)) from error
+        for split in builder.info.splits.values():
+            for path in split.filepaths:
+                _sort_fields(Path(path))
+    except (tf.errors.OpError, RuntimeError) as error:  # TFDS makes one of the other
+        # A full disk or quota, a file that may grow no further.
+        full = (tf.errors.ResourceExhaustedError, tf.errors.OutOfRangeError)
+        if any(isinstance(cause, full) for cause in (error, error.__cause__)):
+            raise OSError(errno.ENOSPC, str(error)) from error
+        raise
     return {
         split: [
             str(Path(path).relative_to(folder))
@@ -103,3 +114,18 @@ def write_tfds(
         ]
         for split in builder.info.splits
     }
+
+
+def _sort_fields(shard: Path) -> None:
+    """Writes a shard again with the fields of each record in order of name.
+
+    TFDS writes them in the order of a hash table, which differs between processes.
+    """
+    import tensorflow as tf
+
+    ordered = shard.with_name(f"{shard.name}.ordered")
+    with tf.io.TFRecordWriter(str(ordered)) as writer:
+        for record in tf.data.TFRecordDataset(str(shard)).as_numpy_iterator():
+            example = tf.train.Example.FromString(record)
+            writer.write(example.SerializeToString(deterministic=True))
+    ordered.replace(shard)

@@ -19,21 +19,21 @@ from absl import logging
 from ad3d_jax.base import Batch
 from data_pipelines.batches import assemble
 from data_pipelines.camera import Intrinsics, read_intrinsics
-from data_pipelines.decode import read_depth_png, read_rgb
 from data_pipelines.errors import CorruptSampleError, DatasetError
+from data_pipelines.folders import entries
 from data_pipelines.layout import SUFFIXES
 from data_pipelines.recipes import RECIPES, Record, Sample
+from data_pipelines.remarks import SENTENCES
 from data_pipelines.samples import (
-    check_xyz_size,
     complete_parameters,
-    load_points,
+    load_measured,
     sample_id,
     sha256,
 )
 
 CAMERA = "camera.json"
+SHOWN = 5  # files that are not read
 EXPECTED = __doc__
-SHOWN = 5  # names in a message
 SQUASHED = 0.01
 
 
@@ -97,11 +97,9 @@ def read_folder(
         raise DatasetError(
             f"input: expected one file of each kind for a sample, found {twins[0]}"
         )
-    if reasons and (lone := sorted(points.keys() - set(names))):
-        logging.warning(
-            "input: left out %d files of points without an image: %s",
-            *(len(lone), ", ".join(points[name][0].name for name in lone[:SHOWN])),
-        )
+    paired = {name: points[name] for name in names} if reasons else points
+    both = (*first.values(), *paired.values())
+    _tell_not_read(folder, [path for paths in both for path in paths])
     files = []
     for stem, found in first.items():
         for path in found:
@@ -197,10 +195,26 @@ def _by_stem(
 ) -> dict[str, list[Path]]:
     place = folder / name if (folder / name).is_dir() else folder
     found: dict[str, list[Path]] = {}
-    for path in sorted(place.iterdir(), key=lambda path: path.name):
-        if path.suffix.lower() in suffixes and not path.name.startswith("."):
+    for path in entries(place):
+        if path.suffix.lower() in suffixes:
             found.setdefault(path.stem, []).append(path)
     return found
+
+
+def _tell_not_read(folder: Path, used: Iterable[Path]) -> None:
+    """Logs what lies beside the files that are used, folders as a whole."""
+    used = {*used, folder / CAMERA}
+    places = {folder, *(path.parent for path in used)}
+    left = [
+        path
+        for place in sorted(places)
+        for path in entries(place)
+        if path not in used and path not in places
+    ]
+    if left:
+        shown = ", ".join(str(path.relative_to(folder)) for path in left[:SHOWN])
+        more = f" and {len(left) - SHOWN} more" * (len(left) > SHOWN)
+        logging.warning("%s: not read: %s%s", folder, shown, more)
 
 
 def _records(
@@ -211,43 +225,38 @@ def _records(
     sizes: Collection[tuple[int, int]],
     left_out: list[CorruptSampleError] | None,
 ) -> Iterator[tuple[str, Record]]:
+    told: set[str] = set()
     for files in samples:
         try:
-            number, rgb, xyz = _read(files, intrinsics, sizes)
+            number, sample, flags = _read(files, intrinsics, sizes)
         except CorruptSampleError as error:
             if left_out is None:
                 raise
             left_out.append(error)
             continue
-        yield files.name, to_record(recipe, params, number, rgb, xyz)
+        for flag in sorted(set(flags) - told):
+            logging.warning("%s: %s (told once)", files.name, SENTENCES[flag])
+        told.update(flags)
+        yield files.name, to_record(recipe, params, number, sample.rgb, sample.xyz)
 
 
 def _read(
     files: _Files, intrinsics: Intrinsics | None, sizes: Collection[tuple[int, int]]
-) -> tuple[int, np.ndarray | None, np.ndarray | None]:
-    """Returns id, image and points of a sample.
+) -> tuple[int, Sample, tuple[str, ...]]:
+    """Returns id and content of a sample, and what is odd about its files.
 
     Raises:
         CorruptSampleError: a file cannot be read, or does not fit the others or what
             was fitted.
     """
-    name, image, points = files
-    rgb = None if image is None else read_rgb(image)
-    xyz = None
-    if points is not None:
-        if intrinsics is None:
-            xyz, _ = load_points(points)
-        else:
-            _, xyz = read_depth_png(points, intrinsics)
-        if rgb is not None:
-            check_xyz_size(points, xyz.shape[:2], rgb.shape[:2])
-    path = points if image is None else image
+    sample, _, flags = load_measured(files.image, files.points, intrinsics)
+    path = files.points if files.image is None else files.image
     if sizes:
         try:
-            check_proportions((xyz if rgb is None else rgb).shape[:2], sizes)
+            check_proportions(sample.size, sizes)
         except DatasetError as error:
             raise CorruptSampleError(path, str(error)) from None
-    return sample_id(sha256(path)), rgb, xyz
+    return sample_id(sha256(path)), sample, flags
 
 
 def collate(records: Iterable[Record], batch_size: int) -> Batch:

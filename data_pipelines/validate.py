@@ -12,14 +12,17 @@ from absl import app, flags, logging
 from tqdm import tqdm
 
 from data_pipelines import layout
-from data_pipelines.decode import read_rgb
+from data_pipelines.decode import decode_rgb
 from data_pipelines.errors import CorruptSampleError, DatasetError
-from data_pipelines.layout import GOOD, Fault, Layout, SampleFiles
+from data_pipelines.layout import Fault, Layout, SampleFiles
+from data_pipelines.measured import measured
+from data_pipelines.remarks import NOTHING, SENTENCES
 from data_pipelines.samples import (
     check_mask_size,
     check_xyz_size,
     load_mask,
     load_points,
+    mask_flags,
     sha256,
 )
 
@@ -79,7 +82,9 @@ def _check_sample(
     sizes = {}
     try:
         if sample.rgb is not None:
-            sizes["rgb"] = read_rgb(sample.rgb).shape[:2]
+            image = decode_rgb(sample.rgb)
+            sizes["rgb"] = image.values.shape[:2]
+            faults += _assumed(sample.rgb, image.flags)
     except CorruptSampleError as error:
         faults.append(_corrupt(error))
     try:
@@ -92,10 +97,11 @@ def _check_sample(
     try:
         if sample.gt is not None:
             mask, labelled = load_mask(sample.gt)
+            faults += _assumed(sample.gt, mask.flags)
             size = sizes.get(sample.first)
             if size is not None and labelled is None:
-                check_mask_size(sample.gt, mask.shape, size)
-            _check_mask(sample, mask, found.class_ids, faults)
+                check_mask_size(sample.gt, mask.values.shape, size)
+            _check_mask(sample, mask.values, found.class_ids, faults)
     except CorruptSampleError as error:
         faults.append(_corrupt(error))
     size = sizes.get(sample.first)
@@ -106,16 +112,18 @@ def _corrupt(error: CorruptSampleError) -> Fault:
     return Fault("corrupt", str(error.path), str(error))
 
 
+def _assumed(path: Path, flags: tuple[str, ...]) -> list[Fault]:
+    return [Fault(f, str(path), f"{path}: {SENTENCES[f]}", True) for f in flags]
+
+
 def _check_points(path: Path, faults: list[Fault]) -> tuple[int, int]:
-    xyz, nonfinite = load_points(path)
+    xyz, flags, nonfinite = load_points(path)
+    faults += _assumed(path, flags)
     if nonfinite:
         message = f"{path}: {nonfinite} points are NaN or infinite"
         faults.append(Fault("nonfinite", str(path), message, True))
-    a_list = xyz.shape[1] == 1
-    if not (xyz if a_list else xyz[..., 2] > 0).any():
-        seen = "but the origin" if a_list else "with a positive z"
-        message = f"{path}: no point {seen}"
-        faults.append(Fault("nothing_measured", str(path), message, True))
+    if not measured(xyz).any():
+        faults += _assumed(path, (NOTHING,))
     return xyz.shape[:2]
 
 
@@ -126,9 +134,8 @@ def _check_mask(
     faults: list[Fault],
 ) -> None:
     path = str(sample.gt)
-    if mask.any() != (sample.defect != GOOD):
-        there = "defect pixels" if sample.defect == GOOD else "no defect pixel"
-        message = f"{path}: {there} in the mask of a sample of {sample.defect}"
+    for flag in mask_flags(sample.defect, mask):
+        message = f"{path}: {SENTENCES[flag]} ({sample.defect})"
         faults.append(Fault("mask_label", path, message, True))
     known = {0, 1, 255} if class_ids is None else {0, *class_ids}
     unknown = sorted({int(value) for value in np.unique(mask)} - known)
@@ -148,6 +155,8 @@ def main(arguments: list[str]) -> None:
         names = flags.FLAGS.category or layout.categories(root)
         if not names:
             raise DatasetError(f"{root}: no class in it; expected\n{layout.EXPECTED}")
+        for fault in () if flags.FLAGS.category else layout.strangers(root):
+            sys.stdout.write(f"warning {fault}\n")
         for category in names:
             wrong |= _report(root, category, flags.FLAGS.name)
     except DatasetError as error:
@@ -157,13 +166,17 @@ def main(arguments: list[str]) -> None:
 
 
 def _report(root: str, category: str, name: str) -> bool:
-    faults = validate(root, category, name)
+    try:
+        faults = validate(root, category, name)
+    except DatasetError as error:
+        sys.stdout.write(f"fault {error}\n")  # other classes are looked at
+        return True
     for split, table in counts(layout.scan(root, category, name)).items():
         listed = ", ".join(f"{defect} {n}" for defect, n in sorted(table.items()))
         sys.stdout.write(f"{category}/{split}: {listed or 'none'}\n")
     for fault in faults:
         kind = "warning" if fault.warning else "fault"
-        sys.stdout.write(f"{kind} {fault.kind}: {fault.message}\n")
+        sys.stdout.write(f"{kind} {fault}\n")
     return any(not fault.warning for fault in faults)
 
 

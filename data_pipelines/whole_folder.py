@@ -1,10 +1,12 @@
 """A folder that is complete or absent: it gets its name when all is written."""
 
 import errno
+import fcntl
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from absl import logging
@@ -15,16 +17,19 @@ from data_pipelines.prepared import MANIFEST
 
 @contextmanager
 def complete_or_absent(folder: Path) -> Iterator[Path]:
-    """Gives a folder to write into that becomes `folder` if all goes well."""
-    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.unfinished")
+    """Gives a folder to write into that becomes `folder` if all goes well.
+
+    Any number of processes may do so at once, in containers and with equal numbers,
+    too: each writes a folder of its own, and the first that ends wins.
+    """
+    name = f".{folder.name}.{secrets.token_hex(8)}.unfinished"
+    unfinished = folder.with_name(name)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(folder)
-        unfinished.mkdir()
-        yield unfinished
-        if not (folder / MANIFEST).is_file():  # another process may have been faster
-            shutil.rmtree(folder, ignore_errors=True)
-            unfinished.rename(folder)
+        with _locked(unfinished):
+            yield unfinished
+            _take_place(unfinished, folder)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise DiskFullError(
@@ -36,13 +41,43 @@ def complete_or_absent(folder: Path) -> Iterator[Path]:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
+def _take_place(unfinished: Path, folder: Path) -> None:
+    if folder.exists() and not (folder / MANIFEST).is_file():
+        shutil.rmtree(folder, ignore_errors=True)
+    try:
+        unfinished.rename(folder)
+    except OSError:
+        if not (folder / MANIFEST).is_file():  # else another process was faster
+            raise
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Makes a folder that is locked as long as this process lives.
+
+    It is locked before it gets its name: nobody sees it without the lock, which the
+    kernel drops with the process.
+    """
+    new = folder.with_suffix(".new")
+    new.mkdir()
+    place = os.open(new, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system that does not lock: it is never removed
+            fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        new.rename(folder)
+        yield
+    finally:
+        os.close(place)
+
+
 def _remove_abandoned(folder: Path) -> None:
+    """Removes what runs that ended have left of their work on `folder`."""
     for path in folder.parent.glob(f".{folder.name}.*.unfinished"):
-        process = int(path.name.split(".")[-2])
-        try:
-            os.kill(process, 0)
-        except ProcessLookupError:
-            logging.warning("removing %s, left by a run that was ended", path)
-            shutil.rmtree(path, ignore_errors=True)
-        except PermissionError:
-            pass
+        with suppress(OSError):  # a live process holds it, or it has gone
+            place = os.open(path, os.O_RDONLY)
+            try:
+                fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                logging.warning("removing %s, left by a run that was ended", path)
+                shutil.rmtree(path, ignore_errors=True)
+            finally:
+                os.close(place)

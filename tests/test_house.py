@@ -19,7 +19,7 @@ PACKAGES = ("ad3d_jax", "data_pipelines", "experiments")
 
 # A module imports from its own entry and from those above it.
 LAYERS = (
-    ("ad3d_jax.base",),
+    ("ad3d_jax.base", "ad3d_jax.image_files"),
     ("ad3d_jax.ops",),
     ("ad3d_jax.losses", "ad3d_jax.schedules"),
     ("ad3d_jax.synthesis",),

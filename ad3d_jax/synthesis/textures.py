@@ -12,6 +12,8 @@ from ad3d_jax.ops.perlin import MAX_EXPONENT, perlin_noise
 OCTAVES = MAX_EXPONENT + 1
 LATTICE = 64
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP")  # by content, whatever the suffix
+MODES = ("RGB", "L", "LA", "RGBA", "RGBX", "P", "PA", "1", "CMYK", "YCbCr")
 
 
 def procedural_textures(key: jax.Array, count: int, size: int) -> jax.Array:
@@ -80,16 +82,17 @@ def read_image(file: str | Path, size: int) -> np.ndarray:
     """Returns an image as [size,size,3] uint8, bilinear.
 
     Raises:
-        ValueError: it cannot be read.
+        ValueError: it cannot be read, see `image_files.open_image`.
     """
     from PIL import Image
 
+    from ad3d_jax.image_files import ImageFileError, open_image
+
     try:
-        with Image.open(file) as opened:
-            image = opened.convert("RGB")
-        return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
-    except (OSError, Image.DecompressionBombError) as error:
-        raise ValueError(f"textures: cannot read {str(file)!r}: {error}") from error
+        image = open_image(file, MODES, FORMATS, least=1).convert("RGB")
+    except ImageFileError as error:
+        raise ValueError(f"textures: cannot read {error}") from error
+    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
 
 
 class Ground(NamedTuple):

@@ -6,7 +6,7 @@ hand, after registration, from mvtec.com/company/research/datasets/mvtec-3d-ad.
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,10 +19,10 @@ from data_pipelines.recipes import RECIPES
 from data_pipelines.samples import (
     Processed,
     complete_parameters,
+    file_digests,
     fit_recipe,
     records,
-    sample_id,
-    sha256,
+    sample_ids,
 )
 
 CATEGORIES = (
@@ -47,9 +47,10 @@ class Mvtec3dConfig(tfds.core.BuilderConfig):
     recipe: str = "ast"
     parameters: dict[str, Any] = dataclasses.field(default_factory=dict)
     measured: frozenset[str] = frozenset(("rgb", "xyz"))
-    # What the recipe learned and the samples, where both are known already.
+    # What the recipe learned, the samples and their ids, where all are known already.
     params: dict[str, Any] | None = dataclasses.field(default=None, repr=False)
     samples: tuple[SampleFiles, ...] = dataclasses.field(default=(), repr=False)
+    ids: Mapping[str, int] = dataclasses.field(default_factory=dict, repr=False)
     # Told of each record that is written.
     note: Callable[[Processed], None] | None = dataclasses.field(
         default=None, repr=False
@@ -97,7 +98,7 @@ class Mvtec3d(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager):
         config = self.builder_config
-        params, samples = config.params, config.samples
+        params, samples, ids = config.params, config.samples, config.ids
         if params is None:
             category = config.category or config.name
             found = layout.scan(dl_manager.manual_dir, category, self.LAYOUT)
@@ -108,17 +109,18 @@ class Mvtec3d(tfds.core.GeneratorBasedBuilder):
             parameters = complete_parameters(config.recipe, config.parameters)
             recipe = RECIPES[config.recipe]
             params = fit_recipe(recipe, parameters, found.split("train"))
+            ids = sample_ids(file_digests(samples))
         splits = {
             split: [files for files in samples if files.split == split]
             for split in layout.SPLITS
         }
         return {
-            split: self._generate_examples(files, params)
+            split: self._generate_examples(files, params, ids)
             for split, files in splits.items()
             if files
         }
 
-    def _generate_examples(self, samples, params):
+    def _generate_examples(self, samples, params, ids):
         config = self.builder_config
         for processed in records(RECIPES[config.recipe], params, samples):
             if config.note is not None:
@@ -131,7 +133,7 @@ class Mvtec3d(tfds.core.GeneratorBasedBuilder):
                     "split": files.split,
                     "defect": files.defect,
                     "stem": files.stem,
-                    "id": sample_id(sha256(getattr(files, files.first))),
+                    "id": ids[files.key],
                     "label": int(files.defect != GOOD),
                 },
             )

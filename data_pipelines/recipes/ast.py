@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data_pipelines.errors import DatasetError
+from data_pipelines.measured import measured
 from data_pipelines.recipes.base import (
     Background,
     Parameters,
@@ -57,6 +58,11 @@ def relief(z: np.ndarray, passes: int) -> Relief | None:
     return Relief(depth > 0, filled, background_surface(filled))
 
 
+def _distances(sample: Sample) -> np.ndarray:
+    """Returns z [h,w] metres, 0 where unmeasured."""
+    return np.where(measured(sample.xyz), sample.xyz[..., 2], np.float32(0))
+
+
 def fit(parameters: Parameters, samples: Iterable[Sample]) -> dict[str, Any]:
     """Learns the threshold and the range of heights of a class.
 
@@ -77,7 +83,7 @@ def fit(parameters: Parameters, samples: Iterable[Sample]) -> dict[str, Any]:
         if sample.xyz is None:
             continue
         with_points += 1
-        found = relief(sample.xyz[..., 2], parameters["passes"])
+        found = relief(_distances(sample), parameters["passes"])
         if found is None:
             continue
         there = found.filled > 0
@@ -117,7 +123,7 @@ def separate(params: Parameters, sample: Sample) -> Scene:
     """
     if params["height_max"] is None:
         raise DatasetError("recipe ast: fitted without points, applied to points")
-    z = sample.xyz[..., 2]
+    z = _distances(sample)
     found = relief(z, params["passes"])
     if found is None:
         nothing, flat = np.zeros(z.shape, bool), np.zeros(z.shape, np.float32)
@@ -143,9 +149,9 @@ def _range(params: Parameters, found: Relief) -> tuple[float, float]:
     """Returns the heights that are normalised to the ends, metres."""
     if params["normalisation"] == "class":
         return 0.0, params["height_max"]
-    measured = found.height[found.measured]
-    low = float(measured.min())
-    return low, low + max(float(measured.max()) - low, FLAT)
+    heights = found.height[found.measured]
+    low = float(heights.min())
+    return low, low + max(float(heights.max()) - low, FLAT)
 
 
 AST = Background("ast", separate, DEFAULTS, check, fit, gives_height=True)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ad3d_jax.metrics.regions import label_regions
 from data_pipelines.errors import DatasetError
 
 Parameters = Mapping[str, Any]
@@ -23,7 +24,8 @@ class Sample(NamedTuple):
 
     rgb: np.ndarray | None = None  # [h,w,3] uint8
     xyz: np.ndarray | None = None  # [h,w,3] float32 metres, (0,0,0) where unmeasured
-    mask: np.ndarray | None = None  # [h,w] uint8, 0 = normal; None = all normal
+    # [h,w] uint8, 0 = normal, or numbered regions int32; None = all normal.
+    mask: np.ndarray | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -38,12 +40,39 @@ class Applied(NamedTuple):
     flags: tuple[str, ...] = ()  # nothing_measured, nothing_found, …: see the recipe
 
 
+class Regions(NamedTuple):
+    """How many 8-connected defect regions a mask had, and how many a record lost."""
+
+    count: int = 0
+    lost: int = 0  # those of which the record's mask has no pixel
+
+
+def numbered(mask: np.ndarray | None) -> tuple[np.ndarray | None, int]:
+    """Returns a mask with its 8-connected regions numbered from 1 on, and how many.
+
+    Labels of a list of points [n,1] are one region.
+    """
+    if mask is None:
+        return None, 0
+    defects = mask > 0
+    if mask.shape[1] == 1:
+        return defects.astype(np.int32), int(defects.any())
+    regions = label_regions(defects[None])[0]
+    return regions, int(regions.max(initial=0))
+
+
+def regions_left(mask: np.ndarray, count: int) -> Regions:
+    """Returns what became of `count` regions whose numbers are left in a mask."""
+    return Regions(count, count - len(np.unique(mask[mask > 0])))
+
+
 class Recipe(NamedTuple):
     """A named way of preprocessing: pure functions and their parameters.
 
     `fit(parameters, samples)` takes the defaults updated with the user's choice and the
     training samples, which it may visit once, and returns all that `apply` needs as a
-    table that JSON can hold. `apply(params, sample)` returns the record: rgb [H,W,3]
+    table that JSON can hold. `process(params, sample)` returns the record, what became
+    of the regions of the mask, and `apply` the record alone: rgb [H,W,3]
     uint8, xyz [H,W,3] float32 metres, depth [H,W,1] float32 metres, valid and
     foreground [H,W,1] bool, mask [Hm,Wm,1] bool and the extras that the parameter
     `extras` names. Fields that need colour or points are absent for a sample without;
@@ -56,10 +85,14 @@ class Recipe(NamedTuple):
     defaults: Parameters
     fields: Callable[[Parameters, frozenset[str]], Fields]
     fit: Callable[[Parameters, Iterable[Sample]], dict[str, Any]]
-    apply: Callable[[Parameters, Sample], Applied]
+    process: Callable[[Parameters, Sample], tuple[Applied, Regions]]
     extras: tuple[str, ...] = ()  # it can make; `defaults` has those it always does
     needs_xyz: bool = False  # its image, too, depends on the points
     takes_lists: bool = False  # of points, [n,1,3]
+
+    def apply(self, params: Parameters, sample: Sample) -> Applied:
+        """Returns a preprocessed sample."""
+        return self.process(params, sample)[0]
 
 
 class Scene(NamedTuple):

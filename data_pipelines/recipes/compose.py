@@ -7,13 +7,17 @@ from typing import Any
 from data_pipelines.errors import DatasetError
 from data_pipelines.recipes import resizing
 from data_pipelines.recipes.base import (
+    NOTHING,
     Applied,
     Background,
     Fields,
     Parameters,
     Recipe,
     Record,
+    Regions,
     Sample,
+    numbered,
+    regions_left,
     sizes,
 )
 from data_pipelines.recipes.extras import MAKERS
@@ -42,7 +46,7 @@ def composed(
         {**defaults, "extras": list(extras)},
         _fields,
         partial(_fit, background),
-        partial(_apply, name, background),
+        partial(_process, name, background),
         tuple(possible),
         background.needs_xyz,
     )
@@ -74,13 +78,15 @@ def _fit(
     return background.fit(parameters, samples)
 
 
-def _apply(
+def _process(
     name: str, background: Background, params: Parameters, sample: Sample
-) -> Applied:
+) -> tuple[Applied, Regions]:
+    mask, count = numbered(sample.mask)
+    sample = sample._replace(mask=mask)
     if sample.xyz is None:
         if background.needs_xyz:
             raise DatasetError(f"recipe {name}: needs points, found an image alone")
-        return Applied(_record(resized(params, sample)))
+        return _applied(resized(params, sample), count)
     if sample.xyz.shape[1] == 1:
         raise DatasetError(
             f"recipe {name}: expected points in rows and columns, as a camera sees "
@@ -90,13 +96,17 @@ def _apply(
         scene = background.separate(params, resized(params, sample))
     else:
         scene = resized_scene(params, background.separate(params, sample))
-    record = _record(scene.sample)
-    record.update({name: array[..., None] for name, array in scene.maps.items()})
+    more = {name: array[..., None] for name, array in scene.maps.items()}
     for extra in params["extras"]:
-        record[extra] = MAKERS[extra].make(params, scene)
-    return Applied(record, scene.flags)
+        more[extra] = MAKERS[extra].make(params, scene)
+    return _applied(scene.sample, count, more, scene.flags)
 
 
-def _record(sample: Sample) -> Record:
-    fields = {"rgb": sample.rgb, "mask": sample.mask[..., None], "xyz": sample.xyz}
-    return {name: array for name, array in fields.items() if array is not None}
+def _applied(
+    sample: Sample, count: int, more: Record = NOTHING, flags: tuple[str, ...] = ()
+) -> tuple[Applied, Regions]:
+    """Returns the record of a sample at its final size, whose mask is numbered."""
+    fields = {"rgb": sample.rgb, "xyz": sample.xyz, **more}
+    record = {name: array for name, array in fields.items() if array is not None}
+    record["mask"] = sample.mask[..., None] > 0
+    return Applied(record, flags), regions_left(sample.mask, count)

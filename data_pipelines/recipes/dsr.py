@@ -13,6 +13,7 @@ images are resized without aliasing.
 import numpy as np
 from scipy.ndimage import binary_dilation, binary_erosion
 
+from data_pipelines.measured import measured
 from data_pipelines.recipes.base import (
     Background,
     Parameters,
@@ -48,7 +49,7 @@ def separate(params: Parameters, sample: Sample) -> Scene:
         the corners span none and `nothing_found` where nothing is off it, both with
         all measured pixels as foreground.
     """
-    valid = sample.xyz[..., 2] > 0
+    valid = measured(sample.xyz)
     foreground, flags = _foreground(params, sample.xyz, valid)
     depth = fill_gaps(np.where(valid, sample.xyz[..., 2], 0), params["passes"])
     maps = {"depth": depth, "valid": valid, "foreground": foreground}

@@ -7,6 +7,7 @@ import numpy as np
 
 from ad3d_jax.features.patches import cell_pool
 from data_pipelines import geometry
+from data_pipelines.measured import measured
 from data_pipelines.recipes.base import (
     NOTHING,
     Parameters,
@@ -35,15 +36,15 @@ class Maker(NamedTuple):
 def fpfh_cells(params: Parameters, scene: Scene) -> np.ndarray:
     """Returns Open3D's FPFH of the points, averaged over a grid of cells.
 
-    As BTF (Horwitz and Hoshen, CVPRW 2023): points are pixels whose coordinates all
-    differ from 0; other pixels have a histogram of zeros.
+    As BTF (Horwitz and Hoshen, CVPRW 2023), but of all measured points (there: of those
+    whose coordinates all differ from 0); other pixels have a histogram of zeros.
 
     Returns:
         [28,28,33] float32.
     """
     del params
     xyz = scene.sample.xyz
-    there = (xyz != 0).all(-1)
+    there = measured(xyz)
     pixels = np.zeros((*xyz.shape[:2], geometry.FPFH_SIZE), np.float32)
     pixels[there] = geometry.normals_and_fpfh(xyz[there])
     return np.asarray(cell_pool(pixels[None], cells=FPFH_CELLS))[0]

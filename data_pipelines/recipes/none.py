@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from data_pipelines.measured import measured
 from data_pipelines.recipes.base import Background, Parameters, Sample, Scene
 
 
@@ -11,8 +12,8 @@ def separate(params: Parameters, sample: Sample) -> Scene:
     The flag `nothing_measured` marks a sample without any point.
     """
     del params
-    depth = np.maximum(sample.xyz[..., 2], 0)
-    valid = depth > 0
+    valid = measured(sample.xyz)
+    depth = np.where(valid, sample.xyz[..., 2], np.float32(0))
     maps = {"depth": depth, "valid": valid, "foreground": valid.copy()}
     return Scene(sample, maps, () if valid.any() else ("nothing_measured",))
 

@@ -13,6 +13,7 @@ measured where z > 0 (there: where no coordinate is 0).
 import numpy as np
 
 from data_pipelines.geometry import cluster, fit_plane
+from data_pipelines.measured import measured
 from data_pipelines.recipes import none
 from data_pipelines.recipes.base import (
     Background,
@@ -65,7 +66,7 @@ def separate(params: Parameters, sample: Sample) -> Scene:
         in the public implementation.
     """
     kept, flags = _object(params, sample.xyz)
-    removed = (sample.xyz[..., 2] > 0) & ~kept
+    removed = measured(sample.xyz) & ~kept
     rgb, xyz, mask = sample.rgb, sample.xyz.copy(), sample.mask
     xyz[~kept] = 0
     if rgb is not None:
@@ -82,36 +83,35 @@ def separate(params: Parameters, sample: Sample) -> Scene:
 
 def _object(params: Parameters, xyz: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
     """Returns which pixels [h,w] hold the object, and flags."""
-    measured = xyz[..., 2] > 0
-    if not measured.any():
-        return measured, ("nothing_measured",)
+    there = measured(xyz)
+    if not there.any():
+        return there, ("nothing_measured",)
     plane = fit_plane(
-        _border(xyz, params["strip"]),
+        _border(xyz, there, params["strip"]),
         params["inlier_distance"],
         params["points_per_hypothesis"],
         params["hypotheses"],
         seed=params["seed"],
     )
     if plane is None:
-        return measured, ("no_plane",)
-    off = measured & (plane.distance(xyz) >= params["removal_distance"])
+        return there, ("no_plane",)
+    off = there & (plane.distance(xyz) >= params["removal_distance"])
     if not off.any():
-        return measured, ("nothing_found",)
-    if off.sum() > params["all_foreground"] * measured.sum():
-        return measured, ("all_foreground",)
+        return there, ("nothing_found",)
+    if off.sum() > params["all_foreground"] * there.sum():
+        return there, ("all_foreground",)
     labels = cluster(xyz[off], params["cluster_radius"], params["cluster_points"])
     names, sizes = np.unique(labels, return_counts=True)
     largest = names[sizes.argmax()]
-    kept = np.zeros_like(measured)
+    kept = np.zeros_like(there)
     kept[off] = labels == largest
     return kept, ("noise_kept",) if largest < 0 else ()
 
 
-def _border(xyz: np.ndarray, strip: int) -> np.ndarray:
+def _border(xyz: np.ndarray, there: np.ndarray, strip: int) -> np.ndarray:
     """Returns the measured points [N,3] of four strips; corners count twice."""
-    strips = xyz[:strip], xyz[-strip:], xyz[:, :strip], xyz[:, -strip:]
-    points = np.concatenate([part.reshape(-1, 3) for part in strips])
-    return points[points[:, 2] > 0]
+    strips = np.s_[:strip], np.s_[-strip:], np.s_[:, :strip], np.s_[:, -strip:]
+    return np.concatenate([xyz[part][there[part]] for part in strips])
 
 
 def pad_to_square(array: np.ndarray, multiple: int) -> np.ndarray:

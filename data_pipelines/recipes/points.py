@@ -10,13 +10,17 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.errors import DatasetError
+from data_pipelines.measured import measured
 from data_pipelines.recipes.base import (
     Applied,
     Fields,
     Parameters,
     Recipe,
+    Regions,
     Sample,
     check_whole,
+    numbered,
+    regions_left,
 )
 from data_pipelines.resize import resize_nearest
 
@@ -55,7 +59,7 @@ def fit(parameters: Parameters, samples: Iterable[Sample]) -> dict[str, Any]:
     return dict(parameters)
 
 
-def apply(params: Parameters, sample: Sample) -> Applied:
+def process(params: Parameters, sample: Sample) -> tuple[Applied, Regions]:
     """Returns xyz [N,1,3], valid, foreground and mask [N,1,1] of N points.
 
     Which points are chosen follows from the seed and from how many there are; they keep
@@ -67,18 +71,18 @@ def apply(params: Parameters, sample: Sample) -> Applied:
     """
     if sample.xyz is None:
         raise DatasetError("recipe points: needs points, found an image alone")
-    measured = (sample.xyz != 0).any(-1)
-    xyz = sample.xyz[measured] * np.float32(params["unit"])
+    there = measured(sample.xyz)
+    xyz = sample.xyz[there] * np.float32(params["unit"])
     far = float(np.abs(xyz).max(initial=0))
     if far >= MAX_METRES:
         raise DatasetError(
             f"recipe points: unit: expected metres below {MAX_METRES:g}, found values "
             f"up to {far:g}; with unit=0.001 files in millimetres are read"
         )
-    mask = np.zeros(measured.shape, bool)
-    if sample.mask is not None:
-        mask = resize_nearest(sample.mask > 0, measured.shape)
-    mask, wanted = mask[measured], params["points"]
+    mask, regions = numbered(sample.mask)
+    mask = np.zeros(there.shape, np.int32) if mask is None else mask
+    mask = resize_nearest(mask, there.shape)[there]
+    wanted = params["points"]
     flags = ("filled_up",) if 0 < len(xyz) < wanted else ()
     if len(xyz) > wanted:
         random = np.random.default_rng(params["seed"])
@@ -92,11 +96,12 @@ def apply(params: Parameters, sample: Sample) -> Applied:
         "xyz": np.pad(xyz, ((0, filling), (0, 0)))[:, None],
         "valid": valid[:, None, None],
         "foreground": valid[:, None, None].copy(),
-        "mask": np.pad(mask, (0, filling))[:, None, None],
+        "mask": np.pad(mask > 0, (0, filling))[:, None, None],
     }
-    return Applied(record, flags if len(xyz) else ("nothing_measured",))
+    applied = Applied(record, flags if len(xyz) else ("nothing_measured",))
+    return applied, regions_left(mask, regions)
 
 
 POINTS = Recipe(
-    *("points", DEFAULTS, fields, fit, apply), needs_xyz=True, takes_lists=True
+    *("points", DEFAULTS, fields, fit, process), needs_xyz=True, takes_lists=True
 )

@@ -34,7 +34,7 @@ def check(parameters: Parameters) -> None:
 
 
 def resized(params: Parameters, sample: Sample) -> Sample:
-    """Returns a sample resized and cropped, with a mask [Hm,Wm] bool in any case."""
+    """Returns a sample resized and cropped, with a mask [Hm,Wm] in any case."""
     image_size, mask_size = sizes(params)
     size = resized_size(sample.size, image_size, params["resize_size"])
     rgb, xyz = sample.rgb, sample.xyz
@@ -48,7 +48,7 @@ def resized(params: Parameters, sample: Sample) -> Sample:
         round(whole * wanted / seen)
         for whole, wanted, seen in zip(size, mask_size, image_size, strict=True)
     )
-    return Sample(rgb, xyz, _picked(sample.mask > 0, (rows, columns), mask_size))
+    return Sample(rgb, xyz, _picked(sample.mask, (rows, columns), mask_size))
 
 
 def resized_scene(params: Parameters, scene: Scene) -> Scene:

@@ -64,3 +64,10 @@ def test_division_model_against_a_real_sensor(native_class):
     with_distortion = spread(camera)
     assert with_distortion < 0.2  # the sensor samples within its pixels
     assert spread(camera._replace(kappa_x=0.0, kappa_y=0.0)) > 2 * with_distortion
+
+
+def test_a_key_that_is_not_known_is_refused(tmp_path):
+    path = tmp_path / "camera.json"
+    path.write_text('{"fx": 1, "fy": 1, "cx": 0, "cy": 0, "depth_scale": 0.0001}')
+    with pytest.raises(DatasetError, match="scale, kappa, found depth_scale"):
+        read_intrinsics(path)

@@ -128,3 +128,11 @@ def test_other_lines_are_refused(tmp_path, text):
     (tmp_path / "a.txt").write_text(text)
     with pytest.raises(CorruptSampleError, match=r"a\.txt"):
         read_labels(tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize("label", ["nan", "-1"])
+def test_what_is_no_label_is_refused(tmp_path, label):
+    path = tmp_path / "a.txt"
+    path.write_text(f"0\n1\n{label}\n")
+    with pytest.raises(CorruptSampleError, match=f"labels of 0 or more, found {label}"):
+        read_labels(path)

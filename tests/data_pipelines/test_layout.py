@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from data_pipelines.errors import DatasetError
-from data_pipelines.layout import categories, scan
+from data_pipelines.layout import categories, scan, strangers
 
 
 def kinds(found) -> list[str]:
@@ -111,3 +111,78 @@ def test_broken_class_ids_are_a_warning(box):
     found = scan(box.parent, "box")
     assert found.class_ids is None
     assert [f.kind for f in found.faults] == ["class_ids"]
+
+
+def warnings(found) -> list[str]:
+    return sorted(f.kind for f in found.faults if f.warning)
+
+
+@pytest.mark.parametrize(
+    "name", ["Thumbs.db", "desktop.ini", ".DS_Store", "._000.png", "ehthumbs.db"]
+)
+def test_rubbish_of_file_managers_is_passed_over(box, name):
+    """Case 28."""
+    for place in ("", "test", "test/dent", "train/good", "train/good/rgb"):
+        (box / place / name).write_bytes(b"x")
+    (box / "train/good/rgb/@eaDir").mkdir()
+    assert scan(box.parent, "box").faults == ()
+
+
+def test_images_directly_in_a_defect_folder_are_named(box, write):
+    """Case 14: none of them becomes a sample."""
+    write.sample(box / "test/bump", "000", 9, gt=255)
+    (box / "test/bump/rgb/000.png").rename(box / "test/bump/000.png")
+    for name in ("rgb", "xyz", "gt"):
+        shutil.rmtree(box / "test/bump" / name)
+    found = scan(box.parent, "box")
+    assert kinds(found) == ["extra_file", "no_sample"]
+    assert all("test/bump" in str(fault) for fault in found.faults)
+
+
+@pytest.mark.parametrize("name", ["pointcloud", "depth", "XYZ"])
+def test_a_folder_of_another_name_is_named_once(box, name):
+    """Cases 13 and 14."""
+    for path in list(box.glob("*/*/xyz")):
+        path.rename(path.with_name(name))
+    (box / "camera.json").write_text("{}")
+    found = scan(box.parent, "box")
+    assert kinds(found) == [] and warnings(found) == ["not_read"] * 2
+    said = "\n".join(map(str, found.faults))
+    assert f"good/{name}" in said or f"dent/{name}" in said
+    assert "3 others of its name" in said and "camera.json" in said
+
+
+def test_a_defect_folder_without_samples_is_named(box):
+    (box / "test/bump").mkdir()
+    assert warnings(scan(box.parent, "box")) == ["no_sample"]
+    (box / "test/bump/pictures").mkdir()
+    found = scan(box.parent, "box")
+    assert kinds(found) == ["no_sample"] and "holds pictures" in str(found.faults)
+
+
+def test_a_folder_without_train_is_no_class(box):
+    (box.parent / "notes").mkdir()
+    (fault,) = strangers(box.parent)
+    assert fault.path.endswith("notes") and fault.warning
+
+
+@pytest.mark.parametrize("place", ["test", "test/dent", "test/dent/xyz"])
+def test_links_are_followed_within_the_root_alone(box, tmp_path, place):
+    (box / place).rename(box.parent / "moved")
+    (box / place).symlink_to(box.parent / "moved")
+    assert scan(box.parent, "box").faults == ()
+    (box.parent / "moved").rename(tmp_path / "outside")
+    (box / place).unlink()
+    (box / place).symlink_to(tmp_path / "outside")
+    found = scan(box.parent, "box")
+    assert "link" in kinds(found)
+    assert not any(s.defect == "dent" for s in found.samples)
+
+
+def test_a_file_that_leads_out_and_a_link_in_a_circle_are_named(box, tmp_path):
+    (tmp_path / "secret.png").write_bytes(b"x")
+    file = box / "train/good/rgb/000.png"
+    file.unlink()
+    file.symlink_to(tmp_path / "secret.png")
+    (box / "train/good/rgb/100.png").symlink_to(box / "train/good/rgb/100.png")
+    assert kinds(scan(box.parent, "box")) == ["extra_file", "link", "missing_rgb"]

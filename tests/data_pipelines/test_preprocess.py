@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from data_pipelines import shards
 from data_pipelines.errors import CorruptSampleError, DatasetError, DiskFullError
 from data_pipelines.prepared import open_prepared
 from data_pipelines.preprocess import prepare
+from data_pipelines.whole_folder import complete_or_absent
 
 SMALL = {"image_size": 16}
 
@@ -105,6 +107,42 @@ def test_full_disk(run, tmp_path, monkeypatch):
     assert entries(tmp_path / "cache") == []
 
 
+def test_a_full_disk_while_tfds_writes(run, tmp_path, monkeypatch):
+    tf = pytest.importorskip("tensorflow")
+    from data_pipelines.builders.mvtec3d import Mvtec3d
+
+    def full(*_, **__):
+        raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
+
+    monkeypatch.setattr(Mvtec3d, "download_and_prepare", full)
+    with pytest.raises(DiskFullError, match="no space"):
+        run(format="tfds")
+    assert entries(tmp_path / "cache") == []
+
+
+@pytest.mark.parametrize(
+    "format", ["npz", pytest.param("tfds", marks=pytest.mark.slow)]
+)
+def test_the_command_ends_with_3_where_no_space_is_left(box, write, tmp_path, format):
+    """No file may grow beyond 64 KB, as on a disk that is full; then space is made."""
+    for k in range(5, 20):
+        write.sample(box / "train/good", f"{k:03d}", k)
+    limit = "import resource as r; r.setrlimit(r.RLIMIT_FSIZE, (1 << 16,) * 2)\n"
+    run = (
+        "import runpy; runpy.run_module('data_pipelines.preprocess', None, '__main__')"
+    )
+    cache = tmp_path / "cache"
+    words = command(box, cache, '--parameters={"image_size": 32}', f"--format={format}")
+    words = [words[0], "-c", limit + run, *words[3:]]
+    full = subprocess.run(words, capture_output=True, text=True)
+    assert full.returncode == 3, full.stderr[-2000:]
+    assert "no space is left" in full.stderr and "Traceback" not in full.stderr
+    assert entries(cache) == []
+    words[2] = run
+    assert subprocess.run(words, capture_output=True).returncode == 0
+    assert len(entries(cache)) == 1
+
+
 def test_rests_of_an_ended_run_are_removed(run, tmp_path):
     name = run().folder.name
     shutil.rmtree(tmp_path / "cache" / name)
@@ -113,6 +151,45 @@ def test_rests_of_an_ended_run_are_removed(run, tmp_path):
     (rest / "train-00000.npz").write_bytes(b"half")
     run()
     assert entries(tmp_path / "cache") == [name]
+
+
+def test_a_damaged_manifest_is_one_error_with_advice(run):
+    """B7: no flipped bit gives another label, id or order without a word."""
+    prepared = run()
+    path = prepared.folder / "manifest.json"
+    whole = path.read_bytes()
+    damages = [b"", b"[]", b"{}", b"[" * 100_000, whole[: len(whole) // 2]]
+    for place in range(3, len(whole), 37):
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << place % 8
+        damages.append(bytes(flipped))
+    refused = 0
+    for damage in damages:
+        path.write_bytes(damage)
+        try:
+            assert open_prepared(prepared.folder).manifest == prepared.manifest
+        except DatasetError as error:
+            refused += 1
+            assert str(path) in str(error) and "run again" in str(error)
+    assert refused > 0.5 * len(damages)  # the others are spaces
+    path.write_bytes(whole.replace(b'"label": 1', b'"label": 0', 1))
+    with pytest.raises(DatasetError, match="manifest is damaged .its digest"):
+        run()
+
+
+def test_work_at_once_with_equal_process_numbers(tmp_path, monkeypatch):
+    """B5: in containers every process may be number 1."""
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    folder = tmp_path / "class"
+    with complete_or_absent(folder) as one:
+        (one / "a").write_text("one")
+        with complete_or_absent(folder) as two:
+            assert one != two and (one / "a").exists()
+            (two / "manifest.json").write_text("two")
+        assert entries(tmp_path) == sorted(["class", one.name])
+        (one / "manifest.json").write_text("one")
+    assert entries(tmp_path) == ["class"]
+    assert (folder / "manifest.json").read_text() == "two"  # the first that ended
 
 
 def test_missing_files(run, box):
@@ -148,6 +225,30 @@ def test_duplicates_and_differing_sizes_are_recorded(run, box, write):
     assert manifest["image_sizes"] == {"32x32": 10, "40x24": 1}
 
 
+@pytest.mark.parametrize("format", ["npz", "tfds"])
+def test_samples_of_a_sensor_without_colour_are_told_apart(run, box, format):
+    """Case 12: black images beside the points; two samples are wholly the same."""
+    from PIL import Image
+
+    from data_pipelines.samples import sample_id
+
+    before = {s["stem"]: s for s in run(format=format).manifest["samples"]}
+    for path in box.glob("train/good/rgb/*"):
+        Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(path)
+    place = box / "train/good/xyz"
+    shutil.copy(place / "001.tiff", place / "002.tiff")
+    manifest = run(format=format).manifest
+    rows = {s["stem"]: s for s in manifest["samples"] if s["split"] == "train"}
+    ids = [rows[f"00{k}"]["id"] for k in range(5)]
+    assert len(set(ids)) == 4 and ids[1] == ids[2]
+    assert [len(group) for group in manifest["duplicates"]] == [5]
+    # Where images differ their bytes alone give the id, as before.
+    for sample in manifest["samples"]:
+        if sample["split"] != "train":
+            assert sample["id"] == sample_id(sample["sha256"]["rgb"])
+    assert before["000"]["id"] == sample_id(before["000"]["sha256"]["rgb"])
+
+
 def test_nonfinite_points_and_flags_are_counted(run, box, write):
     import tifffile
 
@@ -162,6 +263,90 @@ def test_nonfinite_points_and_flags_are_counted(run, box, write):
     rows = {s["stem"]: s for s in manifest["samples"] if s["split"] == "train"}
     assert rows["001"]["nonfinite"] == 2 and rows["000"]["nonfinite"] == 0
     assert rows["002"]["flags"] == ["nothing_measured"]
+
+
+def test_what_reading_assumed_is_in_the_manifest_and_on_the_console(run, box, caplog):
+    from PIL import Image
+
+    for path in box.glob("*/*/xyz"):
+        shutil.rmtree(path)
+    path = box / "train/good/rgb/003.png"
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.open(path).save(path, exif=exif)
+    for defect, value in (("good", 255), ("dent", 0)):
+        mask = Image.fromarray(np.full((32, 32), value, np.uint8))
+        mask.save(box / f"test/{defect}/gt/000.png")
+    expected = {"orientation_applied": 1, "defect_in_good": 1, "empty_mask": 1}
+    for _ in range(2):  # it is said, too, when nothing is left to do
+        caplog.clear()
+        assert run().manifest["flags"] == expected
+        for flag in expected:
+            assert "1 of 11 samples (9 %)" in caplog.text and flag in caplog.text
+
+
+def save_mask(path, *boxes, size=(64, 64)):
+    from PIL import Image
+
+    mask = np.zeros(size, np.uint8)
+    for top, left, height, width in boxes:
+        mask[top : top + height, left : left + width] = 255
+    Image.fromarray(mask).save(path)
+
+
+@pytest.mark.parametrize("recipe", ["raw", "ast", "dsr", "plane"])
+def test_regions_that_vanish_in_resizing_are_counted(run, box, caplog, recipe):
+    """Case 07: at 16 of 64 pixels every fourth row and column is left."""
+    save_mask(
+        box / "test/dent/gt/000.png", (0, 0, 8, 8), (21, 21, 3, 3), (33, 41, 1, 9)
+    )
+    save_mask(box / "test/dent/gt/001.png", (22, 22, 1, 1))
+    parameters = SMALL | ({"pad_to": 1} if recipe == "plane" else {})
+    manifest = run(recipe=recipe, parameters=parameters).manifest
+    rows = {s["stem"]: s for s in manifest["samples"] if s["defect"] == "dent"}
+    assert (rows["000"]["regions"], rows["000"]["regions_lost"]) == (3, 2)
+    assert (rows["001"]["regions"], rows["001"]["regions_lost"]) == (1, 1)
+    assert (manifest["regions"], manifest["regions_lost"]) == (4, 3)
+    assert manifest["flags"]["mask_vanished"] == 1
+    said = "3 of 4 defect regions (75 %): vanish"
+    assert said in caplog.text and any(said in r for r in manifest["remarks"])
+
+
+def test_a_class_that_loses_all_regions_is_refused(run, box, tmp_path):
+    for k in range(2):
+        save_mask(box / f"test/dent/gt/00{k}.png", (22, 22, 1, 1))
+    with pytest.raises(DatasetError, match=r"2 of 2 regions \(100 %\).*mask_size"):
+        run()
+    assert entries(tmp_path / "cache") == []
+    assert run(parameters={"image_size": 16, "mask_size": 64}).manifest["regions"] == 2
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_split_in_which_nothing_is_measured_is_refused(run, box, split):
+    import tifffile
+
+    for path in box.glob(f"{split}/*/xyz/*"):
+        tifffile.imwrite(path, np.zeros((32, 32, 3), np.float32), photometric="rgb")
+    with pytest.raises(DatasetError, match=f"none in any of . samples of {split}"):
+        run(recipe="raw")
+
+
+def test_flags_are_told_with_their_share(run, caplog):
+    """Case 17: a recipe that falls back in every sample says so."""
+    plane = {"image_size": 16, "pad_to": 1, "removal_distance": 0.9}
+    assert run(recipe="plane", parameters=plane).manifest["flags"]
+    assert "11 of 11 samples (100 %)" in caplog.text
+
+
+def test_an_image_that_is_turned_does_not_fit_its_points(run, box):
+    from PIL import Image
+
+    path = box / "train/good/rgb/003.png"
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.open(path).save(path, exif=exif)
+    with pytest.raises(CorruptSampleError, match=r"003\.png: has an orientation tag"):
+        run()
 
 
 def test_masks_of_another_size(run, box):
@@ -246,6 +431,18 @@ def test_cache_that_cannot_be_written(run, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DatasetError, match="cannot be written"):
         run(cache=tmp_path / "file" / "cache")
+
+
+@pytest.mark.slow
+def test_same_bytes_from_every_process(box, tmp_path):
+    """B15: records and their fields are in one order."""
+    found = []
+    for name in ("one", "two", "three"):
+        words = command(box, tmp_path / name, '--parameters={"image_size": 16}')
+        subprocess.run([*words, "--format=tfds"], check=True, capture_output=True)
+        files = sorted(path for path in (tmp_path / name).rglob("*") if path.is_file())
+        found.append([(path.name, path.read_bytes()) for path in files])
+    assert found[0] == found[1] == found[2] and len(found[0]) > 5
 
 
 @pytest.mark.slow

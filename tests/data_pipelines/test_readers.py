@@ -220,6 +220,29 @@ def test_damaged_npz_shard_is_named(prepared, damage):
     assert str(path) in str(error.value) and "remove" in str(error.value)
 
 
+@pytest.mark.parametrize("more", [-1, 1])
+@pytest.mark.parametrize(
+    ("format", "open_reader"),
+    [("tfds", stream.open_stream), ("tfds", load_resident), ("npz", load_resident)],
+)
+def test_records_are_counted_against_the_manifest(prepared, format, open_reader, more):
+    """A whole and undamaged shard of another number of samples."""
+    data = prepared(format)
+    path = data.folder / data.manifest["shards"]["train"][0]
+    if format == "npz":
+        with np.load(path) as file:
+            arrays = {n: np.concatenate([file[n]] * 2)[: 5 + more] for n in file.files}
+        np.savez(path, **arrays)
+    else:
+        tf = stream.tf
+        records = list(tf.data.TFRecordDataset(str(path)).as_numpy_iterator())
+        with tf.io.TFRecordWriter(str(path)) as writer:
+            for record in (records * 2)[: 5 + more]:
+                writer.write(record)
+    with pytest.raises(DatasetError, match=f"expected 5 samples, found {5 + more}"):
+        list(open_reader(data).ordered("train", 2, 0))
+
+
 def hurt(path, damage: str, record: int = 0) -> None:
     data = bytearray(path.read_bytes())
     if damage == "flip":

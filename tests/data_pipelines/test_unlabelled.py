@@ -86,3 +86,16 @@ def test_bad_folders(prepared, box, tmp_path):
         next(records)
     with pytest.raises(DatasetError, match="1 to 2 records"):
         collate([], 2)
+
+
+def test_what_is_not_read_is_named_and_two_of_one_stem_are_refused(
+    prepared, box, caplog
+):
+    params, place = prepared.manifest["params"], box / "test/dent"
+    (place / "notes.txt").write_text("x")
+    (place / "rgb/Thumbs.db").write_text("x")
+    read_folder(place, "ast", params, NEEDS)
+    assert "not read: gt, notes.txt" in caplog.text
+    shutil.copy(place / "rgb/001.png", place / "rgb/001.jpg")
+    with pytest.raises(DatasetError, match=r"001\.png has the same stem as 001\.jpg"):
+        read_folder(place, "ast", params, NEEDS)

@@ -91,5 +91,17 @@ def test_command_line(box):
     assert bad.returncode == 2 and f"fault corrupt: {path}" in bad.stdout
 
 
+def test_a_class_that_cannot_be_read_does_not_end_the_report(box, tmp_path):
+    """Case 28: a class that is a link; and a folder that is no class."""
+    shutil.copytree(box, tmp_path / "disk/lid")
+    (box.parent / "a").symlink_to(tmp_path / "disk/lid")
+    (box.parent / "notes").mkdir()
+    command = [sys.executable, "-m", "data_pipelines.validate", str(box.parent)]
+    found = subprocess.run(command, capture_output=True, text=True)
+    assert found.returncode == 2 and "leads out of" in found.stdout
+    assert "box/test: dent 2, good 2" in found.stdout
+    assert "notes: is no class" in found.stdout
+
+
 def test_real_class_is_clean(native_class):
     assert validate(native_class.parent, native_class.name) == []

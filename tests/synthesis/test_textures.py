@@ -79,3 +79,18 @@ def test_unreadable_textures_are_named(folder, tmp_path):
     (folder / "broken.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match="broken.png"):
         load_textures(folder, 4)
+
+
+def test_textures_are_opened_within_limits_and_by_content(folder):
+    """An EPS in name a PNG would be handed to Ghostscript."""
+    bad = folder / "bad.png"
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n"
+    for write in (
+        lambda: bad.write_bytes(eps),
+        lambda: Image.new("L", (13_000, 13_000)).save(bad),
+        lambda: Image.new("I;16", (20, 20)).save(bad),
+        lambda: Image.new("L", (20, 20)).save(bad, "GIF"),
+    ):
+        write()
+        with pytest.raises(ValueError, match="textures: cannot read .*bad.png"):
+            load_textures(folder, 4)

@@ -1,0 +1,71 @@
+"""What preparing a class assumed, gave up or lost, in sentences with their share."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from data_pipelines.errors import DatasetError
+
+NOTHING = "nothing_measured"
+VANISH = "vanish where masks are resized; a larger data.mask_size keeps them"
+SENTENCES = {
+    # Of reading.
+    "orientation_applied": "turned as the orientation tag of a file says",
+    "transparency_ignored": "the transparency of the image is ignored",
+    "mark_read": "one impossible distance was taken for a mark of unmeasured points",
+    "behind_camera": "a few points with a negative z count as unmeasured",
+    "hardly_measured": "less than a twentieth of the points is measured",
+    "defect_in_good": "the mask of a good sample has defect pixels",
+    "empty_mask": "the mask of a defective sample has no defect pixel",
+    # Of recipes.
+    NOTHING: "no point is measured",
+    "no_plane": "the points span no plane, so all of them count as the object",
+    "nothing_found": "no object lies on the table, so all points count as it",
+    "all_foreground": "no table was found, so all points count as the object",
+    "noise_kept": "the largest group of points, which was kept, is in no cluster",
+    "mask_vanished": "all defect regions of the mask vanish where it is resized",
+    "filled_up": "has fewer points than the recipe asks for; zeros fill it up",
+}
+
+
+def remarks(manifest: Mapping[str, Any]) -> list[str]:
+    """Returns a sentence for each flag of a manifest and for the regions that vanish.
+
+    Args:
+        manifest: with category, samples, flags, regions and regions_lost.
+    """
+    category, total = manifest["category"], len(manifest["samples"])
+    flags = sorted(manifest["flags"].items(), key=lambda item: (-item[1], item[0]))
+    said = [
+        f"{category}: {_share(count, total, 'samples')}: {SENTENCES[flag]} ({flag})"
+        for flag, count in flags
+    ]
+    lost, regions = manifest["regions_lost"], manifest["regions"]
+    if lost:
+        said.append(f"{category}: {_share(lost, regions, 'defect regions')}: {VANISH}")
+    return said
+
+
+def refuse_useless(category: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Raises DatasetError where nothing is left to train on or to be judged by.
+
+    Args:
+        category: the class.
+        rows: the manifest's entries of its samples.
+    """
+    for split in ("train", "test"):
+        of_split = [row["flags"] for row in rows if row["split"] == split]
+        if of_split and all(NOTHING in flags for flags in of_split):
+            raise DatasetError(
+                f"{category}: expected measured points, found none in any of "
+                f"{len(of_split)} samples of {split}; without the folders xyz the "
+                "images alone are used"
+            )
+    regions = sum(row["regions"] for row in rows)
+    if regions and regions == sum(row["regions_lost"] for row in rows):
+        raise DatasetError(
+            f"{category}: {_share(regions, regions, 'regions')}: {VANISH}"
+        )
+
+
+def _share(count: int, total: int, what: str) -> str:
+    return f"{count} of {total} {what} ({100 * count / total:.0f} %)"
