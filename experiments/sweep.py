@@ -1,4 +1,4 @@
-"""Studies hyperparameters: many trials, many workers, one database.
+r"""Studies hyperparameters: many trials, many workers, one database.
 
     python -m experiments.sweep --config=simplenet:cpu --space=FILE.py --trials=40 \
         [--workers=4] [--database=postgresql://USER:PASSWORD@HOST/NAME] \

@@ -59,17 +59,27 @@ def find(name: str, home: str = HOME) -> Path:
         if not path.is_file():
             raise ValueError(f"{what}: there is no file {name}")
         return path
-    # The files are not imported: they stand below this floor, as a user's own do.
-    spec = importlib.util.find_spec(home)
-    files = {
-        path.stem: path
-        for folder in spec.submodule_search_locations
-        for path in Path(folder).glob("[a-z]*.py")
-        if path.stem != "base"
-    }
+    files = known(home)
     if name not in files:
         raise ValueError(f"{what}: no {name!r}{nearest(name, files)}")
     return files[name]
+
+
+def known(home: str = HOME) -> dict[str, Path]:
+    """Returns the files of a package of configurations or spaces, by name, sorted."""
+    # The files are not imported: they stand below this floor, as a user's own do.
+    spec = importlib.util.find_spec(home)
+    files = sorted(
+        path
+        for folder in spec.submodule_search_locations
+        for path in Path(folder).glob("[a-z]*.py")
+    )
+    return {path.stem: path for path in files if path.stem != "base"}
+
+
+def variants(file: Path) -> list[str]:
+    """Returns the names of a configuration's variants, in the order of its file."""
+    return list(runpy.run_path(str(file)).get("VARIANTS", ()))
 
 
 def read_config(workdir: Path) -> ConfigDict:
@@ -131,6 +141,8 @@ def changed(config: ConfigDict, fields: Mapping[str, Any]) -> ConfigDict:
 def read_texts(config: ConfigDict, texts: Iterable[str]) -> dict[str, Any]:
     """Returns the fields that texts FIELD=VALUE name, each in the field's type.
 
+    FIELD alone is true where the field is a bool.
+
     Raises:
         ValueError: a field is unknown, or the text is no value of its type.
     """
@@ -138,9 +150,9 @@ def read_texts(config: ConfigDict, texts: Iterable[str]) -> dict[str, Any]:
     for text in texts:
         name, equals, value = text.partition("=")
         _check_known(config, name)
-        if not equals:
+        if not equals and not isinstance(_value(config, name), bool):
             raise ValueError(f"{name}: expected {name}=VALUE, found no value")
-        fields[name] = read_value(config, name, value)
+        fields[name] = read_value(config, name, value) if equals else True
     return fields
 
 
