@@ -12,13 +12,13 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from ad3d_jax.experiment import recipes
 from ad3d_jax.systems import nearest
 from ad3d_jax.workdir import fields as dotted
 from ad3d_jax.workdir import names
 from ad3d_jax.workdir.json_files import read_json
 
 HOME = "experiments.configs"  # the package whose files are found by name
-FREE = "data.recipe_parameters"  # a table whose names are the recipe's
 TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no")
 Source = ConfigDict | str | os.PathLike
 
@@ -125,7 +125,8 @@ def changed(config: ConfigDict, fields: Mapping[str, Any]) -> ConfigDict:
     """Returns a copy of the configuration with some fields set, by dotted names.
 
     Raises:
-        ValueError: a field is unknown (the nearest is named) or of another type.
+        ValueError: a field is unknown (the nearest is named), of another type, or out
+            of its range.
     """
     config = config.copy_and_resolve_references()
     for name, value in fields.items():
@@ -135,7 +136,15 @@ def changed(config: ConfigDict, fields: Mapping[str, Any]) -> ConfigDict:
         except (KeyError, TypeError, ValueError, AttributeError):
             expected = type(_value(config, name)).__name__
             raise ValueError(f"{name}: expected {expected}, found {value!r}") from None
+    check(config)
     return config
+
+
+def check(config: ConfigDict) -> None:
+    """Raises ValueError where a field is out of its range."""
+    data = config.data
+    sizes = {name: data[name] for name in recipes.SIZES}
+    recipes.check(data.recipe, data.recipe_parameters.to_dict(), sizes)
 
 
 def read_texts(config: ConfigDict, texts: Iterable[str]) -> dict[str, Any]:
@@ -146,7 +155,11 @@ def read_texts(config: ConfigDict, texts: Iterable[str]) -> dict[str, Any]:
     Raises:
         ValueError: a field is unknown, or the text is no value of its type.
     """
-    fields = {}
+    fields, texts = {}, list(texts)
+    named = [t for t in texts if t.startswith("data.recipe=")]
+    if named:  # its parameters may be named before it
+        config = config.copy_and_resolve_references()
+        config.data.recipe = named[-1].partition("=")[2]
     for text in texts:
         name, equals, value = text.partition("=")
         _check_known(config, name)
@@ -170,7 +183,8 @@ def read_value(config: ConfigDict, name: str, text: str) -> Any:
             return None
         if isinstance(now, bool):
             return bool((*FALSE, *TRUE).index(text.lower()) // len(FALSE))
-        if isinstance(now, int | float):
+        pair = recipes.is_parameter(name) and text.startswith("(")
+        if isinstance(now, int | float) and not pair:
             return type(now)(text)
         value = ast.literal_eval(text)
         return tuple(value) if isinstance(now, tuple) else value
@@ -202,10 +216,10 @@ def flags_of(config: ConfigDict) -> list[str]:
 
 
 def _check_known(config: ConfigDict, name: str) -> None:
-    if name.startswith(f"{FREE}."):
+    if recipes.is_parameter(name):
         return  # the recipe says which it has
     known = dotted.values(plain(config))
-    if name in known or name == FREE:
+    if name in known or name == recipes.GROUP:
         return
     if name in dotted.names(plain(config)):
         raise ValueError(f"{name}: a group of fields; name one of its fields")
@@ -213,7 +227,9 @@ def _check_known(config: ConfigDict, name: str) -> None:
 
 
 def _value(config: ConfigDict, name: str) -> Any:
-    """Returns the value of a field by its dotted name, None where it is not set."""
+    """Returns the value of a field by its dotted name, a recipe's own by default."""
+    if recipes.is_parameter(name):
+        return recipes.default_of(config.data.recipe, name)
     for part in name.split("."):
         config = config.get(part) if isinstance(config, ConfigDict) else None
     return config.to_dict() if isinstance(config, ConfigDict) else config
