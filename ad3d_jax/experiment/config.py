@@ -142,9 +142,10 @@ def changed(config: ConfigDict, fields: Mapping[str, Any]) -> ConfigDict:
 
 def check(config: ConfigDict) -> None:
     """Raises ValueError where a field is out of its range."""
-    data = config.data
-    sizes = {name: data[name] for name in recipes.SIZES}
-    recipes.check(data.recipe, data.recipe_parameters.to_dict(), sizes)
+    if "data" in config and "recipe" in config.data:
+        data = config.data
+        sizes = {name: data[name] for name in recipes.SIZES}
+        recipes.check(data.recipe, data.recipe_parameters.to_dict(), sizes)
 
 
 def read_texts(config: ConfigDict, texts: Iterable[str]) -> dict[str, Any]:
@@ -196,9 +197,21 @@ def read_value(config: ConfigDict, name: str, text: str) -> Any:
 
 
 def written(value: Any) -> str:
-    """Returns a value as `read_value` reads it."""
-    plain_value = tuple(value) if isinstance(value, list) else value
-    return str(plain_value).replace(" ", "")
+    """Returns a value as `read_value` reads it; texts keep their blanks."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Mapping):
+        inner = ",".join(f"{name!r}:{_part(item)}" for name, item in value.items())
+        return f"{{{inner}}}"
+    if isinstance(value, list | tuple):
+        inner = ",".join(map(_part, value)) + "," * (len(value) == 1)
+        return f"({inner})"
+    return str(value)
+
+
+def _part(value: Any) -> str:
+    """Returns a value as it is written within another."""
+    return repr(value) if isinstance(value, str) else written(value)
 
 
 def flags_of(config: ConfigDict) -> list[str]:

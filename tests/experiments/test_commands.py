@@ -1,15 +1,19 @@
 """Every command is a page over the library: its length, flags and ends."""
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from absl import flags
+from optuna.trial import create_trial
 
 from ad3d_jax.experiment import status
-from ad3d_jax.experiment.config import load
+from ad3d_jax.experiment.config import changed, flags_of, load, plain
+from ad3d_jax.experiment.study import report
+from ad3d_jax.experiment.study.trials import FIELDS
 from ad3d_jax.fit.fit import Preempted
 from data_pipelines.command import DONE, USAGE
 from data_pipelines.errors import DiskFullError
@@ -123,6 +127,32 @@ def test_what_is_left_over_or_wrong_ends_with_one_sentence(
     said = capsys.readouterr().err
     assert ended.value.code == USAGE
     assert words in said and said.count("\n") == 1
+
+
+def test_a_printed_command_can_be_pasted(values):
+    """Of a study, as a shell and then the flags read it; case 24."""
+    start = changed(
+        load("patchcore:cpu"),
+        {
+            "data.root": "/my data/it's (new) & $HOME",
+            "data.category": "cable gland",
+            "data.recipe_parameters.resize_size": 256,
+            "data.mask_size": 64,
+        },
+    )
+    fields = {
+        "model.modalities": ["rgb", "depth"],
+        "model.fraction": 1e-05,
+        "model.match": False,
+        "fit.max_grad_norm": None,
+        "data.recipe_parameters.image_size": [48, 64],
+    }
+    trial = create_trial(value=1.0, user_attrs={FIELDS: fields})
+    words = shlex.split(report.command(trial, flags_of(start)))
+    assert words[:3] == ["python", "-m", "experiments.main"]
+    command.parse(["main", *words[3:]], values)
+    typed = {n: tuple(x) if isinstance(x, list) else x for n, x in fields.items()}
+    assert plain(command.config_of(values)) == plain(changed(start, typed))
 
 
 def test_words_are_taken_where_a_command_asks_for_them(values):
