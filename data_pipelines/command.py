@@ -11,12 +11,14 @@ from collections.abc import Callable, Sequence
 
 from absl import app, flags
 
+from ad3d_jax.workdir.places import local
 from data_pipelines.errors import DiskFullError
 
 DONE = 0
 MISTAKE = 1  # in the configuration or the data
 USAGE = 2  # of a flag
 DISK_FULL = 3
+PLACES = ("cache", "data", "input", "output", "readme", "root", "workdir")  # flags
 HELP = re.compile(r"--?(help\w*|h|\?)")
 
 
@@ -37,9 +39,17 @@ def parse(given: Sequence[str], values: flags.FlagValues) -> list[str]:
         sys.exit(status_of(lambda: show(help_on(given[0], values))))
     try:
         values.set_gnu_getopt(True)  # flags may follow words
-        return values(list(given))
-    except flags.Error as error:
+        rest = values(list(given))
+        check_places(values)
+        return rest
+    except (flags.Error, ValueError) as error:
         sys.exit(refuse(sentence(error), USAGE))
+
+
+def check_places(values: flags.FlagValues) -> None:
+    """Raises ValueError where a flag names a place on another file system."""
+    for name in sorted(set(PLACES) & set(values)):
+        local(values[name].value or "", f"--{name}")
 
 
 def asks_for_help(given: Sequence[str]) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
+from ad3d_jax.workdir.places import local
 from data_pipelines import command, layout
 from data_pipelines.decode import read_rgb
 from data_pipelines.errors import CorruptSampleError, DatasetError
@@ -142,7 +143,7 @@ def main(words: list[str]) -> int:
     """Reports on the classes of the root that the command line names."""
     if len(words) != 1:
         raise flags.Error("expected one folder, the root of the classes")
-    (root,) = words
+    root = str(local(words[0], "root"))
     names = flags.FLAGS.category or layout.categories(root)
     if not names:
         raise DatasetError(f"{root}: no class in it; expected\n{layout.EXPECTED}")

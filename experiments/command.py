@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from ad3d_jax.experiment.config import changed, load, read_texts
 from ad3d_jax.experiment.status import status_of
-from data_pipelines.command import USAGE, asks_for_help, refuse, sentence
+from data_pipelines.command import USAGE, asks_for_help, check_places, refuse, sentence
 from experiments import help
 
 FIELD = re.compile(r"--?config\.")  # how the flag of a field begins
@@ -59,6 +59,7 @@ def parse(
         rest = values(list(with_fields(given)))
         if rest[1:] and not positional:
             raise ValueError(f"no flag: {rest[1]!r}; --help lists the flags")
+        check_places(values)
         if "config" in values:
             config_of(values)
         return rest

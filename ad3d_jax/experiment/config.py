@@ -17,7 +17,9 @@ from ad3d_jax.systems import nearest
 from ad3d_jax.workdir import fields as dotted
 from ad3d_jax.workdir import names
 from ad3d_jax.workdir.json_files import read_json
+from ad3d_jax.workdir.places import local
 
+PLACES = ("data.cache", "data.images", "data.root")  # fields that name folders
 HOME = "experiments.configs"  # the package whose files are found by name
 TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no")
 Source = ConfigDict | str | os.PathLike
@@ -55,7 +57,7 @@ def find(name: str, home: str = HOME) -> Path:
     """
     what = home.rpartition(".")[2].removesuffix("s")
     if name.endswith(".py") or os.sep in name:
-        path = Path(name).expanduser()
+        path = local(name, what)
         if not path.is_file():
             raise ValueError(f"{what}: there is no file {name}")
         return path
@@ -142,6 +144,9 @@ def changed(config: ConfigDict, fields: Mapping[str, Any]) -> ConfigDict:
 
 def check(config: ConfigDict) -> None:
     """Raises ValueError where a field is out of its range."""
+    for name, value in fields_of(config).items():
+        if name in PLACES or name.startswith(("weights.", "save_weights.")):
+            local(value, name)
     if "data" in config and "recipe" in config.data:
         data = config.data
         sizes = {name: data[name] for name in recipes.SIZES}

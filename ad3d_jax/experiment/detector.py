@@ -20,6 +20,7 @@ from ad3d_jax.workdir import names
 from ad3d_jax.workdir.checkpoint import save_tree
 from ad3d_jax.workdir.folder import open_workdir
 from ad3d_jax.workdir.json_files import read_json, write_json
+from ad3d_jax.workdir.places import local
 from data_pipelines.batches import check_batch
 from data_pipelines.camera import Intrinsics, intrinsics_of, xyz_from_depth
 from data_pipelines.samples import sample_id
@@ -115,7 +116,7 @@ class Detector:
         Raises:
             ValueError: the folder is in use or holds another configuration.
         """
-        with open_workdir(Path(path).expanduser(), plain(self.config)) as folder:
+        with open_workdir(local(path, "workdir"), plain(self.config)) as folder:
             write_json(folder / names.RECIPE, self.recipe)
             save_tree(folder / names.FINAL, self.state)
         return folder
@@ -146,7 +147,7 @@ def load(path: str | os.PathLike) -> Detector:
     Raises:
         ValueError: the folder holds none; what is missing is named.
     """
-    workdir = Path(path).expanduser()
+    workdir = local(path, "workdir")
     config = read_config(workdir)
     recipe = read_json(workdir / names.RECIPE, hint="name a finished run")
     system = build_system(config)

@@ -15,6 +15,7 @@ from ad3d_jax.experiment.detector import load
 from ad3d_jax.report import heat_map, overlay
 from ad3d_jax.workdir import maps, names
 from ad3d_jax.workdir.arrays import read_arrays
+from ad3d_jax.workdir.places import local, writable
 from ad3d_jax.workdir.scores import write_csv
 from data_pipelines.unlabelled import collate, read_folder
 
@@ -32,9 +33,8 @@ def inspect(
     Raises:
         ValueError: the run is not finished, or a sample is missing or damaged.
     """
-    workdir, source, output = (
-        Path(folder).expanduser() for folder in (workdir, source, output)
-    )
+    workdir, source = local(workdir, "workdir"), local(source, "input")
+    output = writable(output, "output")
     detector = load(workdir)
     needs = detector.system.needs_score
     records = read_folder(source, **detector.recipe, needs=needs)

@@ -43,6 +43,7 @@ from ad3d_jax.workdir.checkpoint import Checkpointer, save_tree
 from ad3d_jax.workdir.folder import open_workdir
 from ad3d_jax.workdir.json_files import write_json
 from ad3d_jax.workdir.log import Log, read_log
+from ad3d_jax.workdir.places import local
 from ad3d_jax.workdir.scores import write_scores
 from data_pipelines.reader import Reader
 from data_pipelines.sources import Data
@@ -100,7 +101,7 @@ def run(
 def workdir_of(config: ConfigDict, workdir: str | os.PathLike = "") -> Path:
     """Returns the folder of a run, by default runs/<system>-<category>."""
     if os.fspath(workdir):
-        return Path(workdir).expanduser()
+        return local(workdir, "workdir")
     return Path("runs") / f"{config.system}-{category_of(config)}"
 
 

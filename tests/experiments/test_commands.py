@@ -115,6 +115,8 @@ def test_blank_or_equals_one_dash_or_two_in_any_order(given, values):
         (["--config=patchcoer"], "did you mean 'patchcore'"),
         (["--config=btf:cup"], "variant 'cup' of btf is unknown"),
         (["--config.sede=1"], "sede: no such field; did you mean 'seed'"),
+        (["--workdir=gs://bucket/run"], "--workdir: expected a path of this machine"),
+        (["--config.data.root=s3://x"], "data.root: expected a path of this machine"),
         (["--wrokdir=x"], "wrokdir"),
         (["-wrokdir", "x"], "wrokdir"),
     ],
