@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from absl import flags
 
 from ad3d_jax.experiment.config import fields_of, find, known, load, variants, written
+from ad3d_jax.experiment.ranges import words
+from ad3d_jax.experiment.recipes import GROUP
 from data_pipelines.command import help_on
+from data_pipelines.recipes import RECIPES
 
 CONFIG = re.compile(r"--?config")
 WIDTH = 88
@@ -26,13 +29,18 @@ def page(given: Sequence[str], values: flags.FlagValues) -> str:
 
 def configurations(name: str) -> list[str]:
     """Returns what configurations there are, and variants and fields of one."""
-    fields = fields_of(load(name)).items()
-    bare = name.partition(":")[0]
+    config, bare = load(name), name.partition(":")[0]
+    lines, own = [], RECIPES[config.data.recipe].defaults
+    for field, value in fields_of(config).items():
+        may = words(config.system, field)
+        lines.append(f"  {field} = {written(value)}" + (f"  ({may})" if may else ""))
     return [
         listed("Configurations, --config=NAME[:VARIANT+VARIANT]:", known()),
         listed(f"Variants of {bare}:", variants(find(bare))),
         f"Fields of {name}, --config.FIELD=VALUE, and what they are by default:",
-        "\n".join(f"  {field} = {written(value)}" for field, value in fields),
+        "\n".join(lines),
+        f"Parameters of the recipe {config.data.recipe}, --config.{GROUP}.NAME=VALUE:",
+        "\n".join(f"  {name} = {written(value)}" for name, value in own.items()),
     ]
 
 

@@ -12,14 +12,13 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from ad3d_jax.experiment import recipes
+from ad3d_jax.experiment import ranges, recipes
 from ad3d_jax.systems import nearest
 from ad3d_jax.workdir import fields as dotted
 from ad3d_jax.workdir import names
 from ad3d_jax.workdir.json_files import read_json
 from ad3d_jax.workdir.places import local
 
-PLACES = ("data.cache", "data.images", "data.root")  # fields that name folders
 HOME = "experiments.configs"  # the package whose files are found by name
 TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no")
 Source = ConfigDict | str | os.PathLike
@@ -144,9 +143,7 @@ def changed(config: ConfigDict, fields: Mapping[str, Any]) -> ConfigDict:
 
 def check(config: ConfigDict) -> None:
     """Raises ValueError where a field is out of its range."""
-    for name, value in fields_of(config).items():
-        if name in PLACES or name.startswith(("weights.", "save_weights.")):
-            local(value, name)
+    ranges.check(dotted.values(config))
     if "data" in config and "recipe" in config.data:
         data = config.data
         sizes = {name: data[name] for name in recipes.SIZES}
