@@ -52,6 +52,16 @@ def check_places(values: flags.FlagValues) -> None:
         local(values[name].value or "", f"--{name}")
 
 
+def whole_numbers(texts: Sequence[str], flag: str) -> list[int]:
+    """Returns the numbers of a list; raises flags.Error where one is none."""
+    try:
+        return [int(text) for text in texts]
+    except ValueError:
+        found = ",".join(map(str, texts))
+        expected = f"--{flag}: expected whole numbers, found {found!r}"
+        raise flags.Error(expected) from None
+
+
 def asks_for_help(given: Sequence[str]) -> bool:
     """Returns whether one of the arguments asks for help."""
     return any(HELP.fullmatch(word) for word in given[1:])

@@ -13,7 +13,7 @@ from absl import flags
 
 from ad3d_jax.experiment.grid import grid
 from ad3d_jax.experiment.status import PREEMPTED
-from data_pipelines.command import DONE, MISTAKE
+from data_pipelines.command import DONE, MISTAKE, whole_numbers
 from experiments import command
 
 
@@ -22,7 +22,7 @@ def main(values: flags.FlagValues) -> int:
     counts, tables = grid(
         values.systems,
         values.categories,
-        [int(seed) for seed in values.seeds],
+        whole_numbers(values.seeds, "seeds"),
         workdir=values.workdir,
         data=values.data,
         dataset=values.dataset,

@@ -18,7 +18,14 @@ from ad3d_jax.workdir import fields as dotted
 from ad3d_jax.workdir import names
 from ad3d_jax.workdir.json_files import read_json
 from ad3d_jax.workdir.places import local
+from ad3d_jax.workdir.unreadable import reading
 
+NEEDS = (  # what a run reads of each configuration
+    *("system", "variant", "seed", "model", "hyper", "weights", "save_weights"),
+    *("data.recipe", "data.recipe_parameters", "data.root", "data.category"),
+    *("data.image_size", "data.mask_size", "data.batch_size", "data.sample_set"),
+    *("fit.engine", "fit.device_memory_bytes", "eval.batch_size"),
+)
 HOME = "experiments.configs"  # the package whose files are found by name
 TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no")
 Source = ConfigDict | str | os.PathLike
@@ -89,7 +96,11 @@ def read_config(workdir: Path) -> ConfigDict:
     Raises:
         ValueError: the file is missing or damaged.
     """
-    return from_plain(read_json(workdir / names.CONFIG, hint="name a finished run"))
+    path = workdir / names.CONFIG
+    found = from_plain(read_json(path, hint="name a finished run", needs=NEEDS))
+    with reading(path):
+        ranges.check(dotted.values(found))
+    return found
 
 
 # --- Fields ---------------------------------------------------------------------------

@@ -14,12 +14,13 @@ from ml_collections import ConfigDict
 from ad3d_jax import evaluate as evaluation
 from ad3d_jax.base import Array, Batch, Scores, State, System
 from ad3d_jax.devices import engines
+from ad3d_jax.experiment import recipes
 from ad3d_jax.experiment.config import plain, read_config
 from ad3d_jax.experiment.state import build_system, fitted_state, key_of
 from ad3d_jax.workdir import names
 from ad3d_jax.workdir.checkpoint import save_tree
 from ad3d_jax.workdir.folder import open_workdir
-from ad3d_jax.workdir.json_files import read_json, write_json
+from ad3d_jax.workdir.json_files import write_json
 from ad3d_jax.workdir.places import local
 from data_pipelines.batches import check_batch
 from data_pipelines.camera import Intrinsics, intrinsics_of, xyz_from_depth
@@ -149,7 +150,7 @@ def load(path: str | os.PathLike) -> Detector:
     """
     workdir = local(path, "workdir")
     config = read_config(workdir)
-    recipe = read_json(workdir / names.RECIPE, hint="name a finished run")
+    recipe = recipes.read(workdir)
     system = build_system(config)
     example = collate([empty_record(**recipe, needs=system.needs_score)], 1)
     state = fitted_state(config, system, example, workdir)

@@ -1,10 +1,14 @@
 """Parameters of a recipe as fields of a configuration: known, typed and in range."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from ad3d_jax.systems import nearest
+from ad3d_jax.workdir import names
+from ad3d_jax.workdir.json_files import read_json
+from ad3d_jax.workdir.unreadable import reading
 from data_pipelines.errors import DatasetError
 from data_pipelines.recipes import RECIPES
 from data_pipelines.recipes.extras import MAKERS
@@ -13,6 +17,23 @@ from data_pipelines.samples import complete_parameters
 GROUP = "data.recipe_parameters"
 SIZES = ("image_size", "mask_size")  # one number, or rows and columns
 NONE: Mapping[str, Any] = MappingProxyType({})
+
+
+def read(workdir: Path) -> dict[str, Any]:
+    """Returns recipe.json: the recipe's name, and its parameters with what it learned.
+
+    Raises:
+        ValueError: the file is missing or damaged.
+    """
+    path = workdir / names.RECIPE
+    found = read_json(path, hint="name a finished run", needs=("recipe", "params"))
+    with reading(path):
+        if not isinstance(found["params"], dict):
+            raise ValueError(f"params: expected an object, found {found['params']!r}")
+        missing = complete_parameters(found["recipe"], {}).keys() - found["params"]
+        if missing:
+            raise ValueError(f"params: there is no {sorted(missing)[0]!r} in it")
+    return found
 
 
 def is_parameter(field: str) -> bool:

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from ad3d_jax import evaluate as evaluation
 from ad3d_jax.base import Batch, State, System, Train, Tree
 from ad3d_jax.devices import compilation, engines, memory, processes
-from ad3d_jax.experiment import pretrained
+from ad3d_jax.experiment import pretrained, surroundings
 from ad3d_jax.experiment.config import plain
 from ad3d_jax.experiment.data import (
     category_of,
@@ -129,6 +129,7 @@ def opened(
     system = build_system(config)
     options = fit_options(config, phases)
     check_phases(system, options)
+    surroundings.check(config)
     folder = workdir_of(config, workdir)
     fitted = (folder / names.FINAL).exists()
     if "fit" in mode and (phases is not None or not fitted):

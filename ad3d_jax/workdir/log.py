@@ -127,13 +127,18 @@ def _repair(path: Path) -> None:
             file.truncate(whole)
 
 
-def _open_board(folder: str | Path) -> Any:
+def check_tensorboard() -> None:
+    """Raises ImportError where the package tensorboard is missing."""
     if importlib.util.find_spec("tensorboard") is None:
         raise ImportError(
             "the TensorBoard log needs the package tensorboard (pip install "
             "tensorboard); without it, leave the option off: the log has the same "
             "values"
         )
+
+
+def _open_board(folder: str | Path) -> Any:
+    check_tensorboard()
     from tensorboard.summary import Writer
 
     return Writer(str(folder))

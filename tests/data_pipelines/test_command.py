@@ -59,6 +59,14 @@ def test_parameters_are_a_table(text):
         preprocess.read_table(text)
 
 
+def test_a_list_of_numbers_is_one():
+    assert command.whole_numbers(["0", "12"], "seeds") == [0, 12]
+    with pytest.raises(
+        flags.Error, match="--seeds: expected whole numbers, found '0,a'"
+    ):
+        command.whole_numbers(["0", "a"], "seeds")
+
+
 def test_the_table_of_the_docs_has_every_status():
     rows = re.findall(r"^\| (\d+) \|", DOCS.read_text(), re.MULTILINE)
     codes = (command.DONE, command.MISTAKE, command.USAGE, command.DISK_FULL)

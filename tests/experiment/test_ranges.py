@@ -12,6 +12,7 @@ from ad3d_jax.experiment.config import read_texts as read
 from ad3d_jax.experiment.ranges import RANGES, check
 from ad3d_jax.experiment.state import build_system
 from ad3d_jax.experiment.study import space
+from ad3d_jax.experiment.study.settings import settings_of
 from ad3d_jax.systems import SYSTEMS
 from ad3d_jax.systems.fields import HYPER, range_of
 
@@ -172,6 +173,24 @@ def test_python_is_checked_as_flags_are():
 def test_the_ends_of_a_space_are_checked_before_the_study(table, words):
     with pytest.raises(ValueError, match=words):
         space.check(space.read_space(table), load("simplenet:tiny"), "random")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("trials", -1),
+        ("hold_out", 1.5),
+        ("hold_out", math.nan),
+        ("stages", (0, 50)),
+        ("stages", (150,)),
+        ("together", 0),
+        ("planted_twins", 0),
+        ("heartbeat", 0),
+    ],
+)
+def test_settings_of_a_study_have_ranges(name, value):
+    with pytest.raises(ValueError, match=f"^{name}: expected"):
+        settings_of({name: value})
 
 
 def test_other_tables_are_left_alone():

@@ -18,7 +18,7 @@ import optuna
 from absl import logging
 from ml_collections import ConfigDict
 
-from ad3d_jax.experiment import workers
+from ad3d_jax.experiment import surroundings, workers
 from ad3d_jax.experiment.config import (
     Source,
     fields_of,
@@ -123,6 +123,7 @@ def open_job(
     rules = trials.Rules(
         settings.trials, settings.sampler, settings.seed, settings.retries
     )
+    surroundings.check(config)
     read = space.read_space(source)
     space.check(read, config, rules.sampler)
     if rules.sampler == "grid":
