@@ -80,6 +80,7 @@ def status_of(command: Callable[[], object]) -> int:
     keeps its trace.
     """
     try:
+        sys.stdout.reconfigure(errors="backslashreplace")  # names that are no UTF-8
         status = command()
         sys.stdout.flush()
     except flags.Error as error:

@@ -15,8 +15,8 @@ from ad3d_jax.experiment.detector import load
 from ad3d_jax.report import heat_map, overlay
 from ad3d_jax.workdir import maps, names
 from ad3d_jax.workdir.arrays import read_arrays
+from ad3d_jax.workdir.csv_files import write_csv
 from ad3d_jax.workdir.places import local, writable
-from ad3d_jax.workdir.scores import write_csv
 from data_pipelines.unlabelled import collate, read_folder
 
 

@@ -64,7 +64,8 @@ def write_json(path: str | Path, value: Any) -> None:
     OSError if the file cannot be written; an earlier file then stays as it was.
     """
     text = json.dumps(to_json(value), indent=2, ensure_ascii=False, allow_nan=False)
-    write_text(path, text + "\n")
+    # A name that is no UTF-8 is written as JSON writes such a character: \udcff.
+    write_text(path, text.encode("utf-8", "backslashreplace").decode() + "\n")
 
 
 def to_json(value: Any) -> Any:

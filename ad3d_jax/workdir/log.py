@@ -13,6 +13,8 @@ from ad3d_jax.workdir.unreadable import reading, reading_part
 
 _OWN = ("kind", "time", "non_finite")
 
+ODD = "backslashreplace"  # a name that is no UTF-8 is escaped as JSON does it
+
 
 class Log:
     """Appends lines `{"kind": …, "time": …, name: value, …}` to a file.
@@ -28,7 +30,7 @@ class Log:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._board = None if tensorboard is None else _open_board(tensorboard)
         _repair(self._path)
-        self._file = self._path.open("a", encoding="utf-8")
+        self._file = self._path.open("a", encoding="utf-8", errors=ODD)
 
     def write(self, kind: str, **values: Any) -> None:
         """Appends a line.
