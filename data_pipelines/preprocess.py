@@ -14,18 +14,17 @@ import hashlib
 import importlib.util
 import json
 import re
-import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags, logging
+from absl import flags, logging
 from tqdm import tqdm
 
 import ad3d_jax
-from data_pipelines import clouds, layout, shards
-from data_pipelines.errors import DatasetError, DiskFullError
+from data_pipelines import clouds, command, layout, shards
+from data_pipelines.errors import DatasetError
 from data_pipelines.layout import GOOD, Layout
 from data_pipelines.prepared import MANIFEST, Prepared, open_prepared, write_manifest
 from data_pipelines.recipes import RECIPES
@@ -271,36 +270,38 @@ def _duplicates(samples: list[dict[str, Any]]) -> list[list[str]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
-def main(arguments: list[str]) -> None:
+def main(words: list[str]) -> None:
     """Preprocesses the classes that the flags name."""
-    if len(arguments) > 1:
-        raise app.UsageError(f"unknown arguments: {arguments[1:]}")
+    if words:
+        raise flags.Error(f"no flag: {words[0]!r}; --help lists the flags")
     values = flags.FLAGS
+    parameters = read_table(values.parameters)
+    if not values.category:
+        for fault in layout.strangers(values.root):
+            logging.warning("%s", fault)
+    for category in values.category or layout.categories(values.root):
+        prepared = prepare(
+            values.root,
+            category,
+            values.recipe,
+            parameters,
+            values.cache,
+            values.on_missing,
+            values.format,
+            values.name,
+        )
+        logging.info("%s: %s", prepared.folder, prepared.manifest["counts"])
+
+
+def read_table(text: str) -> dict[str, Any]:
+    """Returns the parameters of a recipe; raises flags.Error for what is no table."""
     try:
-        parameters = json.loads(values.parameters)
-        if not isinstance(parameters, dict):
-            raise DatasetError("--parameters: expected a JSON table")
-        if not values.category:
-            for fault in layout.strangers(values.root):
-                logging.warning("%s", fault)
-        for category in values.category or layout.categories(values.root):
-            prepared = prepare(
-                values.root,
-                category,
-                values.recipe,
-                parameters,
-                values.cache,
-                values.on_missing,
-                values.format,
-                values.name,
-            )
-            logging.info("%s: %s", prepared.folder, prepared.manifest["counts"])
-    except DiskFullError as error:
-        logging.error("%s", error)
-        sys.exit(3)
-    except ValueError as error:
-        logging.error("%s", error)
-        sys.exit(2)
+        table = json.loads(text)
+    except ValueError:
+        table = None
+    if not isinstance(table, dict):
+        raise flags.Error(f"--parameters: expected a JSON table, found {text!r}")
+    return table
 
 
 def define_flags() -> None:
@@ -317,4 +318,4 @@ def define_flags() -> None:
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main)
+    command.run(main)

@@ -1,6 +1,6 @@
 """Lists what is wrong with a data set: `python -m data_pipelines.validate ROOT`.
 
-Every file is decoded. Ends with 2 when anything is wrong; warnings alone end with 0.
+Every file is decoded. Ends with 1 when anything is wrong; warnings alone end with 0.
 """
 
 import collections
@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from absl import app, flags, logging
+from absl import flags
 from tqdm import tqdm
 
-from data_pipelines import layout
+from ad3d_jax.workdir.places import local
+from data_pipelines import command, layout
 from data_pipelines.decode import decode_rgb
 from data_pipelines.errors import CorruptSampleError, DatasetError
 from data_pipelines.layout import Fault, Layout, SampleFiles
@@ -145,24 +146,18 @@ def _check_mask(
         faults.append(Fault("unknown_id", path, message, True))
 
 
-def main(arguments: list[str]) -> None:
+def main(words: list[str]) -> int:
     """Reports on the classes of the root that the command line names."""
-    if len(arguments) != 2:
-        raise app.UsageError("expected one folder, the root of the classes")
-    root = arguments[1]
-    wrong = False
-    try:
-        names = flags.FLAGS.category or layout.categories(root)
-        if not names:
-            raise DatasetError(f"{root}: no class in it; expected\n{layout.EXPECTED}")
-        for fault in () if flags.FLAGS.category else layout.strangers(root):
-            sys.stdout.write(f"warning {fault}\n")
-        for category in names:
-            wrong |= _report(root, category, flags.FLAGS.name)
-    except DatasetError as error:
-        logging.error("%s", error)
-        wrong = True
-    sys.exit(2 if wrong else 0)
+    if len(words) != 1:
+        raise flags.Error("expected one folder, the root of the classes")
+    root = str(local(words[0], "root"))
+    names = flags.FLAGS.category or layout.categories(root)
+    if not names:
+        raise DatasetError(f"{root}: no class in it; expected\n{layout.EXPECTED}")
+    for fault in () if flags.FLAGS.category else layout.strangers(root):
+        sys.stdout.write(f"warning {fault}\n")
+    wrong = [_report(root, category, flags.FLAGS.name) for category in names]
+    return command.MISTAKE if any(wrong) else command.DONE
 
 
 def _report(root: str, category: str, name: str) -> bool:
@@ -183,4 +178,4 @@ def _report(root: str, category: str, name: str) -> bool:
 if __name__ == "__main__":
     flags.DEFINE_enum("name", layout.MVTEC_3D, layout.LAYOUTS, "Layout of the root.")
     flags.DEFINE_list("category", [], "Classes; all of them where none is named.")
-    app.run(main)
+    command.run(main)

@@ -6,26 +6,23 @@
 `<!-- end of results -->`, NAME the name of DIR.
 """
 
-from pathlib import Path
-
 from absl import flags
 
-from ad3d_jax.experiment.status import USAGE, refuse
 from ad3d_jax.experiment.tables import put_into, write_tables
+from ad3d_jax.workdir.places import local
 from experiments import command
 
 
-def main(values: flags.FlagValues, folders: list[str]) -> int | None:
+def main(values: flags.FlagValues, folders: list[str]) -> None:
     """Runs the command."""
     if len(folders) != 1:
-        return refuse("name one folder of a grid", USAGE)
-    folder = Path(folders[0]).expanduser()
+        raise flags.Error("name one folder of a grid")
+    folder = local(folders[0], "folder")
     paths = write_tables(folder)
     if values.readme:
         content = paths[0].read_text(encoding="utf-8")
-        put_into(Path(values.readme), folder.resolve().name, content)
+        put_into(local(values.readme, "readme"), folder.resolve().name, content)
     print(*paths, sep="\n")
-    return None
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What all commands share: a configuration by flags, one way to begin and to end."""
 
+import re
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -8,73 +9,71 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict
 
 from ad3d_jax.experiment.config import changed, load, read_texts
-from ad3d_jax.experiment.status import USAGE, refuse, status_of
+from ad3d_jax.experiment.status import status_of
+from data_pipelines.command import USAGE, asks_for_help, check_places, refuse, sentence
+from experiments import help
 
-PREFIX = "--config."
+FIELD = re.compile(r"--?config\.")  # how the flag of a field begins
+FLAG = re.compile(r"--?[A-Za-z]")  # how any flag begins; -1 is a number
+flags.disclaim_key_flags()  # what is defined here is the command's
 
 
 def run(main: Callable[..., Any], positional: bool = False) -> None:
-    """Parses the flags and runs `main(flags)`; ends with the status of `status_of`.
+    """Runs `main(flags)`, with the words that are no flags if `positional`, and ends.
 
-    A flag that is wrong ends it with status 2 and one sentence. With `positional`,
-    `main` gets the arguments that are no flags, too; else there may be none.
+    The status is that of `status_of`, of `parse` where a flag is wrong.
     """
 
     def command(arguments: list[str]) -> None:
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)  # checkpoints are told of at length
-        given = arguments[1:]
-        if given and not positional:
-            sys.exit(refuse(f"no flag: {given[0]}", USAGE))
-        more = (given,) if positional else ()
+        more = (arguments[1:],) if positional else ()
         sys.exit(status_of(lambda: main(flags.FLAGS, *more)))
 
-    app.run(command, flags_parser=parse)
+    app.run(command, flags_parser=lambda given: parse(given, flags.FLAGS, positional))
 
 
-def define_config(default: str) -> None:
+def define_config(default: str, values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines `--config=NAME[:variant]` and its overrides `--config.FIELD=VALUE`."""
     text = "Name or file of a configuration, with a variant after a colon."
-    flags.DEFINE_string("config", default, text)
-    text = "FIELD=VALUE of the configuration; the same as --config.FIELD=VALUE."
-    flags.DEFINE_multi_string("set", [], text)
+    flags.DEFINE_string("config", default, text, values)
+    text = "FIELD=VALUE of the configuration, as --config.FIELD=VALUE."
+    flags.DEFINE_multi_string("set", [], text, values)
 
 
 def config_of(values: flags.FlagValues) -> ConfigDict:
-    """Returns the configuration that the flags name.
-
-    Raises:
-        ValueError: it, or a field of it, is unknown, or a value is of another type.
-    """
+    """Returns the configuration that the flags name; ValueError where one is wrong."""
     config = load(values.config)
     return changed(config, read_texts(config, values.set))
 
 
-def parse(arguments: list[str]) -> list[str]:
-    """Parses the flags, and checks the configuration that they name."""
+def parse(
+    given: list[str], values: flags.FlagValues = flags.FLAGS, positional: bool = False
+) -> list[str]:
+    """Parses and checks the flags; what is wrong ends the process with status 2."""
     try:
-        rest = flags.FLAGS(list(with_fields(arguments)))
-        if "config" in flags.FLAGS:
-            config_of(flags.FLAGS)
+        values.set_gnu_getopt(True)  # flags may follow words
+        if asks_for_help(given):
+            text = help.page(given, values)
+            sys.exit(status_of(lambda: print(text)))
+        rest = values(list(with_fields(given)))
+        if rest[1:] and not positional:
+            raise ValueError(f"no flag: {rest[1]!r}; --help lists the flags")
+        check_places(values)
+        if "config" in values:
+            config_of(values)
         return rest
     except (flags.Error, ValueError, TypeError) as error:
-        text = [line.strip() for line in str(error).splitlines() if line.strip()]
-        sys.exit(refuse(text[-1] if text else repr(error), USAGE))
+        sys.exit(refuse(sentence(error), USAGE))
 
 
-def with_fields(arguments: list[str]) -> Iterator[str]:
-    """Yields the arguments with `--config.FIELD=VALUE` as `--set=FIELD=VALUE`.
-
-    A value may follow after a blank; a field without any is true.
-    """
-    waiting = list(arguments)
+def with_fields(given: list[str]) -> Iterator[str]:
+    """Yields `--config.FIELD=VALUE`, or with a blank or one dash, as `--set=…`."""
+    waiting = [*given]
     while waiting:
-        argument = waiting.pop(0)
-        if not argument.startswith(PREFIX):
-            yield argument
-            continue
-        field, equals, value = argument.removeprefix(PREFIX).partition("=")
-        if not equals:
-            follows = waiting and not waiting[0].startswith("--")
-            value = waiting.pop(0) if follows else "true"
-        yield f"--set={field}={value}"
+        word = waiting.pop(0)
+        if FIELD.match(word):
+            if "=" not in word and waiting and not FLAG.match(waiting[0]):
+                word += f"={waiting.pop(0)}"
+            word = FIELD.sub("--set=", word, count=1)
+        yield word

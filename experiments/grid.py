@@ -1,4 +1,4 @@
-"""Runs a grid of systems, categories and seeds, one workdir a cell, and makes tables.
+r"""Runs a grid of systems, categories and seeds, one workdir a cell, and makes tables.
 
     python -m experiments.grid --systems=draem:cpu,patchcore --seeds=0,1,2 \
         --categories=bun,rope --workdir=DIR [--data=FOLDER] [--mask_size=256] \
@@ -12,7 +12,8 @@ was killed goes on with the same command, and may grow. Afterwards, and at any t
 from absl import flags
 
 from ad3d_jax.experiment.grid import grid
-from ad3d_jax.experiment.status import DONE, MISTAKE, PREEMPTED
+from ad3d_jax.experiment.status import PREEMPTED
+from data_pipelines.command import DONE, MISTAKE, whole_numbers
 from experiments import command
 
 
@@ -21,7 +22,7 @@ def main(values: flags.FlagValues) -> int:
     counts, tables = grid(
         values.systems,
         values.categories,
-        [int(seed) for seed in values.seeds],
+        whole_numbers(values.seeds, "seeds"),
         workdir=values.workdir,
         data=values.data,
         dataset=values.dataset,

@@ -1,4 +1,4 @@
-"""Fits a system, scores the test split and writes the report.
+r"""Fits a system, scores the test split and writes the report.
 
     python -m experiments.main --config=NAME[:variant] [--workdir=DIR] \
         [--config.FIELD=VALUE …] [--mode=fit|eval|fit_eval]
@@ -13,8 +13,9 @@ from absl import flags
 
 from ad3d_jax.devices import processes
 from ad3d_jax.experiment.run import MODES, run, workdir_of
-from ad3d_jax.experiment.status import DONE, PREEMPTED, status_of
+from ad3d_jax.experiment.status import PREEMPTED, status_of
 from ad3d_jax.workdir import names
+from data_pipelines.command import DONE
 from experiments import command
 
 

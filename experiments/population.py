@@ -1,4 +1,4 @@
-"""Fits many configurations of one structure in one program, then scores each.
+r"""Fits many configurations of one structure in one program, then scores each.
 
     python -m experiments.population --config=simplenet:cpu \
         --vary=hyper.noise=0.005,0.015,0.05 --vary=seed=0,1,2 --workdir=DIR \
@@ -15,8 +15,8 @@ from ml_collections import ConfigDict
 from ad3d_jax.experiment.config import read_texts
 from ad3d_jax.experiment.population import population
 from ad3d_jax.experiment.run import MODES
-from ad3d_jax.experiment.status import DONE, MISTAKE
 from ad3d_jax.fit.fit import NonFiniteError
+from data_pipelines.command import DONE, MISTAKE
 from experiments import command
 
 

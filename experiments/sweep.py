@@ -1,4 +1,4 @@
-"""Studies hyperparameters: many trials, many workers, one database.
+r"""Studies hyperparameters: many trials, many workers, one database.
 
     python -m experiments.sweep --config=simplenet:cpu --space=FILE.py --trials=40 \
         [--workers=4] [--database=postgresql://USER:PASSWORD@HOST/NAME] \
@@ -11,6 +11,7 @@ with planted defects, never on the test set. See docs/studies.md.
 
 from absl import flags
 
+from data_pipelines.command import whole_numbers
 from experiments import command
 
 MODES = ("run", "report")
@@ -23,6 +24,7 @@ def main(values: flags.FlagValues) -> None:
 
     config, own = command.config_of(values), {"workdir": values.workdir}
     settings = {name: values[name].value for name in Settings._fields}
+    settings["stages"] = whole_numbers(settings["stages"], "stages")
     if values.mode == "run":
         own |= {"workers": values.workers, "devices": values.devices}
     found = (study if values.mode == "run" else look)(

@@ -1,4 +1,4 @@
-"""Draws the artificial anomalies that a system trains on, as a page of images.
+r"""Draws the artificial anomalies that a system trains on, as a page of images.
 
     python -m experiments.synthesis --config=NAME[:variant] --output=FOLDER \
         [--count=8] [--draws=3] [--workdir=DIR] [--config.FIELD=VALUE …]

@@ -8,6 +8,7 @@ from ad3d_jax.workdir import names
 from ad3d_jax.workdir.json_files import read_json, write_json
 
 SAMPLE_SET = "sample_set"
+NEEDS = ("systems", "categories", "seeds", "dataset", "mask_size", "overrides")
 
 
 @dataclass(frozen=True)
@@ -52,17 +53,17 @@ def keep(grid: Grid, folder: Path) -> None:
 
 def read_grid(folder: Path) -> dict:
     """Returns grid.json; raises ValueError where there is none."""
-    return read_json(folder / names.GRID, hint="name the folder of a grid")
+    return read_json(folder / names.GRID, "name the folder of a grid", NEEDS)
 
 
 def read_cell(folder: Path, mask_size: int) -> tuple[dict | None, str]:
     """Returns (metrics, "") of a cell, or (None, why there are none)."""
     if (folder / names.METRICS).is_file():
-        metrics = read_json(folder / names.METRICS)
+        metrics = read_json(folder / names.METRICS, needs=("mask_size", "notes"))
         if metrics["mask_size"] != mask_size:
             return None, f"maps of {metrics['mask_size']} pixels, not {mask_size}"
         return metrics, ""
     failed = folder / names.FAILED
     if failed.is_file():
-        return None, f"failed: {read_json(failed)['reason']}"
+        return None, f"failed: {read_json(failed, needs=('reason',))['reason']}"
     return None, "not run"

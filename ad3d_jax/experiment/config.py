@@ -12,13 +12,21 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from ad3d_jax.experiment import ranges, recipes
 from ad3d_jax.systems import nearest
 from ad3d_jax.workdir import fields as dotted
 from ad3d_jax.workdir import names
 from ad3d_jax.workdir.json_files import read_json
+from ad3d_jax.workdir.places import local
+from ad3d_jax.workdir.unreadable import reading
 
+NEEDS = (  # what a run reads of each configuration
+    *("system", "variant", "seed", "model", "hyper", "weights", "save_weights"),
+    *("data.recipe", "data.recipe_parameters", "data.root", "data.category"),
+    *("data.image_size", "data.mask_size", "data.batch_size", "data.sample_set"),
+    *("fit.engine", "fit.device_memory_bytes", "eval.batch_size"),
+)
 HOME = "experiments.configs"  # the package whose files are found by name
-FREE = "data.recipe_parameters"  # a table whose names are the recipe's
 TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no")
 Source = ConfigDict | str | os.PathLike
 
@@ -55,21 +63,31 @@ def find(name: str, home: str = HOME) -> Path:
     """
     what = home.rpartition(".")[2].removesuffix("s")
     if name.endswith(".py") or os.sep in name:
-        path = Path(name).expanduser()
+        path = local(name, what)
         if not path.is_file():
             raise ValueError(f"{what}: there is no file {name}")
         return path
-    # The files are not imported: they stand below this floor, as a user's own do.
-    spec = importlib.util.find_spec(home)
-    files = {
-        path.stem: path
-        for folder in spec.submodule_search_locations
-        for path in Path(folder).glob("[a-z]*.py")
-        if path.stem != "base"
-    }
+    files = known(home)
     if name not in files:
         raise ValueError(f"{what}: no {name!r}{nearest(name, files)}")
     return files[name]
+
+
+def known(home: str = HOME) -> dict[str, Path]:
+    """Returns the files of a package of configurations or spaces, by name, sorted."""
+    # The files are not imported: they stand below this floor, as a user's own do.
+    spec = importlib.util.find_spec(home)
+    files = sorted(
+        path
+        for folder in spec.submodule_search_locations
+        for path in Path(folder).glob("[a-z]*.py")
+    )
+    return {path.stem: path for path in files if path.stem != "base"}
+
+
+def variants(file: Path) -> list[str]:
+    """Returns the names of a configuration's variants, in the order of its file."""
+    return list(runpy.run_path(str(file)).get("VARIANTS", ()))
 
 
 def read_config(workdir: Path) -> ConfigDict:
@@ -78,7 +96,11 @@ def read_config(workdir: Path) -> ConfigDict:
     Raises:
         ValueError: the file is missing or damaged.
     """
-    return from_plain(read_json(workdir / names.CONFIG, hint="name a finished run"))
+    path = workdir / names.CONFIG
+    found = from_plain(read_json(path, hint="name a finished run", needs=NEEDS))
+    with reading(path):
+        ranges.check(dotted.values(found))
+    return found
 
 
 # --- Fields ---------------------------------------------------------------------------
@@ -115,7 +137,8 @@ def changed(config: ConfigDict, fields: Mapping[str, Any]) -> ConfigDict:
     """Returns a copy of the configuration with some fields set, by dotted names.
 
     Raises:
-        ValueError: a field is unknown (the nearest is named) or of another type.
+        ValueError: a field is unknown (the nearest is named), of another type, or out
+            of its range.
     """
     config = config.copy_and_resolve_references()
     for name, value in fields.items():
@@ -125,22 +148,38 @@ def changed(config: ConfigDict, fields: Mapping[str, Any]) -> ConfigDict:
         except (KeyError, TypeError, ValueError, AttributeError):
             expected = type(_value(config, name)).__name__
             raise ValueError(f"{name}: expected {expected}, found {value!r}") from None
+    check(config)
     return config
+
+
+def check(config: ConfigDict) -> None:
+    """Raises ValueError where a field is out of its range."""
+    ranges.check(dotted.values(config))
+    if "data" in config and "recipe" in config.data:
+        data = config.data
+        sizes = {name: data[name] for name in recipes.SIZES}
+        recipes.check(data.recipe, data.recipe_parameters.to_dict(), sizes)
 
 
 def read_texts(config: ConfigDict, texts: Iterable[str]) -> dict[str, Any]:
     """Returns the fields that texts FIELD=VALUE name, each in the field's type.
 
+    FIELD alone is true where the field is a bool.
+
     Raises:
         ValueError: a field is unknown, or the text is no value of its type.
     """
-    fields = {}
+    fields, texts = {}, list(texts)
+    named = [t for t in texts if t.startswith("data.recipe=")]
+    if named:  # its parameters may be named before it
+        config = config.copy_and_resolve_references()
+        config.data.recipe = named[-1].partition("=")[2]
     for text in texts:
         name, equals, value = text.partition("=")
         _check_known(config, name)
-        if not equals:
+        if not equals and not isinstance(_value(config, name), bool):
             raise ValueError(f"{name}: expected {name}=VALUE, found no value")
-        fields[name] = read_value(config, name, value)
+        fields[name] = read_value(config, name, value) if equals else True
     return fields
 
 
@@ -158,7 +197,8 @@ def read_value(config: ConfigDict, name: str, text: str) -> Any:
             return None
         if isinstance(now, bool):
             return bool((*FALSE, *TRUE).index(text.lower()) // len(FALSE))
-        if isinstance(now, int | float):
+        pair = recipes.is_parameter(name) and text.startswith("(")
+        if isinstance(now, int | float) and not pair:
             return type(now)(text)
         value = ast.literal_eval(text)
         return tuple(value) if isinstance(now, tuple) else value
@@ -170,9 +210,21 @@ def read_value(config: ConfigDict, name: str, text: str) -> Any:
 
 
 def written(value: Any) -> str:
-    """Returns a value as `read_value` reads it."""
-    plain_value = tuple(value) if isinstance(value, list) else value
-    return str(plain_value).replace(" ", "")
+    """Returns a value as `read_value` reads it; texts keep their blanks."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Mapping):
+        inner = ",".join(f"{name!r}:{_part(item)}" for name, item in value.items())
+        return f"{{{inner}}}"
+    if isinstance(value, list | tuple):
+        inner = ",".join(map(_part, value)) + "," * (len(value) == 1)
+        return f"({inner})"
+    return str(value)
+
+
+def _part(value: Any) -> str:
+    """Returns a value as it is written within another."""
+    return repr(value) if isinstance(value, str) else written(value)
 
 
 def flags_of(config: ConfigDict) -> list[str]:
@@ -190,10 +242,10 @@ def flags_of(config: ConfigDict) -> list[str]:
 
 
 def _check_known(config: ConfigDict, name: str) -> None:
-    if name.startswith(f"{FREE}."):
+    if recipes.is_parameter(name):
         return  # the recipe says which it has
     known = dotted.values(plain(config))
-    if name in known or name == FREE:
+    if name in known or name == recipes.GROUP:
         return
     if name in dotted.names(plain(config)):
         raise ValueError(f"{name}: a group of fields; name one of its fields")
@@ -201,7 +253,9 @@ def _check_known(config: ConfigDict, name: str) -> None:
 
 
 def _value(config: ConfigDict, name: str) -> Any:
-    """Returns the value of a field by its dotted name, None where it is not set."""
+    """Returns the value of a field by its dotted name, a recipe's own by default."""
+    if recipes.is_parameter(name):
+        return recipes.default_of(config.data.recipe, name)
     for part in name.split("."):
         config = config.get(part) if isinstance(config, ConfigDict) else None
     return config.to_dict() if isinstance(config, ConfigDict) else config

@@ -41,7 +41,7 @@ def open_data(
         image_size=data.image_size,
         mask_size=data.mask_size,
         parameters=data.recipe_parameters.to_dict(),
-        extras=extras_of(system),
+        extras=(*extras_of(system), *data.recipe_parameters.get("extras", ())),
         cache=Path(data.cache).expanduser(),
         reader=data.reader,
         on_missing=data.on_missing,
@@ -94,10 +94,10 @@ def category_of(config: ConfigDict) -> str:
     return category
 
 
-def mask_size(config: ConfigDict) -> int:
-    """Returns the side of maps and masks in metrics, pixels."""
-    size = config.data.mask_size
-    return config.data.image_size if size is None else size
+def mask_size(config: ConfigDict) -> int | tuple[int, int]:
+    """Returns the side of maps and masks in metrics, pixels, or rows and columns."""
+    size = {**config.data, **config.data.recipe_parameters}
+    return size["image_size"] if size["mask_size"] is None else size["mask_size"]
 
 
 def extras_of(system: System) -> tuple[str, ...]:
@@ -119,6 +119,7 @@ def example(config: ConfigDict, system: System) -> Batch:
         **data.recipe_parameters.to_dict(),
         "extras": extras_of(system),
     }
+    parameters["extras"] += tuple(data.recipe_parameters.get("extras", ()))
     params = complete_parameters(data.recipe, parameters)
     needs = (*system.needs_fit, *system.needs_score)
     return collate([empty_record(data.recipe, params, needs)], 1)

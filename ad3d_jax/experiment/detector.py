@@ -20,6 +20,7 @@ from ad3d_jax.experiment.state import build_system, fitted_state, key_of
 from ad3d_jax.workdir import names
 from ad3d_jax.workdir.checkpoint import save_tree
 from ad3d_jax.workdir.folder import open_workdir
+from ad3d_jax.workdir.places import local
 from data_pipelines.batches import check_batch
 from data_pipelines.camera import Intrinsics, intrinsics_of, xyz_from_depth
 from data_pipelines.samples import sample_id
@@ -123,7 +124,7 @@ class Detector:
             ValueError: the folder is in use, or holds what was fitted with something
                 else.
         """
-        with open_workdir(Path(path).expanduser(), self.origin.config) as folder:
+        with open_workdir(local(path, "workdir"), self.origin.config) as folder:
             origins.begin(folder, self.origin)
             save_tree(folder / names.FINAL, self.state)
         return folder
@@ -154,7 +155,7 @@ def load(path: str | os.PathLike) -> Detector:
     Raises:
         ValueError: the folder holds none; what is missing is named.
     """
-    workdir = Path(path).expanduser()
+    workdir = local(path, "workdir")
     origin = origins.read(workdir)
     if origin is None:
         raise ValueError(

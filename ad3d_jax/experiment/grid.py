@@ -32,6 +32,7 @@ from ad3d_jax.experiment.status import PREEMPTED
 from ad3d_jax.experiment.tables import write_tables
 from ad3d_jax.workdir import names
 from ad3d_jax.workdir.json_files import write_json
+from ad3d_jax.workdir.places import local
 from data_pipelines import layout
 
 
@@ -98,7 +99,7 @@ def grid(
         data_root=root,
         overrides=tuple(texts),
     )
-    folder = Path(workdir).expanduser()
+    folder = local(workdir, "workdir")
     counts = run_cells(asked, folder, jobs)
     return GridResult(counts, write_tables(folder))
 

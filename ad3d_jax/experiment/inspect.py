@@ -14,7 +14,8 @@ from ad3d_jax.experiment.detector import load
 from ad3d_jax.report import heat_map, overlay
 from ad3d_jax.workdir import maps, names
 from ad3d_jax.workdir.arrays import read_arrays
-from ad3d_jax.workdir.scores import write_csv
+from ad3d_jax.workdir.csv_files import write_csv
+from ad3d_jax.workdir.places import local, writable
 from data_pipelines.errors import CorruptSampleError, DatasetError
 from data_pipelines.unlabelled import collate, read_folder
 
@@ -33,9 +34,8 @@ def inspect(
         ValueError: the run is not finished, or there is nothing to score; or, after all
             others are scored and written, samples could not be read: each is named.
     """
-    workdir, source, output = (
-        Path(folder).expanduser() for folder in (workdir, source, output)
-    )
+    workdir, source = local(workdir, "workdir"), local(source, "input")
+    output = writable(output, "output")
     detector = load(workdir)
     needs = detector.system.needs_score
     left_out: list[CorruptSampleError] = []

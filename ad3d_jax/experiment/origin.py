@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from ad3d_jax.base import Phase
-from ad3d_jax.experiment.config import from_plain, plain
+from ad3d_jax.experiment import ranges, recipes
+from ad3d_jax.experiment.config import NEEDS, from_plain, plain
 from ad3d_jax.workdir import fields, names
 from ad3d_jax.workdir.checkpoint import has_tree
 from ad3d_jax.workdir.folder import WorkdirError, differences, has_run
@@ -65,12 +66,12 @@ def read(folder: Path) -> Origin | None:
                 f"file; remove {folder / names.CHECKPOINTS} and fit anew"
             )
         return None
-    found = read_json(path)
+    needs = (*Origin._fields, *(f"config.{name}" for name in NEEDS))
+    found = read_json(path, needs=needs)
     with reading(path):
-        if found.keys() != set(Origin._fields):
-            expected = ", ".join(Origin._fields)
-            raise ValueError(f"expected {expected}; found {', '.join(found)}")
-    return Origin(**found)
+        ranges.check(fields.values(from_plain(found["config"])))
+        recipes.check_kept(found["recipe"])
+        return Origin(**found)
 
 
 def begin(folder: Path, origin: Origin) -> None:

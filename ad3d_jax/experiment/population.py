@@ -36,6 +36,7 @@ from ad3d_jax.workdir.checkpoint import Checkpointer, save_tree
 from ad3d_jax.workdir.folder import open_workdir
 from ad3d_jax.workdir.json_files import read_json, write_json
 from ad3d_jax.workdir.log import Log
+from ad3d_jax.workdir.places import local
 from data_pipelines.sources import Data
 
 MAY_DIFFER = ("seed", "hyper", "data.category", "data.root", "data.sample_set")
@@ -244,7 +245,7 @@ def population(
     """
     configs = combinations(load(config), vary)
     system = configs[0].system
-    place = Path(workdir or f"runs/{system}-population").expanduser()
+    place = local(workdir or f"runs/{system}-population", "workdir")
     size = together or len(configs)
     folders = [place / folder_of(each, vary) for each in configs]
     table = {"vary": {name: list(x) for name, x in vary.items()}, "population": size}

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from ad3d_jax import evaluate as evaluation
 from ad3d_jax.base import Batch, State, System, Train, Tree
 from ad3d_jax.devices import compilation, engines, memory, processes
-from ad3d_jax.experiment import origin, pretrained
+from ad3d_jax.experiment import origin, pretrained, surroundings
 from ad3d_jax.experiment.config import plain
 from ad3d_jax.experiment.data import (
     category_of,
@@ -42,6 +42,7 @@ from ad3d_jax.workdir.checkpoint import Checkpointer, has_tree, save_tree
 from ad3d_jax.workdir.folder import open_workdir
 from ad3d_jax.workdir.json_files import write_json
 from ad3d_jax.workdir.log import Log, read_log
+from ad3d_jax.workdir.places import local
 from ad3d_jax.workdir.scores import write_scores
 from data_pipelines.reader import Reader
 from data_pipelines.sources import Data
@@ -99,7 +100,7 @@ def run(
 def workdir_of(config: ConfigDict, workdir: str | os.PathLike = "") -> Path:
     """Returns the folder of a run, by default runs/<system>-<category>."""
     if os.fspath(workdir):
-        return Path(workdir).expanduser()
+        return local(workdir, "workdir")
     return Path("runs") / f"{config.system}-{category_of(config)}"
 
 
@@ -127,6 +128,7 @@ def opened(
     system = build_system(config)
     options = fit_options(config, phases)
     check_phases(system, options)
+    surroundings.check(config)
     folder = workdir_of(config, workdir)
     fitted = has_tree(folder / names.FINAL)
     if "fit" in mode and (phases is not None or not fitted):

@@ -26,6 +26,7 @@ from ad3d_jax.experiment.state import (
     key_of,
 )
 from ad3d_jax.report.gallery import Draw, write_gallery
+from ad3d_jax.workdir.places import local, writable
 
 
 def draw_anomalies(
@@ -51,6 +52,7 @@ def draw_anomalies(
     system = build_system(config)
     if system.synthesise is None:
         raise ValueError(f"{config.system} trains without artificial anomalies")
+    folder = writable(output, "output")
     data = open_data(config, system)
     batch = next(iter(data.dataset.ordered("train", count, 0)))
     check_needs(system, batch)
@@ -59,7 +61,7 @@ def draw_anomalies(
     names = [f"{row.defect} / {row.stem}" for row in rows]
     title = f"Anomalies of {config.system} on {data.manifest['category']}"
     made = list(draw_all(config, system, state, batch, names, draws))
-    return write_gallery(Path(output).expanduser(), title, made, facts(config, state))
+    return write_gallery(folder, title, made, facts(config, state))
 
 
 def ready_state(
@@ -67,7 +69,7 @@ def ready_state(
 ) -> State:
     """Returns the state that anomalies are drawn with, what files bring in place."""
     if workdir:
-        return fitted_state(config, system, batch, Path(workdir).expanduser())
+        return fitted_state(config, system, batch, local(workdir, "workdir"))
     brought = pretrained.bring(config, system).trees
     return initial_state(config, system, batch, brought)
 

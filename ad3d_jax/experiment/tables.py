@@ -7,8 +7,6 @@ reason below the table.
 """
 
 import csv
-import html
-import io
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,9 +15,11 @@ from typing import NamedTuple
 import numpy as np
 
 from ad3d_jax.experiment.cells import cell_folder, read_cell, read_grid
+from ad3d_jax.report import markup
 from ad3d_jax.report.markup import DASH, STYLE
 from ad3d_jax.workdir import names
 from ad3d_jax.workdir.atomic import write_text
+from ad3d_jax.workdir.csv_files import as_csv
 
 MEAN = "mean"
 PUBLISHED = Path(__file__).with_name("published.csv")
@@ -193,13 +193,15 @@ def caption(grid: dict) -> str:
 
 def markdown(folder: Path, tables: Mapping[str, Sequence[Row]]) -> str:
     """Returns the tables as Markdown."""
-    out = [caption(read_grid(folder)), ""]
+    out = [markup.markdown(caption(read_grid(folder))), ""]
     for metric, rows in tables.items():
         heads, body = lines(folder, rows)
+        heads = [markup.markdown(name) for name in heads]
+        body = [[markup.markdown(words) for words in row] for row in body]
         out += [f"**{METRICS[metric]}**", "", f"| {' | '.join(heads)} |"]
         out += ["|---" * len(heads) + "|"]
         out += [f"| {' | '.join(row)} |" for row in body] + [""]
-        out += [f"- {DASH} {reason}" for reason in gaps(rows)]
+        out += [f"- {DASH} {markup.markdown(reason)}" for reason in gaps(rows)]
         out += [""] if gaps(rows) else []
     return "\n".join(out)
 
@@ -207,16 +209,14 @@ def markdown(folder: Path, tables: Mapping[str, Sequence[Row]]) -> str:
 def comma_separated(tables: Mapping[str, Sequence[Row]]) -> str:
     """Returns one line for each system, category and metric."""
     heads = "system metric category ours spread seeds note published source".split()
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(heads)
+    out = []
     for metric, rows in tables.items():
         for row in rows:
             for category, here in row.ours.items():
                 numbers = [here.mean, here.spread, here.seeds, here.note]
                 published = row.published.get(category, (None, None))
-                writer.writerow([row.system, metric, category, *numbers, *published])
-    return file.getvalue()
+                out.append([row.system, metric, category, *numbers, *published])
+    return as_csv(heads, out, end="\n")
 
 
 def page(folder: Path, tables: Mapping[str, Sequence[Row]]) -> str:
@@ -224,21 +224,21 @@ def page(folder: Path, tables: Mapping[str, Sequence[Row]]) -> str:
     out = []
     for metric, rows in tables.items():
         heads, body = lines(folder, rows)
-        head = "".join(f"<th>{html.escape(name)}</th>" for name in heads)
+        head = "".join(f"<th>{markup.text(name)}</th>" for name in heads)
         out += [f"<section><h2>{METRICS[metric]}</h2><div class='wide'><table>"]
         out += [f"<thead><tr>{head}</tr></thead><tbody>"]
         for row, said_of in zip(rows, body, strict=True):
             places = columns(read_grid(folder), rows)
-            cells = [f"<th>{html.escape(said_of[0])}</th>"]
+            cells = [f"<th>{markup.text(said_of[0])}</th>"]
             for place, words in zip(places, said_of[1:], strict=True):
-                note = html.escape(title(row, *place), quote=True)
+                note = markup.text(title(row, *place))
                 cells.append(f'<td class="number" title="{note}">{words}</td>')
             out += [f"<tr>{''.join(cells)}</tr>"]
         out += ["</tbody></table></div>"]
-        out += [f"<p class='gap'>{html.escape(reason)}</p>" for reason in gaps(rows)]
+        out += [f"<p class='gap'>{markup.text(reason)}</p>" for reason in gaps(rows)]
         out += ["</section>"]
-    common = html.escape(caption(read_grid(folder)))
-    name = html.escape(folder.resolve().name)
+    common = markup.text(caption(read_grid(folder)))
+    name = markup.text(folder.resolve().name)
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f"<title>{name}</title><style>{STYLE}</style></head>"

@@ -50,7 +50,8 @@ def short(name: str, most: int = 22) -> str:
     """Returns a name fit for a chart: printable, on one line, cut off."""
     plain = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
     plain = plain.encode("utf-8", "replace").decode("utf-8")
-    return plain if len(plain) <= most else plain[: most - 1] + "…"
+    cut = plain if len(plain) <= most else plain[: most - 1] + "…"
+    return cut.replace("$", r"\$")  # else what stands between two is set as a formula
 
 
 def unit_axes(axes, x: str, y: str, right: float = 1.0) -> None:

@@ -4,12 +4,15 @@ import base64
 import html
 import io
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from urllib.parse import quote
 
 import numpy as np
 
 DASH = "–"
+# What means something else in Markdown; an underscore within a word does not.
+MARKS = re.compile(r"[\\`*\[\]<>|~]|(?<!\w)_|_(?!\w)")
 PANEL = 320  # longest side of an embedded image, pixels
 STYLE = """
 :root{--ink:#1f2a37;--soft:#52606d;--line:#e1e6ec;--ground:#f7f8fa;--blue:#0b5cad}
@@ -69,6 +72,12 @@ def text(value: object) -> str:
     """Returns a value as HTML text, safe in content and in quoted attributes."""
     plain = str(value).encode("utf-8", "replace").decode("utf-8")
     return html.escape(plain, quote=True)
+
+
+def markdown(value: object) -> str:
+    """Returns a value as text of a line of Markdown, also within a table."""
+    plain = str(value).encode("utf-8", "replace").decode("utf-8")
+    return MARKS.sub(r"\\\g<0>", " ".join(plain.split()))
 
 
 def link(name: str, *folders: str) -> str:

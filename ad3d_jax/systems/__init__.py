@@ -12,6 +12,7 @@ from ad3d_jax.systems import (
     dbrn,
     draem,
     easynet,
+    fields,
     padim,
     patchcore,
     simplenet,
@@ -64,6 +65,26 @@ def build(name: str, model: Mapping[str, Any]) -> System:
                 f"model.{field}: expected {expected.__name__}, found {value!r}"
             )
     return entry.factory(entry.config(**values))
+
+
+def check_field(system: str, name: str, value: Any) -> None:
+    """Raises ValueError where one field of a system's structure may not hold a value.
+
+    It is looked at alone: what fits together is told where the system is built.
+    """
+    known = _fields_of(system)
+    if name in known:
+        fields.check(known[name], value)
+
+
+def field_words(system: str, name: str) -> str:
+    """Returns what a field of a system's structure may hold, "" for anything."""
+    known = _fields_of(system)
+    return fields.words(known[name]) if name in known else ""
+
+
+def _fields_of(system: str) -> dict[str, dataclasses.Field]:
+    return {field.name: field for field in dataclasses.fields(SYSTEMS[system].config)}
 
 
 def nearest(name: str, known) -> str:

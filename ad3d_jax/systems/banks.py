@@ -17,7 +17,7 @@ from ad3d_jax.features.patches import as_rows
 from ad3d_jax.ops import coreset, knn, reweight
 from ad3d_jax.ops.projection import johnson_lindenstrauss_dimension
 from ad3d_jax.ops.resize import resize_bilinear, resize_nearest
-from ad3d_jax.systems.fields import Fields, at_least, one_of
+from ad3d_jax.systems.fields import Fields, Range, at_least, one_of, within
 
 UPSAMPLE = {"bilinear": resize_bilinear, "nearest": resize_nearest}
 Features = Callable[[State, Batch], Array]  # -> [B,h,w,D] float32
@@ -28,7 +28,8 @@ class Bank(Fields):
     """Fields of a bank; the defaults are those of PatchCore's release."""
 
     choice: str = one_of("greedy", "random")  # of the bank's rows
-    fraction: float = 0.1  # of the rows that the bank keeps; 1 = all
+    # Of the rows, that the bank keeps; 1 = all.
+    fraction: float = within(Range(0, 1, open=True), 0.1)
     # Of the greedy choice, see ops.coreset.greedy.
     start: str = one_of(*coreset.STARTS, default="mean_of_ten")
     projection: str = one_of(*coreset.PROJECTIONS, default="dense")
@@ -45,10 +46,6 @@ class Bank(Fields):
 
     def __post_init__(self):
         super().__post_init__()
-        if not 0 < self.fraction <= 1:
-            raise ValueError(
-                f"model.fraction: expected in (0, 1], found {self.fraction}"
-            )
         if self.reweight != "none" and self.distance != "l2":
             raise ValueError(
                 f"model.reweight={self.reweight} weighs Euclidean distances: expected "

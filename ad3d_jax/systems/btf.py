@@ -14,7 +14,7 @@ from ad3d_jax.features.extractors import BACKBONES
 from ad3d_jax.ops import coreset, reweight
 from ad3d_jax.ops.blur import blur_8bit, gaussian_blur
 from ad3d_jax.systems import backbones, banks
-from ad3d_jax.systems.fields import at_least, one_of
+from ad3d_jax.systems.fields import Range, at_least, one_of, within
 from ad3d_jax.systems.modalities import map_size
 
 BLURS = {"8bit": blur_8bit, "gaussian": gaussian_blur}
@@ -41,16 +41,12 @@ class Config(banks.Bank):
     fpfh: str = one_of("jnp", "open3d")  # open3d: the recipe has made it
     cells: int = at_least(1, 28)  # a side; a patch is a cell
     blur: str = one_of(*BLURS)
-    blur_radius: float = 4.0  # standard deviation, pixels
+    blur_radius: float = within(Range(0, open=True), 4.0)  # deviation, pixels
 
     def __post_init__(self):
         super().__post_init__()
         if has_network(self.features) and not self.backbone:
             raise ValueError(f"model.backbone: expected one of {BACKBONES}, found ''")
-        if self.blur_radius <= 0:
-            raise ValueError(
-                f"model.blur_radius: expected more than 0, found {self.blur_radius}"
-            )
 
 
 def btf(config: Config = Config()) -> System:  # noqa: B008 (immutable)

@@ -26,7 +26,7 @@ from ad3d_jax.ops.resize import resize_bilinear
 from ad3d_jax.schedules import adam
 from ad3d_jax.synthesis.rgbd import corrupt, corruption, rotate_images
 from ad3d_jax.systems.dbrn_networks import build_networks, forward, input_shapes
-from ad3d_jax.systems.fields import one_of
+from ad3d_jax.systems.fields import SHARE, one_of, within
 from ad3d_jax.systems.modalities import Modalities, map_size
 from ad3d_jax.systems.textured import TEXTURES, Textured, init_state
 
@@ -70,13 +70,14 @@ class Config(Textured):
     scales: int = one_of(3, 1)  # heads at 1/1, 1/4, 1/8; 1 is the single-scale row
     embed: int = 96  # width of the Swin-Unets
     window: int = 8  # attention window in tokens
-    drop_path: float = 0.1  # stochastic depth, training only
+    drop_path: float = within(SHARE, 0.1)  # stochastic depth, training only
     reconstruction_width: int = 64  # first width of res_unet
     reconstruction_levels: int = 4  # times that res_unet halves the image
     discriminator_width: int = 64  # width of pair embedding and U-Net
     discriminator_levels: int = 5  # times that the U-Net halves the image
     pair_stride: int = 1  # stride of the pair embedding
-    skip_dropout: tuple[float, ...] = (0.6, 0.4, 0.2)  # shallowest first; at test too
+    # Shallowest first; at test too.
+    skip_dropout: tuple[float, ...] = within(SHARE, (0.6, 0.4, 0.2))
     lambda_f: bool = True  # weight of the foreground in Eq. (2)
     lambda_m: bool = True  # weight of the mask in Eq. (2)
     rotation: float = 0.0  # degrees of random rotation of a training pair

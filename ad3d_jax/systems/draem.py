@@ -28,7 +28,7 @@ from ad3d_jax.ops.ssim import ssim_map
 from ad3d_jax.schedules import adam
 from ad3d_jax.synthesis.rgbd import corrupt, corruption, rotate_images
 from ad3d_jax.synthesis.textures import procedural_textures, single_colours
-from ad3d_jax.systems.fields import one_of
+from ad3d_jax.systems.fields import SHARE, one_of, within
 from ad3d_jax.systems.modalities import CHANNELS, Modalities, map_size
 from ad3d_jax.systems.textured import TEXTURES, Textured, init_state
 
@@ -59,7 +59,8 @@ class Config(Textured):
     discriminator_width: int = 64  # of the first block
     discriminator_levels: int = 5
     texture: str = one_of(*DRAWN)
-    milestones: tuple[float, ...] = (0.8, 0.9)  # of the schedule "step", by hyper.decay
+    # Of the schedule "step", by hyper.decay.
+    milestones: tuple[float, ...] = within(SHARE, (0.8, 0.9))
     epochs: int = 700
 
 

@@ -23,6 +23,7 @@ from ad3d_jax.ops import gaussian
 from ad3d_jax.ops.blur import gaussian_blur
 from ad3d_jax.ops.resize import resize_bilinear
 from ad3d_jax.systems import backbones
+from ad3d_jax.systems.fields import Range, at_least, within
 from ad3d_jax.systems.modalities import map_size
 
 
@@ -31,9 +32,14 @@ class Config(backbones.Backboned):
     """Structure of the system; a change of any field compiles anew."""
 
     layers: tuple[str, ...] = ("layer1", "layer2", "layer3")
-    dimensions: int = 550  # channels that are kept of a modality: 100 for resnet18
-    channel_seed: int = 1024  # of Python's generator, which draws the channels
-    epsilon: float = 0.01  # on the diagonal; anomalib has 0.01001
+    # Channels that are kept of a modality, 1 to all; 100 for resnet18.
+    dimensions: int = within(Range(whole=True), 550)
+    channel_seed: int = at_least(
+        0, 1024
+    )  # of Python's generator, which draws the channels
+    epsilon: float = within(
+        Range(0, open=True), 0.01
+    )  # on the diagonal; anomalib has 0.01001
     sigma: float = 4.0  # of the map's Gaussian, pixels
     block_bytes: int = gaussian.BLOCK_BYTES  # memory of the positions fitted at a time
 

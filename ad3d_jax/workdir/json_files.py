@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,18 @@ import numpy as np
 from ad3d_jax.workdir.atomic import write_text
 from ad3d_jax.workdir.unreadable import reading
 
+DEEPEST = 50  # what any file of a run has is far from it
 
-def read_json(path: str | Path, hint: str = "") -> dict[str, Any]:
+
+def read_json(
+    path: str | Path, hint: str = "", needs: Sequence[str] = ()
+) -> dict[str, Any]:
     """Returns the object that a JSON file holds.
 
     Args:
         path: the file.
         hint: what to do where it is missing, such as "name a finished run".
+        needs: names that it must hold; dots lead into objects within.
 
     Raises:
         UnreadableError: the file is missing or damaged, or holds something else.
@@ -27,7 +33,29 @@ def read_json(path: str | Path, hint: str = "") -> dict[str, Any]:
         if not isinstance(found, dict):
             kind = type(found).__name__
             raise ValueError(f"expected a JSON object, found a {kind}")
+        if _is_deep(found):
+            raise ValueError(f"expected at most {DEEPEST} objects one within another")
+        for name in needs:
+            _within(found, name)
     return found
+
+
+def _is_deep(value: Any) -> bool:
+    """Returns whether objects and lists lie deeper than DEEPEST."""
+    level = [value]
+    for _ in range(DEEPEST):
+        groups = [x.values() if isinstance(x, dict) else x for x in level]
+        level = [x for group in groups for x in group if isinstance(x, dict | list)]
+    return bool(level)
+
+
+def _within(table: Any, name: str) -> Any:
+    """Returns what a dotted name leads to; KeyError where there is nothing."""
+    for part in name.split("."):
+        if not isinstance(table, dict) or part not in table:
+            raise KeyError(name)
+        table = table[part]
+    return table
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -36,7 +64,8 @@ def write_json(path: str | Path, value: Any) -> None:
     OSError if the file cannot be written; an earlier file then stays as it was.
     """
     text = json.dumps(to_json(value), indent=2, ensure_ascii=False, allow_nan=False)
-    write_text(path, text + "\n")
+    # A name that is no UTF-8 is written as JSON writes such a character: \udcff.
+    write_text(path, text.encode("utf-8", "backslashreplace").decode() + "\n")
 
 
 def to_json(value: Any) -> Any:

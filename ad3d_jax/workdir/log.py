@@ -13,6 +13,8 @@ from ad3d_jax.workdir.unreadable import reading, reading_part
 
 _OWN = ("kind", "time", "non_finite")
 
+ODD = "backslashreplace"  # a name that is no UTF-8 is escaped as JSON does it
+
 
 class Log:
     """Appends lines `{"kind": …, "time": …, name: value, …}` to a file.
@@ -28,7 +30,7 @@ class Log:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._board = None if tensorboard is None else _open_board(tensorboard)
         _repair(self._path)
-        self._file = self._path.open("a", encoding="utf-8")
+        self._file = self._path.open("a", encoding="utf-8", errors=ODD)
 
     def write(self, kind: str, **values: Any) -> None:
         """Appends a line.
@@ -127,13 +129,18 @@ def _repair(path: Path) -> None:
             file.truncate(whole)
 
 
-def _open_board(folder: str | Path) -> Any:
+def check_tensorboard() -> None:
+    """Raises ImportError where the package tensorboard is missing."""
     if importlib.util.find_spec("tensorboard") is None:
         raise ImportError(
             "the TensorBoard log needs the package tensorboard (pip install "
             "tensorboard); without it, leave the option off: the log has the same "
             "values"
         )
+
+
+def _open_board(folder: str | Path) -> Any:
+    check_tensorboard()
     from tensorboard.summary import Writer
 
     return Writer(str(folder))

@@ -1,14 +1,13 @@
 """The samples of a split and their scores: scores.csv."""
 
 import csv
-import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ad3d_jax.base import MATCH
-from ad3d_jax.workdir.atomic import write_text
+from ad3d_jax.workdir.csv_files import text_of, write_csv
 from ad3d_jax.workdir.names import sample_name
 from ad3d_jax.workdir.unreadable import reading, reading_part
 
@@ -62,24 +61,15 @@ def read_scores(path: str | Path, left_out: list[str] | None = None) -> list[Row
     return rows
 
 
-def write_csv(
-    path: str | Path, heads: Iterable[str], lines: Iterable[Iterable[Any]]
-) -> None:
-    """Writes a table as CSV, whole or not at all."""
-    text = io.StringIO()
-    csv.writer(text).writerows((heads, *lines))
-    write_text(path, text.getvalue())
-
-
 def _row(line: dict[str, str]) -> Row:
     if None in line.values():
         raise ValueError("the line is cut short")
     if line["label"] not in ("0", "1"):
         raise ValueError(f"expected label 0 or 1, found {line['label']!r}")
     return Row(
-        category=line["category"],
-        defect=line["defect"],
-        stem=line["stem"],
+        category=text_of(line["category"]),
+        defect=text_of(line["defect"]),
+        stem=text_of(line["stem"]),
         id=int(line["id"]),
         label=int(line["label"]),
         score=_number(line["score"]),

@@ -20,6 +20,9 @@ from data_pipelines.recipes.base import (
     Sample,
     Scene,
     check_choice,
+    check_metres,
+    check_share,
+    check_whole,
 )
 from data_pipelines.recipes.depth import background_surface, fill_gaps, two_means
 
@@ -108,6 +111,10 @@ def fit(parameters: Parameters, samples: Iterable[Sample]) -> dict[str, Any]:
 def check(parameters: Parameters) -> None:
     """Raises DatasetError where a parameter is out of its range."""
     check_choice("normalisation", parameters, ("class", "image"))
+    check_whole("passes", parameters, 0)
+    check_share("all_foreground", parameters)
+    if parameters["tau"] is not None:
+        check_metres("tau", parameters)
 
 
 def separate(params: Parameters, sample: Sample) -> Scene:

@@ -152,7 +152,8 @@ def check_choice(name: str, parameters: Parameters, allowed: tuple[str, ...]) ->
 
 def check_whole(name: str, parameters: Parameters, least: int) -> None:
     """Raises DatasetError unless a parameter is a whole number of at least `least`."""
-    if not (isinstance(parameters[name], int) and parameters[name] >= least):
+    found = parameters[name]
+    if isinstance(found, bool) or not (isinstance(found, int) and found >= least):
         raise DatasetError(
             f"recipe: {name}: expected a whole number of {least} or more, found "
             f"{parameters[name]!r}"
@@ -161,8 +162,16 @@ def check_whole(name: str, parameters: Parameters, least: int) -> None:
 
 def check_metres(name: str, parameters: Parameters) -> None:
     """Raises DatasetError unless a parameter is a length between 0 and 1 metre."""
-    if not 0 < parameters[name] < 1:
+    found = parameters[name]
+    if not (isinstance(found, int | float) and 0 < found < 1):
         raise DatasetError(
             f"recipe: {name}: expected metres, above 0 and below 1, found "
             f"{parameters[name]!r}"
         )
+
+
+def check_share(name: str, parameters: Parameters) -> None:
+    """Raises DatasetError unless a parameter is a share, 0 to 1."""
+    found = parameters[name]
+    if not (isinstance(found, int | float) and 0 <= found <= 1):
+        raise DatasetError(f"recipe: {name}: expected a share, 0 to 1, found {found!r}")

@@ -21,6 +21,7 @@ from data_pipelines.recipes.base import (
     Sample,
     Scene,
     check_metres,
+    check_share,
     check_whole,
 )
 from data_pipelines.resize import resize_nearest
@@ -50,6 +51,7 @@ def check(parameters: Parameters) -> None:
         check_whole(name, parameters, least)
     for name in METRES:
         check_metres(name, parameters)
+    check_share("all_foreground", parameters)
 
 
 def separate(params: Parameters, sample: Sample) -> Scene:

@@ -3,7 +3,14 @@
 import numpy as np
 
 from data_pipelines.errors import DatasetError
-from data_pipelines.recipes.base import Parameters, Sample, Scene, check_choice, sizes
+from data_pipelines.recipes.base import (
+    Parameters,
+    Sample,
+    Scene,
+    check_choice,
+    check_whole,
+    sizes,
+)
 from data_pipelines.resize import (
     INTERPOLATIONS,
     centre_crop,
@@ -22,6 +29,11 @@ DEFAULTS = {
 
 def check(parameters: Parameters) -> None:
     """Raises DatasetError where a parameter is out of its range."""
+    for name in ("image_size", "mask_size"):
+        size = parameters[name]
+        for length in size if isinstance(size, tuple | list) else (size,):
+            if size is not None:
+                check_whole(name, {name: length}, 1)
     image_size, _ = sizes(parameters)
     resize_size = parameters["resize_size"]
     whole = isinstance(resize_size, int)

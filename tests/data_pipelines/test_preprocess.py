@@ -423,7 +423,7 @@ def test_command_line(box, tmp_path):
     assert good.returncode == 0, good.stderr
     assert len(entries(tmp_path / "cache")) == 1
     bad = run("--parameters={}", "--category=bix")
-    assert bad.returncode == 2 and "Traceback" not in bad.stderr
+    assert bad.returncode == 1 and "Traceback" not in bad.stderr
     assert "classes in" in bad.stderr
 
 

@@ -97,5 +97,5 @@ def test_what_is_not_read_is_named_and_two_of_one_stem_are_refused(
     read_folder(place, "ast", params, NEEDS)
     assert "not read: gt, notes.txt" in caplog.text
     shutil.copy(place / "rgb/001.png", place / "rgb/001.jpg")
-    with pytest.raises(DatasetError, match=r"001\.png has the same stem as 001\.jpg"):
+    with pytest.raises(DatasetError, match=r"found 001\.jpg and 001\.png"):
         read_folder(place, "ast", params, NEEDS)

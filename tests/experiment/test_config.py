@@ -1,5 +1,7 @@
 """Configurations by name and by path, their fields as values and as text."""
 
+import ast
+
 import pytest
 
 from ad3d_jax.experiment.config import (
@@ -63,6 +65,7 @@ def test_a_file_of_the_users_own(tmp_path):
         ("fit.max_grad_norm=None", None),
         ("data.mask_size=64", 64),
         ("data.root=a=b", "a=b"),
+        ('data.root=/my data/it\'s (new) & "odd"', '/my data/it\'s (new) & "odd"'),
         ("data.category=None", "None"),
         ("data.recipe_parameters.interpolation=lanczos", "lanczos"),
         ("data.recipe_parameters={'resize_size': 256}", {"resize_size": 256}),
@@ -91,6 +94,14 @@ def test_a_text_is_a_value_of_the_fields_type(config, text, value):
 def test_a_text_that_is_none_is_refused(config, text, words):
     with pytest.raises(ValueError, match=words):
         read_texts(config, [text])
+
+
+@pytest.mark.parametrize(
+    "value", [("a b", "c"), ("it's",), (), {"name": "a b", "sizes": (1, 2)}]
+)
+def test_what_is_written_keeps_blanks_and_quotes(value):
+    assert ast.literal_eval(written(value)) == value
+    assert " " not in written(value).replace("a b", "")
 
 
 def test_json_keeps_a_configuration_and_its_hash(config):

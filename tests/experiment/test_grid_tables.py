@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import pytest
 
@@ -86,7 +87,7 @@ def test_no_published_figure_stands_beside_other_data(grid):
 def test_gaps_are_shown_with_their_reasons(grid):
     markdown, table, page = tables.write_tables(grid)
     text = markdown.read_text()
-    assert "padim, cable_gland: seed 1: failed: error: <no> memory" in text
+    assert "padim, cable_gland: seed 1: failed: error: \\<no\\> memory" in text
     assert "padim, rope: seed 0: no anomalous image; seed 1: not run" in text
     assert "&lt;no&gt; memory" in page.read_text() and "<no>" not in page.read_text()
     with table.open(newline="") as file:
@@ -96,6 +97,32 @@ def test_gaps_are_shown_with_their_reasons(grid):
     assert rows["padim", "i_auroc", "rope"]["ours"] == ""
     assert rows["padim", "i_auroc", "rope"]["published"] == "0.832"
     assert rows["draem:cpu", "i_auroc", "mean"]["seeds"] == "2"
+
+
+def test_names_are_text_in_every_table(tmp_path):  # B10
+    odd = "<img src=x>|*[a](b)\n=1\udcff"
+    content = {
+        "systems": ["=cmd|'/c calc'!A1"],
+        "categories": [odd, "@sum"],
+        "seeds": [0],
+        "dataset": "<b>data</b>",
+        "mask_size": 64,
+        "overrides": ["data.root=`x`"],
+    }
+    (tmp_path / "grid.json").write_text(json.dumps(content))
+    place = tmp_path / cell_folder(content["systems"][0], odd, 0)
+    assert not place.exists()
+    markdown, table, page = (p.read_text() for p in tables.write_tables(tmp_path))
+    named = r"\<img src=x\>\|\*\[a\](b) =1?"
+    head = next(line for line in markdown.splitlines() if line.startswith("| system"))
+    assert head == rf"| system | {named} | @sum | mean |"
+    assert r"Data: \<b\>data" in markdown and r"\`x\`" in markdown
+    bare = re.sub(r"\\.", "", markdown)
+    assert "<" not in bare and "`" not in bare
+    rows = list(csv.reader(table.splitlines()))
+    assert {row[0] for row in rows[1:]} == {"'=cmd|'/c calc'!A1"}
+    assert rows[1][2] == r"<img src=x>|*[a](b)\u000a=1\udcff" and rows[2][2] == "'@sum"
+    assert "<img" not in page and "<b>" not in page and "&lt;img src=x&gt;" in page
 
 
 def test_maps_of_another_size_do_not_count(grid):

@@ -4,7 +4,7 @@ import json
 import signal
 
 from ad3d_jax.experiment import workers
-from ad3d_jax.experiment.status import MISTAKE
+from data_pipelines.command import MISTAKE
 
 
 def note(path, text, times):

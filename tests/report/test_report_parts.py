@@ -8,7 +8,7 @@ from made_up_run import file_name
 from PIL import Image
 from test_report_page import made
 
-from ad3d_jax.report import codebooks, gallery
+from ad3d_jax.report import charts, codebooks, gallery
 from ad3d_jax.report.files import Sample
 from ad3d_jax.report.markup import PANEL
 from ad3d_jax.report.panels import checked, gate_taken, part_panels, part_scales
@@ -141,3 +141,8 @@ def test_clean_and_altered_depth_share_their_colours():
     np.testing.assert_array_equal(same, ~mask[..., 0])
     assert (row["clean_depth"][0, 0] == gallery.colors.UNMEASURED).all()
     np.testing.assert_array_equal(row["mask"][..., 0] == 255, mask[..., 0])
+
+
+def test_a_name_in_a_chart_is_no_formula():
+    assert charts.short("a$b$") == r"a\$b\$"
+    assert "\n" not in charts.short("a\nb") and charts.short("caf\udce9").encode()

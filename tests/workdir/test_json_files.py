@@ -58,3 +58,19 @@ def test_a_missing_file_is_named_with_what_to_do(tmp_path):
     assert str(caught.value) == f"{tmp_path / 'a.json'}: there is no such file"
     with pytest.raises(UnreadableError, match="no such file; name a finished run$"):
         read_json(tmp_path / "a.json", hint="name a finished run")
+
+
+def test_a_name_that_is_no_utf8_comes_back(tmp_path):  # B10
+    path = tmp_path / "x.json"
+    write_json(path, {"root": "caf\udce9", "own": "é"})
+    assert read_json(path) == {"root": "caf\udce9", "own": "é"}
+    assert "é" in path.read_bytes().decode("utf-8")
+
+
+def test_what_a_file_needs_is_named(tmp_path):
+    path = tmp_path / "x.json"
+    write_json(path, {"data": {"root": ""}, "seed": 0})
+    assert read_json(path, needs=("seed", "data.root"))["seed"] == 0
+    for name in ("data.name", "seed.name", "fit"):
+        with pytest.raises(UnreadableError, match=f"there is no '{name}' in it"):
+            read_json(path, needs=(name,))

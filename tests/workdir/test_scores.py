@@ -3,7 +3,8 @@ import math
 import pytest
 
 from ad3d_jax.base import MATCH
-from ad3d_jax.workdir.scores import Row, read_scores, write_csv, write_scores
+from ad3d_jax.workdir.csv_files import write_csv
+from ad3d_jax.workdir.scores import Row, read_scores, write_scores
 from ad3d_jax.workdir.unreadable import UnreadableError
 
 ROWS = [

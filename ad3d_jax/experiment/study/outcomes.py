@@ -8,13 +8,13 @@ from pathlib import Path
 from absl import logging
 
 from ad3d_jax.experiment import population
-from ad3d_jax.experiment.status import disk_is_full
 from ad3d_jax.experiment.study import objective, together
 from ad3d_jax.experiment.study.grounds import Grounds
 from ad3d_jax.experiment.study.objective import Goal, Task
 from ad3d_jax.experiment.study.stages import Pruned
 from ad3d_jax.experiment.study.trials import BROKEN, REFUSED, STOPPED, Outcome
 from ad3d_jax.fit.fit import Preempted
+from data_pipelines.command import disk_is_full
 from data_pipelines.errors import DiskFullError
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ad3d_jax.experiment.study.storage import StudyError
+from ad3d_jax.systems.fields import COUNT, Range
 from data_pipelines import planting
 
 PRUNERS = ("median", "halving", "none")
@@ -11,6 +12,15 @@ SAMPLERS = ("tpe", "random", "grid")
 METRICS = ("mean", "i_auroc", "p_auroc", "aupro_30", "aupro_10", "aupro_05") + (
     *("aupro_01", "i_ap", "p_ap", "i_f1max", "p_f1max"),
 )
+
+FROM_ZERO = Range(0, whole=True)
+RANGES = {
+    **dict.fromkeys(("trials", "seed", "retries", "keep_best"), FROM_ZERO),
+    **dict.fromkeys(("together", "heartbeat", "grace", "planted_twins"), COUNT),
+    "planted_seed": FROM_ZERO,
+    "stages": Range(1, 100, whole=True),
+    "hold_out": Range(0, 1, open=True),
+}
 
 
 class Settings(NamedTuple):
@@ -36,12 +46,14 @@ class Settings(NamedTuple):
 
 
 def settings_of(given: Mapping[str, Any]) -> Settings:
-    """Returns settings; raises StudyError where one is unknown or not allowed."""
+    """Returns settings; ValueError where one is unknown or not allowed."""
     unknown = sorted(set(given) - set(Settings._fields))
     if unknown:
         known = ", ".join(Settings._fields)
         raise StudyError(f"study: no setting {unknown[0]}; there are {known}")
     settings = Settings(**given)
+    for name, allowed in RANGES.items():
+        allowed.check(name, getattr(settings, name))
     if settings.pruner is None:
         settings = settings._replace(
             pruner="median" if settings.together == 1 else "none"

@@ -33,6 +33,7 @@ from optuna.distributions import (
 from ad3d_jax.experiment import config as configs
 from ad3d_jax.experiment.state import build_system
 from ad3d_jax.experiment.study.storage import StudyError, quiet
+from ad3d_jax.systems import check_field
 from ad3d_jax.workdir import fields
 
 FIXED = ("system", "variant", "data.root", "data.name", "data.category", "data.cache")
@@ -100,9 +101,15 @@ def check(space: Space, config: ConfigDict, sampler: str) -> None:
     """Checks before any work that the space names fields of the configuration.
 
     Raises:
-        StudyError: a field is unknown (the nearest is named), fixed within a study or
-            of another type, or the sampler needs a grid and there is none.
+        StudyError: a field is unknown (the nearest is named), fixed within a study, of
+            another type or out of its range at an end of the space, or the sampler
+            needs a grid and there is none.
     """
+    for name, each in (space.grid or {}).items():
+        for value in _ends(each):
+            changed(config, {name: value})
+            if name.startswith("model."):
+                check_field(config.system, name.removeprefix("model."), value)
     with quiet():
         trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(0)).ask()
         values = suggested(space, trial)
@@ -194,6 +201,13 @@ def _distribution(name: str, entry: Any) -> BaseDistribution:
         f"space: {name}: expected a list of choices or a table of "
         f"{', '.join(RANGE)}; found {entry!r}"
     )
+
+
+def _ends(distribution: BaseDistribution) -> list[Any]:
+    """Returns the least and the greatest value of a range, or all choices."""
+    if isinstance(distribution, CategoricalDistribution):
+        return [_decoded(choice) for choice in distribution.choices]
+    return [distribution.low, distribution.high]
 
 
 def _suggested(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> Any:

@@ -18,7 +18,7 @@ import optuna
 from absl import logging
 from ml_collections import ConfigDict
 
-from ad3d_jax.experiment import workers
+from ad3d_jax.experiment import surroundings, workers
 from ad3d_jax.experiment.config import (
     Source,
     fields_of,
@@ -32,6 +32,7 @@ from ad3d_jax.experiment.study import objective, report, space, storage, trials,
 from ad3d_jax.experiment.study.settings import Settings, settings_of
 from ad3d_jax.experiment.study.storage import StudyError
 from ad3d_jax.workdir import names
+from ad3d_jax.workdir.places import local
 from data_pipelines import planted
 
 
@@ -122,6 +123,7 @@ def open_job(
     rules = trials.Rules(
         settings.trials, settings.sampler, settings.seed, settings.retries
     )
+    surroundings.check(config)
     read = space.read_space(source)
     space.check(read, config, rules.sampler)
     if rules.sampler == "grid":
@@ -189,7 +191,7 @@ def folder_of(
 ) -> Path:
     """Returns the study's folder, which is made if need be."""
     name = name_of(config, source, settings)
-    folder = Path(workdir or f"runs/studies/{name}").expanduser()
+    folder = local(workdir or f"runs/studies/{name}", "workdir")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

@@ -24,7 +24,7 @@ from ad3d_jax.ops.codebook import Codebook, nearest_code, straight_through
 from ad3d_jax.schedules import SCHEDULES, adam
 from ad3d_jax.synthesis.depth import simulate_depth
 from ad3d_jax.synthesis.rgbd import LUMA
-from ad3d_jax.systems.fields import DTYPES, Fields, one_of
+from ad3d_jax.systems.fields import DTYPES, SHARE, Fields, one_of, within
 from ad3d_jax.systems.modalities import CHANNELS
 
 NAME = "dada"
@@ -53,7 +53,8 @@ class Config(Fields):
     dada_kernels: str = one_of(*KERNELS)  # how they start; "he" in narrow networks
     codes: int = 2048  # entries of each codebook
     code_dimensions: int = 256
-    code_decay: float = codebook.DECAY  # of the codebooks' moving averages, a step
+    # Of the codebooks' moving averages, a step.
+    code_decay: float = within(SHARE, codebook.DECAY)
     code_revive_below: float = 0.0  # hits a batch, see `fold_codebook`; 0 = never
     simulation: str = one_of("perlin_affine", "perlin", "grey")  # grey of the image
     dada_distance: str = one_of("l1", "l2")  # the depth-only version has l2
