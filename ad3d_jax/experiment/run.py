@@ -35,6 +35,7 @@ from ad3d_jax.experiment.state import (
     key_of,
 )
 from ad3d_jax.fit.fit import Options, fit
+from ad3d_jax.fit.monitor import NOT_APPLIED
 from ad3d_jax.fit.phases import check_phases, count_steps, due
 from ad3d_jax.report import write_report
 from ad3d_jax.workdir import maps, names
@@ -302,9 +303,17 @@ def evaluate(run: Run, program: compilation.Compiled | None = None) -> dict:
     }
     if run.facts["steps"] is None:
         metrics["notes"]["steps"] = "nothing is trained by gradient steps"
+    if count := steps_not_applied(folder):
+        metrics["notes"]["steps"] = f"{count} were not finite and were not applied"
     write_json(folder / names.METRICS, metrics)
     write_report(folder)
     return metrics
+
+
+def steps_not_applied(folder: Path) -> int:
+    """Returns the number of training steps in the workdir that were not finite."""
+    events = [e for e in read_log(folder / names.LOG) if e.get("event") == NOT_APPLIED]
+    return len({(event["phase"], event["step"]) for event in events})  # one may recur
 
 
 def seconds_fit(folder: Path) -> float | None:

@@ -30,6 +30,9 @@ class Preempted(Exception):  # noqa: N818 (an interruption is no error)
     """The process was asked to stop; what was done is saved as far as it can be."""
 
 
+NOT_APPLIED = "not applied"  # event of a step that was not finite
+
+
 class Account:
     """What one training says to its log, and how long it may be not finite.
 
@@ -81,6 +84,9 @@ class Account:
         logging.warning(
             "%s: step %d is not finite and was not applied", self._phase, step
         )
+        if self._log is not None:
+            told = {"event": NOT_APPLIED, "phase": self._phase, "step": step}
+            self._log.write(kind="event", **told)
         if bad >= self._options.patience:
             kept = "none" if self.saved is None else f"number {self.saved}"
             self.error = NonFiniteError(

@@ -17,7 +17,9 @@ from ad3d_jax.experiment.data import data_folder
 from ad3d_jax.experiment.inspect import inspect
 from ad3d_jax.experiment.state import build_system
 from ad3d_jax.fit.fit import Options
+from ad3d_jax.fit.monitor import NOT_APPLIED
 from ad3d_jax.testing import MemoryDataset, make_batch
+from ad3d_jax.workdir.log import Log
 from data_pipelines import synthetic
 from experiments.configs.dbrn import VARIANTS, get_config
 from experiments.configs.quickstart import get_config as get_quickstart
@@ -252,3 +254,14 @@ def test_training_steps_are_counted_from_passes_and_none_where_nothing_is_traine
     assert run.training_steps(neighbours(), options, data) is None
     loaded = options._replace(loaded=("adapter",))
     assert run.training_steps(bank(steps=3), loaded, data) is None
+
+
+def test_steps_that_were_not_applied_are_in_the_metrics(finished, cache, tmp_path):
+    folder = tmp_path / "run"  # B12
+    shutil.copytree(finished, folder)
+    with Log(folder / "log.jsonl") as log:
+        for step in (1, 3, 3):  # a resumed run may say one twice
+            log.write(kind="event", event=NOT_APPLIED, phase="main", step=step)
+    metrics = run.run(tiny(cache), str(folder), "eval")
+    assert metrics["notes"]["steps"] == "2 were not finite and were not applied"
+    assert "steps" not in json.loads((finished / "metrics.json").read_text())["notes"]
