@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from data_pipelines.errors import DatasetError
+from data_pipelines.layout import GOOD
 
-NOTHING = "nothing_measured"
+NOTHING, INVERTED = "nothing_measured", "defect_in_good"
 VANISH = "vanish where masks are resized; a larger data.mask_size keeps them"
 SENTENCES = {
     # Of reading.
@@ -14,7 +15,8 @@ SENTENCES = {
     "mark_read": "one impossible distance was taken for a mark of unmeasured points",
     "behind_camera": "a few points with a negative z count as unmeasured",
     "hardly_measured": "less than a twentieth of the points is measured",
-    "defect_in_good": "the mask of a good sample has defect pixels",
+    INVERTED: "the mask of a good sample has defect pixels",
+    "mostly_defect": "more than half of the mask is defect: is it inverted?",
     "empty_mask": "the mask of a defective sample has no defect pixel",
     # Of recipes.
     NOTHING: "no point is measured",
@@ -60,6 +62,12 @@ def refuse_useless(category: str, rows: Sequence[Mapping[str, Any]]) -> None:
                 f"{len(of_split)} samples of {split}; without the folders xyz the "
                 "images alone are used"
             )
+    good = [r["flags"] for r in rows if r["split"] == "test" and r["defect"] == GOOD]
+    if len(good) > 1 and all(INVERTED in flags for flags in good):
+        raise DatasetError(
+            f"{category}: expected masks of zeros for good samples, found defect "
+            f"pixels in all {len(good)} of test: are the masks inverted?"
+        )
     regions = sum(row["regions"] for row in rows)
     if regions and regions == sum(row["regions_lost"] for row in rows):
         raise DatasetError(

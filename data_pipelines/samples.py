@@ -24,6 +24,8 @@ from data_pipelines.recipes import RECIPES, Applied, Recipe, Sample
 from data_pipelines.recipes.base import Regions
 from data_pipelines.recipes.extras import MAKERS
 
+MOST = 0.5  # share of defect pixels, above which a mask may be inverted
+
 
 class Loaded(NamedTuple):
     """A decoded sample, the number of its points that were no number, and flags."""
@@ -97,9 +99,12 @@ def load_measured(
 
 def mask_flags(defect: str, mask: np.ndarray) -> tuple[str, ...]:
     """Returns what is odd about a mask of a sample of this defect, or of `good`."""
-    if mask.any() == (defect != GOOD):
-        return ()
-    return ("defect_in_good",) if defect == GOOD else ("empty_mask",)
+    share = (mask > 0).mean()
+    if defect == GOOD:
+        return ("defect_in_good",) if share else ()
+    if not share:
+        return ("empty_mask",)
+    return ("mostly_defect",) if share > MOST and mask.shape[1] > 1 else ()
 
 
 def load_points(path: Path) -> Decoded:

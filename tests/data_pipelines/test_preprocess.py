@@ -331,6 +331,15 @@ def test_a_split_in_which_nothing_is_measured_is_refused(run, box, split):
         run(recipe="raw")
 
 
+def test_masks_that_are_inverted_are_refused(run, box):
+    for path in box.glob("test/*/gt/*"):
+        save_mask(path, (0, 0, 64, 64))
+    with pytest.raises(DatasetError, match="in all 2 of test: are the masks inverted"):
+        run()
+    shutil.rmtree(box / "test/good/gt")  # good samples need none
+    assert run().manifest["flags"] == {"mostly_defect": 2}
+
+
 def test_flags_are_told_with_their_share(run, caplog):
     """Case 17: a recipe that falls back in every sample says so."""
     plane = {"image_size": 16, "pad_to": 1, "removal_distance": 0.9}
