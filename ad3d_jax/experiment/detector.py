@@ -23,6 +23,7 @@ from ad3d_jax.workdir.folder import open_workdir
 from ad3d_jax.workdir.places import local
 from data_pipelines.batches import check_batch
 from data_pipelines.camera import Intrinsics, intrinsics_of, xyz_from_depth
+from data_pipelines.plausible import checked_points
 from data_pipelines.samples import sample_id
 from data_pipelines.unlabelled import (
     check_proportions,
@@ -102,6 +103,9 @@ class Detector:
         _check(measured)
         count, *size = next(iter(measured.values())).shape[:3]
         check_proportions(tuple(size), self.origin.sizes)
+        if "xyz" in measured and size[1] > 1:
+            frames = (checked_points(Path("xyz"), x)[0] for x in measured["xyz"])
+            measured["xyz"] = np.stack(list(frames))
         ids = _ids(measured, id, count)
         if not needs_points(self.recipe["recipe"], self.system.needs_score):
             measured.pop("xyz", None)

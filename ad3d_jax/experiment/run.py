@@ -305,6 +305,8 @@ def evaluate(run: Run, program: compilation.Compiled | None = None) -> dict:
         metrics["notes"]["steps"] = "nothing is trained by gradient steps"
     if count := steps_not_applied(folder):
         metrics["notes"]["steps"] = f"{count} were not finite and were not applied"
+    if remarks := run.data.manifest["remarks"]:
+        metrics["notes"]["data"] = "; ".join(remarks)
     write_json(folder / names.METRICS, metrics)
     write_report(folder)
     return metrics
