@@ -7,18 +7,32 @@ import numpy as np
 import pytest
 from systems_table import SYSTEMS, TABLE
 
-from ad3d_jax.base import sample_keys, without_truth
+from ad3d_jax.base import System, Train, sample_keys, without_truth
 from ad3d_jax.systems import SYSTEMS as ALL
 from ad3d_jax.testing import CLAUSES, Trial, take
 from ad3d_jax.testing.comparison import differ, near
 from ad3d_jax.testing.trial import key
 
+STEPS = 10  # of a phase, where nothing has to be found
 
-@functools.lru_cache(maxsize=1)  # the clauses of a system follow on each other
-def trial_of(name: str) -> Trial:
+
+@functools.lru_cache(maxsize=2)  # the clauses of a system follow on each other
+def trial_of(name: str, whole: bool = True) -> Trial:
+    """Returns the trial of a row; `whole` says whether it is fitted to the end."""
     row = TABLE[name]
+
+    def shortened() -> System:
+        system = row.make_system()
+        phases = (
+            phase._replace(steps=STEPS, epochs=None)
+            if isinstance(phase, Train)
+            else phase
+            for phase in system.phases
+        )
+        return system._replace(phases=tuple(phases))
+
     return Trial(
-        row.make_system,
+        row.make_system if whole else shortened,
         row.make_batch,
         stochastic=row.stochastic,
         rounding=row.rounding,
@@ -34,7 +48,8 @@ def case(name: str, clause) -> object:
     ("name", "clause"), [case(name, clause) for name in TABLE for clause in CLAUSES]
 )
 def test_contract(name, clause):
-    clause.check(trial_of(name))
+    # What several devices do is compared, not what was learned.
+    clause.check(trial_of(name, whole=clause.devices == 1))
 
 
 def test_every_system_has_a_row():

@@ -160,7 +160,7 @@ def test_a_training_is_judged_at_its_stages_and_goes_on_where_it_was_stopped(
 
     whole = run_alone(Task(config, tmp_path / "a", report), Goal(), grounds)
     assert [stage for stage, _ in reports] == [25, 50]
-    assert {split for split, _ in read_splits} == {"train"}
+    assert {split for split, _ in read_splits} == {"train", "planted"}
     undisturbed, reports = reports, []
 
     def stop(stage, value):

@@ -13,7 +13,7 @@ import pytest
 from made_up_run import DEFECTS, MARKUP, edit_metrics, file_name, make_run
 from sklearn.metrics import precision_recall_curve, roc_auc_score
 
-from ad3d_jax.report import write_report
+from ad3d_jax.report import charts, write_report
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 
@@ -127,6 +127,12 @@ def test_markup_in_names_is_escaped(workdir):
     assert MARKUP in page.words and "<b>made up</b>" in page.words
     raw = (workdir / "report" / "index.html").read_text(encoding="utf-8")
     assert "<script" not in raw.lower() and "<img src=x" not in raw
+
+
+def test_scores_that_are_one_rounding_apart_are_drawn():
+    scores = np.nextafter(np.float32(0.5), np.float32([0, 1]))
+    found = charts.score_chart({"good": scores, "hole": scores}, ["good"], None)
+    assert len(found) > 1000  # bytes of an image
 
 
 def test_defect_table_agrees_with_sklearn(whole):
