@@ -70,9 +70,10 @@ def least_axis(covariance: jax.Array) -> jax.Array:
     Args:
         covariance: [...,6] float32, the entries xx, xy, xz, yy, yz, zz.
 
-    Where all eigenvalues are equal the result is (0,0,1). The sign is Open3D's, which
-    follows from the order of its cross products: where the two larger eigenvalues lie
-    closer to each other than to the smallest, the component of largest magnitude is
+    Where all eigenvalues are equal the result is (0,0,1), where only the two smaller
+    are, as of points on a line, a vector across the largest axis. The sign is Open3D's,
+    which follows from the order of its cross products: where the two larger eigenvalues
+    lie closer to each other than to the smallest, the component of largest magnitude is
     positive (x, z) or negative (y); elsewhere it follows from the largest axis.
 
     Source: Eberly, "A Robust Eigensolver for 3x3 Symmetric Matrices" (2014), as in
@@ -120,8 +121,8 @@ def least_axis(covariance: jax.Array) -> jax.Array:
     larger = jnp.where(jnp.abs(along_u) >= jnp.abs(along_v), along_u, along_v)
     sign = jnp.where(larger > 0, -1.0, 1.0)[..., None]
     across = sign * (along_u[..., None] * u + along_v[..., None] * v)
-    level = jnp.sum(across * across, -1, keepdims=True) == 0  # the two are equal
-    across = jnp.where(level, u, _unit(across))
+    equal = jnp.sum(across * across, -1, keepdims=True) == 0  # the smaller eigenvalues
+    across = jnp.where(equal, u, _unit(across))
     axis = jnp.where(long[..., None], across, apart)
     defined = jnp.sum(axis * axis, -1, keepdims=True) > 0.5
     return jnp.where(defined, axis, jnp.broadcast_to(jnp.eye(3)[2], axis.shape))
