@@ -156,8 +156,15 @@ def test_a_state_without_its_origin_is_refused(copied):
         load_detector(copied)
 
 
-@pytest.mark.parametrize("text", ["[]", "{}", '{"config": {}}'])
-def test_a_damaged_origin_is_named(copied, text):
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("[]", "expected"),
+        ("{}", "there is no 'config'"),
+        ('{"config": {}}', "there is no 'recipe'"),
+    ],
+)
+def test_a_damaged_origin_is_named(copied, text, found):
     (copied / names.ORIGIN).write_text(text)
-    with pytest.raises(ValueError, match=r"origin\.json: expected"):
+    with pytest.raises(ValueError, match=rf"origin\.json: {found}"):
         load_detector(copied)
