@@ -21,7 +21,7 @@ from ad3d_jax.base import (
     with_cache,
     without_truth,
 )
-from ad3d_jax.devices import compilation, engines
+from ad3d_jax.devices import engines
 from ad3d_jax.fit import gather, positions
 from ad3d_jax.fit import sum as sums
 from ad3d_jax.fit.fit import check_fields
@@ -151,11 +151,9 @@ def a_device_of_padding_changes_nothing(trial: Trial) -> None:
             near(
                 found, expected, CLOSE, f"a step of phase {phase.name!r} on two devices"
             )
-    two = engine("pmap", 2)
-    compiled = compilation.compile_map(two, scoring(trial.system))
-    found = trial.scored(two, compiled, pad(trial.batch, ROWS))
-    expected = trial.scores(trial.batch)
-    near_scores(take(found, range(ROWS)), expected, trial.rounding, "scores")
+    found = trial.scores_of_devices(pad(trial.batch, ROWS), 2)
+    expected = trial.scores_of_devices(trial.batch, 1)
+    near_scores(take(found, range(ROWS)), expected, CLOSE, "scores")
 
 
 def score_is_per_sample(trial: Trial) -> None:
@@ -433,16 +431,11 @@ def devices_agree(trial: Trial) -> None:
                     CLOSE,
                     f"a step of phase {phase.name!r} on {devices} devices",
                 )
-    score = scoring(trial.system)
-    alone = compilation.compile_map(engine(), score)
-    expected = trial.scored(engine(), alone, batches[0])
+    expected = trial.scores_of_devices(batches[0], 1)
     for devices in (2, 4):
-        where = engine("pmap", devices)
-        compiled = compilation.compile_map(where, score)
         for split in {(), trial.system.sharded}:
-            found = trial.scored(where, compiled, batches[0], split=split)
-            what = f"scores on {devices} devices"
-            near_scores(found, expected, trial.rounding, what)
+            found = trial.scores_of_devices(batches[0], devices, split)
+            near_scores(found, expected, CLOSE, f"scores on {devices} devices")
 
 
 def programs_lower_for_all_platforms(trial: Trial) -> None:

@@ -77,8 +77,9 @@ def check_system(
             what the system needs, with ids of their own; `defect` says whether each
             has a defect, with its mask. The default is a textured board of 32 pixels.
         stochastic: what depends on the key: of "train", "gather", "sum", "score".
-        rounding: most that scores may differ between batch sizes and device counts,
-            which are programs of their own, relative to the largest.
+        rounding: most that scores may differ between batch sizes, which are programs
+            of their own, relative to the largest. Between numbers of devices they are
+            compared in float64.
         sources: samples of sources that are not like those of `make_batch`, by name.
             Of "images" the default is procedural textures.
         numbers: of the clauses that are checked; None = all.

@@ -59,7 +59,9 @@ def evaluate(program: ClosedJaxpr | Jaxpr, arguments: Sequence[Array]) -> list[A
     values |= zip(jaxpr.invars, map(_wide, arguments), strict=True)
 
     def read(x):
-        return _wide(x.val) if isinstance(x, Literal) else values[x]
+        if isinstance(x, Literal):  # a Python number may stand for an int32
+            return _wide(np.asarray(x.val, x.aval.dtype))
+        return values[x]
 
     for equation in jaxpr.eqns:
         found = _compute(equation, [read(x) for x in equation.invars])
@@ -143,7 +145,21 @@ def _cond(params: Mapping[str, Any], inputs: list[Array], known: bool) -> list[A
     return jax.lax.switch(inputs[0], functions, *inputs[1:])
 
 
-CONTROL = {"while": _while, "scan": _scan, "cond": _cond}
+def _linear_solve(
+    params: Mapping[str, Any], inputs: list[Array], known: bool
+) -> list[Array]:
+    lengths = params["const_lengths"]
+    first, count = lengths.matvec + lengths.vecmat, lengths.solve
+    right = inputs[sum(lengths) :]
+    return evaluate(params["jaxprs"].solve, [*inputs[first : first + count], *right])
+
+
+CONTROL = {
+    "while": _while,
+    "scan": _scan,
+    "cond": _cond,
+    "custom_linear_solve": _linear_solve,
+}
 
 
 def _broadcast(x, *, shape, broadcast_dimensions, **_):

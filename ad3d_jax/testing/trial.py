@@ -219,6 +219,24 @@ class Trial:
         function = widened(step_of(self.system.phases[index]))
         return compilation.compile_step(engine("pmap", devices), function)
 
+    def scores_of_devices(
+        self, batch: Batch, devices: int, split: Collection[str] = ()
+    ) -> Scores:
+        """Returns the scores of the fitted state on some devices, in float64."""
+        where, score = engine("pmap", devices), self._score_of_devices(devices)
+        arguments = key(), self.fitted, batch
+        with jax.enable_x64(True):
+            own, state, batch = jax.tree.map(_doubled, arguments)
+            return self.scored(where, score, batch, state, own, split)
+
+    @functools.cache  # noqa: B019 (trials live as long as a test run)
+    def _score_of_devices(self, devices: int) -> compilation.Compiled:
+        score = scoring(self.system)
+        wide = widened(lambda key, state, batch, _: score(key, state, batch))
+        return compilation.compile_map(
+            engine("pmap", devices), lambda *arguments: wide(*arguments, None)
+        )
+
     def scores(
         self, batch: Batch, state: State | None = None, key: Array | None = None
     ) -> Scores:

@@ -35,6 +35,15 @@ def loops(x):
     return stacked, halved, either
 
 
+def solves(x):
+    def best(found, row):
+        return jnp.where(row[0] > 1, found, 5), row[0]
+
+    place, _ = jax.lax.scan(best, jnp.int32(2), x)
+    inverse = jnp.linalg.inv(x @ x.T + jnp.eye(3, dtype=x.dtype))
+    return inverse * place.astype(x.dtype), jnp.argmin(inverse, 1).astype(x.dtype)
+
+
 def layers(x):
     image = jnp.stack([x, 1 - x], -1)[None]
     kernel = jnp.reshape(jnp.tile(x[:, :3], 4), (3, 3, 2, 2))
@@ -73,7 +82,7 @@ def test_elementwise_programs_are_those_of_numpy():
     close(in_float64(elementwise, X), elementwise_by_numpy(X))
 
 
-@pytest.mark.parametrize("function", [loops, layers, gradients])
+@pytest.mark.parametrize("function", [loops, solves, layers, gradients])
 def test_what_is_not_numpys_is_as_jax_computes_it_in_float64(function):
     with jax.enable_x64(True):
         expected = jax.jit(function)(jnp.asarray(X))
@@ -99,7 +108,7 @@ def test_random_numbers_are_those_of_float32():
 @pytest.mark.parametrize("devices", [None, 2])
 def test_it_can_be_compiled(devices):
     def step(x, across):
-        return across.sum(jnp.sum(jnp.sqrt(x) / 3)) * x, loops(x)
+        return across.sum(jnp.sum(jnp.sqrt(x) / 3)) * x, (loops(x), solves(x))
 
     x = np.stack([X, X + 1])
     across = ALONE._replace(sum=lambda x: jax.lax.psum(x, "batch"))
@@ -111,7 +120,7 @@ def test_it_can_be_compiled(devices):
         total = np.sum(np.sqrt(x) / 3)
     with jax.enable_x64(True):
         found, rest = run(x)
-        expected = jax.jit(loops)(jnp.asarray(X))
+        expected = jax.jit(lambda x: (loops(x), solves(x)))(jnp.asarray(X))
     first = found if devices is None else found[0]
     assert first.dtype == np.float64
     np.testing.assert_allclose(first, total * X, rtol=TIGHT)
