@@ -12,11 +12,18 @@ SENTENCES = {
     # Of reading.
     "orientation_applied": "turned as the orientation tag of a file says",
     "transparency_ignored": "the transparency of the image is ignored",
+    "grey_repeated": "a grey image is repeated as red, green and blue",
     "mark_read": "one impossible distance was taken for a mark of unmeasured points",
-    "behind_camera": "a few points with a negative z count as unmeasured",
+    "behind_camera": "a few points behind the camera, or within a millimetre of it, "
+    "count as unmeasured",
     "hardly_measured": "less than a twentieth of the points is measured",
+    "mirrored": "x falls along the columns, or y along the rows: are the points "
+    "mirrored or turned against the image?",
+    "far_behind": "one distance, far behind all others, recurs: unmeasured points are "
+    "marked by 0 or NaN, and this one counts as measured",
     INVERTED: "the mask of a good sample has defect pixels",
     "mostly_defect": "more than half of the mask is defect: is it inverted?",
+    "several_values": "the mask has several values; each but 0 counts as a defect",
     "empty_mask": "the mask of a defective sample has no defect pixel",
     # Of recipes.
     NOTHING: "no point is measured",

@@ -10,6 +10,7 @@ described at `camera.read_intrinsics`.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +28,7 @@ from data_pipelines.remarks import SENTENCES
 from data_pipelines.samples import (
     complete_parameters,
     load_measured,
-    sample_id,
+    sample_ids,
     sha256,
 )
 
@@ -35,6 +36,7 @@ CAMERA = "camera.json"
 SHOWN = 5  # files that are not read
 EXPECTED = __doc__
 SQUASHED = 0.01
+UNREAD = "0" * 64
 
 
 def read_folder(
@@ -130,8 +132,8 @@ def to_record(
     id: int,
     rgb: np.ndarray | None = None,
     xyz: np.ndarray | None = None,
-) -> Record:
-    """Returns a measured sample as `collate` takes it.
+) -> tuple[Record, tuple[str, ...]]:
+    """Returns a measured sample as `collate` takes it, and what had to be given up.
 
     Args:
         recipe: a name of `recipes.RECIPES`.
@@ -141,9 +143,9 @@ def to_record(
         xyz: [h,w,3] float32 metres, (0,0,0) where unmeasured; None = no points.
     """
     params = {**complete_parameters(recipe, {}), **params}  # one may be newer
-    record = RECIPES[recipe].apply(params, Sample(rgb, xyz)).record
+    record, flags = RECIPES[recipe].apply(params, Sample(rgb, xyz))
     del record["mask"]
-    return {**record, "id": np.int32(id)}
+    return {**record, "id": np.int32(id)}, flags
 
 
 def empty_record(
@@ -162,7 +164,7 @@ class _Files(NamedTuple):
     """The files of a sample; one that is absent, or not needed, is None."""
 
     name: str
-    rgb: Path | None
+    image: Path | None
     points: Path | None
 
 
@@ -218,7 +220,7 @@ def _tell_not_read(folder: Path, used: Iterable[Path]) -> None:
 
 
 def _records(
-    samples: Iterable[_Files],
+    samples: Sequence[_Files],
     intrinsics: Intrinsics | None,
     recipe: str,
     params: Mapping[str, Any],
@@ -226,24 +228,32 @@ def _records(
     left_out: list[CorruptSampleError] | None,
 ) -> Iterator[tuple[str, Record]]:
     told: set[str] = set()
+    ids = _ids(samples)
     for files in samples:
         try:
-            number, sample, flags = _read(files, intrinsics, sizes)
+            sample, flags = _read(files, intrinsics, sizes)
         except CorruptSampleError as error:
             if left_out is None:
                 raise
             left_out.append(error)
             continue
-        for flag in sorted(set(flags) - told):
-            logging.warning("%s: %s (told once)", files.name, SENTENCES[flag])
-        told.update(flags)
-        yield files.name, to_record(recipe, params, number, sample.rgb, sample.xyz)
+        number = ids[files.name]
+        record, given_up = to_record(recipe, params, number, sample.rgb, sample.xyz)
+        tell(files.name, (*flags, *given_up), told)
+        yield files.name, record
+
+
+def tell(name: str, flags: Iterable[str], told: set[str]) -> None:
+    """Logs what is odd about a sample, but for flags that were told, and adds them."""
+    for flag in sorted(set(flags) - told):
+        logging.warning("%s: %s (told once)", name, SENTENCES[flag])
+    told.update(flags)
 
 
 def _read(
     files: _Files, intrinsics: Intrinsics | None, sizes: Collection[tuple[int, int]]
-) -> tuple[int, Sample, tuple[str, ...]]:
-    """Returns id and content of a sample, and what is odd about its files.
+) -> tuple[Sample, tuple[str, ...]]:
+    """Returns the content of a sample, and what is odd about its files.
 
     Raises:
         CorruptSampleError: a file cannot be read, or does not fit the others or what
@@ -256,7 +266,28 @@ def _read(
             check_proportions(sample.size, sizes)
         except DatasetError as error:
             raise CorruptSampleError(path, str(error)) from None
-    return sample_id(sha256(path)), sample, flags
+    return sample, flags
+
+
+def _ids(samples: Iterable[_Files]) -> dict[str, int]:
+    """Returns the ids of samples by name, as those of a class have them."""
+    digests = {
+        files.name: {
+            name: _digest(path)
+            for name, path in (("rgb", files.image), ("xyz", files.points))
+            if path is not None
+        }
+        for files in samples
+    }
+    return sample_ids(digests)
+
+
+def _digest(path: Path) -> str:
+    """Returns a file's SHA-256; of what cannot be read, as is told later, another."""
+    with suppress(CorruptSampleError):
+        if path.is_file():
+            return sha256(path)
+    return UNREAD
 
 
 def collate(records: Iterable[Record], batch_size: int) -> Batch:

@@ -3,7 +3,6 @@
 import contextlib
 import datetime
 import difflib
-import fcntl
 import json
 import os
 import socket
@@ -13,7 +12,7 @@ from typing import Any
 
 from absl import logging
 
-from ad3d_jax.workdir import fields, names
+from ad3d_jax.workdir import fields, locks, names
 from ad3d_jax.workdir.json_files import read_json, to_json, write_json
 
 _ABSENT = "(absent)"
@@ -63,7 +62,7 @@ def _take(lock: Any, folder: Path) -> None:
     """Locks the open lock file and writes into it who holds it."""
     try:
         # The kernel drops this lock with its process, however that ends.
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        locks.take(lock)
     except BlockingIOError as error:
         _, where = _holder(lock, folder)
         raise WorkdirError(
@@ -71,7 +70,7 @@ def _take(lock: Any, folder: Path) -> None:
         ) from error
     except OSError as error:
         raise WorkdirError(
-            f"workdir {folder}: the file system does not lock: {error.strerror}"
+            f"workdir {folder}: cannot be locked: {error.strerror}"
         ) from error
     other, where = _holder(lock, folder)
     machine = _machine()
