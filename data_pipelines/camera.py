@@ -40,9 +40,9 @@ def read_intrinsics(path: str | Path) -> Intrinsics:
     Args:
         path: JSON with fx, fy, cx, cy (pixels) and scale (metres for one unit of depth,
             0.001 with a warning where it is not there), or the camera file of MVTec
-            3D-AD (HALCON's division model: focus, kappa, sx, sy, cx, cy), to which scale
-            may be added. Width and height of its images, where it names them, are
-            compared with those of depth images.
+            3D-AD (HALCON's division model: focus, kappa, sx, sy, cx, cy; scale may be
+            added). Width and height of its images, where it names them, are compared
+            with those of depth images.
 
     Raises:
         DatasetError: a value is missing or is not a sensible number.

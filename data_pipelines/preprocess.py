@@ -43,7 +43,7 @@ from data_pipelines.whole_folder import complete_or_absent
 FORMATS = ("tfds", "npz")
 ON_MISSING = ("error", "skip")
 SHOWN_FAULTS = 10
-RULES = 2  # of reading and preparing; a change makes all prepared data anew
+RULES = 3  # of reading and preparing; a change makes all prepared data anew
 
 
 def prepare(

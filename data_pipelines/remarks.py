@@ -48,10 +48,24 @@ def remarks(manifest: Mapping[str, Any]) -> list[str]:
         f"{category}: {_share(count, total, 'samples')}: {SENTENCES[flag]} ({flag})"
         for flag, count in flags
     ]
+    known = {_measured(row) for row in _rows(manifest, "train")}
+    test = _rows(manifest, "test")
+    if leaked := sum(_measured(row) in known for row in test):
+        share = _share(leaked, len(test), "samples of test")
+        said.append(f"{category}: {share}: the same files are in train, too")
     lost, regions = manifest["regions_lost"], manifest["regions"]
     if lost:
         said.append(f"{category}: {_share(lost, regions, 'defect regions')}: {VANISH}")
     return said
+
+
+def _rows(manifest: Mapping[str, Any], split: str) -> list[Mapping[str, Any]]:
+    return [row for row in manifest["samples"] if row["split"] == split]
+
+
+def _measured(row: Mapping[str, Any]) -> tuple[str | None, ...]:
+    """Returns the digests of all that was measured of a sample."""
+    return tuple(row["sha256"].get(name) for name in ("rgb", "xyz"))
 
 
 def refuse_useless(category: str, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -358,6 +358,16 @@ def test_an_image_that_is_turned_does_not_fit_its_points(run, box):
         run()
 
 
+def test_samples_of_test_that_are_in_train_are_said(box, tmp_path):
+    """One whose image alone is there, as of a sensor without colour, is not one."""
+    for name in ("rgb/000.png", "xyz/000.tiff", "rgb/001.png"):
+        shutil.copy(box / "train/good" / name, box / "test/good" / name)
+    size = {"image_size": 16}
+    prepared = prepare(box.parent, "box", "raw", size, tmp_path / "c", format="npz")
+    expected = "box: 1 of 4 samples of test (25 %): the same files are in train, too"
+    assert expected in prepared.manifest["remarks"]
+
+
 def test_masks_of_another_size(run, box):
     from PIL import Image
 
