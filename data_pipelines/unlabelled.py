@@ -101,7 +101,8 @@ def read_folder(
         )
     paired = {name: points[name] for name in names} if reasons else points
     both = (*first.values(), *paired.values())
-    _tell_not_read(folder, [path for paths in both for path in paths])
+    used = [path for paths in both for path in paths]
+    _tell_not_read(folder, [*used, folder / CAMERA] if intrinsics else used)
     files = []
     for stem, found in first.items():
         for path in found:
@@ -205,7 +206,7 @@ def _by_stem(
 
 def _tell_not_read(folder: Path, used: Iterable[Path]) -> None:
     """Logs what lies beside the files that are used, folders as a whole."""
-    used = {*used, folder / CAMERA}
+    used = set(used)
     places = {folder, *(path.parent for path in used)}
     left = [
         path

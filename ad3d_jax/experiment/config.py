@@ -5,8 +5,9 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 import runpy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ NEEDS = (  # what a run reads of each configuration
     *("fit.engine", "fit.device_memory_bytes", "eval.batch_size"),
 )
 HOME = "experiments.configs"  # the package whose files are found by name
+WORDS = re.compile(r"\w+(,\w+)*")  # names of modalities, layers, extras
 TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no")
 Source = ConfigDict | str | os.PathLike
 
@@ -200,13 +202,28 @@ def read_value(config: ConfigDict, name: str, text: str) -> Any:
         pair = recipes.is_parameter(name) and text.startswith("(")
         if isinstance(now, int | float) and not pair:
             return type(now)(text)
-        value = ast.literal_eval(text)
-        return tuple(value) if isinstance(now, tuple) else value
+        if isinstance(now, tuple | list):
+            return _items(now, text)
+        return ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError):
         if now is None:
             return text
         expected = f"{type(now).__name__} such as {written(now)}"
         raise ValueError(f"{name}: expected {expected}, found {text!r}") from None
+
+
+def _items(now: Sequence, text: str) -> tuple:
+    """Returns a text as several values, or as one: `rgb,depth`, `(2,3)`, `'rgb'`.
+
+    Words need no quotes where the field holds words.
+    """
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        if not (WORDS.fullmatch(text) and all(isinstance(x, str) for x in now)):
+            raise
+        return tuple(text.split(","))
+    return tuple(value) if isinstance(value, tuple | list) else (value,)
 
 
 def written(value: Any) -> str:

@@ -254,7 +254,8 @@ def _ids(measured, id, count: int) -> list[int]:
                 digest.update(np.ascontiguousarray(row))
         return [sample_id(digest.hexdigest()) for digest in digests]
     ids = [int(number) for number in np.ravel(id)]
-    if len(ids) != count or not all(0 <= number < 2**31 for number in ids):
+    whole = np.asarray(id).dtype.kind in "iu"
+    if not whole or len(ids) != count or not all(0 <= number < 2**31 for number in ids):
         raise ValueError(
             f"id: expected {count} whole numbers of 0 to 2**31 - 1, found {id!r}"
         )

@@ -1,10 +1,12 @@
 """Folders for prediction: points, depth images or images alone."""
 
 import json
+import os
 import shutil
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from data_pipelines.batches import check_batch
@@ -86,6 +88,50 @@ def test_bad_folders(prepared, box, tmp_path):
         next(records)
     with pytest.raises(DatasetError, match="1 to 2 records"):
         collate([], 2)
+
+
+def test_samples_that_share_an_image_are_told_apart_by_their_points(prepared, box):
+    params, place = prepared.manifest["params"], box / "test/dent"
+    ids = {
+        name: record["id"] for name, record in read_folder(place, "ast", params, NEEDS)
+    }
+    shutil.copy(place / "rgb/000.png", place / "rgb/001.png")
+    again = [record["id"] for _, record in read_folder(place, "ast", params, NEEDS)]
+    assert len({*again, *ids.values()}) == 4
+    # Only what was measured counts, and equal samples are one.
+    shutil.copy(place / "xyz/000.tiff", place / "xyz/001.tiff")
+    one, other = (r["id"] for _, r in read_folder(place, "ast", params, NEEDS))
+    assert one == other
+
+
+def test_what_is_odd_about_a_sample_is_said_once(prepared, box, caplog, write):
+    params, place = prepared.manifest["params"], box / "test/dent"
+    for stem in ("000", "001"):
+        tifffile.imwrite(place / f"xyz/{stem}.tiff", 0 * write.scene(0)[1])
+        Image.open(place / f"rgb/{stem}.png").convert("L").save(
+            place / f"rgb/{stem}.png"
+        )
+    left_out = []
+    list(read_folder(place, "ast", params, NEEDS, left_out=left_out))
+    assert caplog.text.count("no point is measured (told once)") == 1
+    assert caplog.text.count("grey image") == 1 and not left_out
+
+
+def test_what_only_looks_like_a_file_costs_no_other(prepared, box):
+    place, left_out = box / "test/dent", []
+    (place / "rgb/002.png").mkdir()
+    os.mkfifo(place / "rgb/003.png")
+    found = read_folder(
+        place, "ast", prepared.manifest["params"], ("rgb",), left_out=left_out
+    )
+    assert [name for name, _ in found] == ["000", "001"]
+    assert [error.path.name for error in left_out] == ["002.png", "003.png"]
+
+
+def test_a_camera_that_is_not_needed_is_named(prepared, box, caplog):
+    (box / "test/dent/camera.json").write_text("{}")
+    read_folder(box / "test/dent", "ast", prepared.manifest["params"], NEEDS)
+    assert "not read: camera.json, gt" in caplog.text
 
 
 def test_what_is_not_read_is_named_and_two_of_one_stem_are_refused(
