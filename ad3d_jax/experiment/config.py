@@ -203,7 +203,7 @@ def read_value(config: ConfigDict, name: str, text: str) -> Any:
         if isinstance(now, int | float) and not pair:
             return type(now)(text)
         if isinstance(now, tuple | list):
-            return _items(now, text)
+            return type(now)(_items(now, text))
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError):
         if now is None:
@@ -212,7 +212,7 @@ def read_value(config: ConfigDict, name: str, text: str) -> Any:
         raise ValueError(f"{name}: expected {expected}, found {text!r}") from None
 
 
-def _items(now: Sequence, text: str) -> tuple:
+def _items(now: Sequence, text: str) -> Sequence:
     """Returns a text as several values, or as one: `rgb,depth`, `(2,3)`, `'rgb'`.
 
     Words need no quotes where the field holds words.
@@ -222,8 +222,8 @@ def _items(now: Sequence, text: str) -> tuple:
     except (ValueError, SyntaxError):
         if not (WORDS.fullmatch(text) and all(isinstance(x, str) for x in now)):
             raise
-        return tuple(text.split(","))
-    return tuple(value) if isinstance(value, tuple | list) else (value,)
+        return text.split(",")
+    return value if isinstance(value, tuple | list) else [value]
 
 
 def written(value: Any) -> str:

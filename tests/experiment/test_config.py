@@ -63,7 +63,7 @@ def test_a_file_of_the_users_own(tmp_path):
         ("model.modalities=depth", ("depth",)),
         ("model.modalities='depth'", ("depth",)),
         ("model.modalities=rgb,depth", ("rgb", "depth")),
-        ("data.recipe_parameters.extras=fpfh,normals", ("fpfh", "normals")),
+        ("data.recipe_parameters.extras=fpfh,normals", ["fpfh", "normals"]),
         ("fit.tensorboard=True", True),
         ("fit.tensorboard=no", False),
         ("fit.max_grad_norm=None", None),
