@@ -25,6 +25,8 @@ SENTENCES = {
     "mostly_defect": "more than half of the mask is defect: is it inverted?",
     "several_values": "the mask has several values; each but 0 counts as a defect",
     "empty_mask": "the mask of a defective sample has no defect pixel",
+    "other_distance": "lies at less than half or more than twice the distance of "
+    "what the system was fitted on: is the unit right?",
     # Of recipes.
     NOTHING: "no point is measured",
     "no_plane": "the points span no plane, so all of them count as the object",

@@ -9,8 +9,9 @@ Depth images have 16 bits, and pixels that fit those of the image; `camera.json`
 described at `camera.read_intrinsics`.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from data_pipelines.camera import Intrinsics, read_intrinsics
 from data_pipelines.errors import CorruptSampleError, DatasetError
 from data_pipelines.folders import entries
 from data_pipelines.layout import SUFFIXES
+from data_pipelines.measured import distance
 from data_pipelines.recipes import RECIPES, Record, Sample
 from data_pipelines.remarks import SENTENCES
 from data_pipelines.samples import (
@@ -36,6 +38,7 @@ CAMERA = "camera.json"
 SHOWN = 5  # files that are not read
 EXPECTED = __doc__
 SQUASHED = 0.01
+OTHER = 2.0  # times the distances that were fitted, above which a unit may be wrong
 UNREAD = "0" * 64
 
 
@@ -45,6 +48,7 @@ def read_folder(
     params: Mapping[str, Any],
     needs: Iterable[str],
     sizes: Collection[tuple[int, int]] = (),
+    distances: Sequence[float] = (),
     left_out: list[CorruptSampleError] | None = None,
 ) -> Iterator[tuple[str, Record]]:
     """Finds the samples of a folder and returns an iterator that preprocesses them.
@@ -56,6 +60,7 @@ def read_folder(
         needs: names of batch fields; points are read only if a name other than rgb is
             among them or the recipe needs points, and must then be there.
         sizes: of the samples that the system was fitted on, see `check_proportions`.
+        distances: of them, see `to_record`.
         left_out: gets the error of each sample that cannot be read, which is passed
             over; None = it is raised.
 
@@ -109,7 +114,8 @@ def read_folder(
             name = path.name if twins else stem
             image = path if first is images else None
             files.append(_Files(name, image, points[stem][0] if reasons else None))
-    return _records(files, intrinsics, recipe, params, sizes, left_out)
+    own = partial(to_record, recipe, params, distances=distances)
+    return _records(files, intrinsics, own, sizes, left_out)
 
 
 def _twins(files: Mapping[str, Sequence[Path]]) -> list[str]:
@@ -133,6 +139,7 @@ def to_record(
     id: int,
     rgb: np.ndarray | None = None,
     xyz: np.ndarray | None = None,
+    distances: Sequence[float] = (),
 ) -> tuple[Record, tuple[str, ...]]:
     """Returns a measured sample as `collate` takes it, and what had to be given up.
 
@@ -142,10 +149,16 @@ def to_record(
         id: of the sample, 0 to 2**31 - 1.
         rgb: [h,w,3] uint8; None = no image.
         xyz: [h,w,3] float32 metres, (0,0,0) where unmeasured; None = no points.
+        distances: least and greatest of what was fitted, metres; () = not known.
     """
     params = {**complete_parameters(recipe, {}), **params}  # one may be newer
     record, flags = RECIPES[recipe].apply(params, Sample(rgb, xyz))
     del record["mask"]
+    metres = distance(record.get("xyz"))
+    if metres is not None and distances:
+        least, greatest = distances
+        if not least / OTHER <= metres <= OTHER * greatest:
+            flags = (*flags, "other_distance")
     return {**record, "id": np.int32(id)}, flags
 
 
@@ -223,8 +236,7 @@ def _tell_not_read(folder: Path, used: Iterable[Path]) -> None:
 def _records(
     samples: Sequence[_Files],
     intrinsics: Intrinsics | None,
-    recipe: str,
-    params: Mapping[str, Any],
+    record_of: Callable[..., tuple[Record, tuple[str, ...]]],
     sizes: Collection[tuple[int, int]],
     left_out: list[CorruptSampleError] | None,
 ) -> Iterator[tuple[str, Record]]:
@@ -239,7 +251,7 @@ def _records(
             left_out.append(error)
             continue
         number = ids[files.name]
-        record, given_up = to_record(recipe, params, number, sample.rgb, sample.xyz)
+        record, given_up = record_of(number, sample.rgb, sample.xyz)
         tell(files.name, (*flags, *given_up), told)
         yield files.name, record
 

@@ -116,6 +116,7 @@ class Detector:
         records = []
         for row, number in enumerate(ids):
             own = {name: array[row] for name, array in measured.items()}
+            own["distances"] = self.origin.distances
             record, flags = to_record(**self.recipe, id=number, **own)
             tell(f"sample {row}", flags, told)
             records.append(record)

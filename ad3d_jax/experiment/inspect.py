@@ -43,6 +43,7 @@ def inspect(
         **detector.recipe,
         needs=needs,
         sizes=detector.origin.sizes,
+        distances=detector.origin.distances,
         left_out=left_out,
     )
     seen, rows = [], []

@@ -34,6 +34,7 @@ class Origin(NamedTuple):
     recipe: Mapping[str, Any]  # name, and params with what it has learned
     data: Mapping[str, Mapping[str, Any]]  # number and digest of samples, by source
     sizes: Sequence[Sequence[int]]  # rows and columns that samples of the class have
+    distances: Sequence[float]  # least and greatest of train, metres; [] = not known
     weights: Mapping[str, Any]  # what is said of the files that brought a part
     changes: Sequence[str] = ()  # "field: old -> new" that a fit under way was allowed
 
@@ -58,7 +59,13 @@ def origin_of(
     digests = {source: data.digest(source) for source in sources}
     known = {source: digest for source, digest in digests.items() if digest}
     sizes = [list(map(int, size.split("x"))) for size in data.manifest["image_sizes"]]
-    return Origin(plain(config), to_json(recipe), known, sizes, to_json(weights))
+    rows = data.manifest["samples"]
+    found = [row["distance"] for row in rows if row["split"] == "train"]
+    measured = [metres for metres in found if metres is not None]
+    distances = [min(measured), max(measured)] if measured else []
+    return Origin(
+        *(plain(config), to_json(recipe), known, sizes, distances, to_json(weights))
+    )
 
 
 def read(folder: Path) -> Origin | None:

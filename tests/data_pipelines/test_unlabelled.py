@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
@@ -100,6 +101,24 @@ def test_samples_that_share_an_image_are_told_apart_by_their_points(prepared, bo
     shutil.copy(place / "xyz/000.tiff", place / "xyz/001.tiff")
     one, other = (r["id"] for _, r in read_folder(place, "ast", params, NEEDS))
     assert one == other
+
+
+def test_a_sample_at_another_distance_than_was_fitted_is_said(prepared, box, caplog):
+    manifest, place = prepared.manifest, box / "test/dent"
+    seen = [row["distance"] for row in manifest["samples"] if row["split"] == "train"]
+    np.testing.assert_allclose(seen, 0.6, atol=0.01)
+    named = partial(
+        read_folder,
+        *(place, "ast", manifest["params"], NEEDS),
+        distances=(min(seen), max(seen)),
+    )
+    list(named())
+    assert not [text for text in caplog.messages if "is the unit right" in text]
+    path = place / "xyz/000.tiff"
+    tifffile.imwrite(path, 10 * tifffile.imread(path), photometric="rgb")  # 0.1 mm
+    list(named())
+    (said,) = [text for text in caplog.messages if "is the unit right" in text]
+    assert said.startswith("000: ")
 
 
 def test_what_is_odd_about_a_sample_is_said_once(prepared, box, caplog, write):
