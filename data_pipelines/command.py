@@ -96,6 +96,8 @@ def status_of(command: Callable[[], object]) -> int:
         return refuse(f"{error.filename}: {error.strerror}", MISTAKE)
     except DiskFullError as full:
         return refuse(str(full), DISK_FULL)
+    except MemoryError as error:
+        return refuse(f"no memory is left: {error or 'of this machine'}", MISTAKE)
     except ValueError as mistake:
         return refuse(str(mistake), MISTAKE)
     except ImportError as missing:

@@ -46,7 +46,7 @@ def load(source: Source) -> ConfigDict:
     if isinstance(source, ConfigDict):
         return source.copy_and_resolve_references()
     name, colon, variant = os.fspath(source).partition(":")
-    found = runpy.run_path(str(find(name)))
+    found = names_in(find(name))
     if "get_config" not in found:
         raise ValueError(f"configuration {name}: the file defines no get_config")
     get_config = found["get_config"]
@@ -87,9 +87,18 @@ def known(home: str = HOME) -> dict[str, Path]:
     return {path.stem: path for path in files if path.stem != "base"}
 
 
+def names_in(file: Path) -> dict[str, Any]:
+    """Runs a file of Python and returns what it defines; ValueError where it fails."""
+    try:
+        return runpy.run_path(str(file))
+    except Exception as error:  # noqa: BLE001 (the user's own code)
+        kind = type(error).__name__
+        raise ValueError(f"configuration: {file}: {kind}: {error}") from error
+
+
 def variants(file: Path) -> list[str]:
     """Returns the names of a configuration's variants, in the order of its file."""
-    return list(runpy.run_path(str(file)).get("VARIANTS", ()))
+    return list(names_in(file).get("VARIANTS", ()))
 
 
 def read_config(workdir: Path) -> ConfigDict:

@@ -53,6 +53,13 @@ def test_a_file_of_the_users_own(tmp_path):
         load(file)
 
 
+@pytest.mark.parametrize("text", ["root:x:0:0\n", "x = y\n", "import nothing_of_it\n"])
+def test_a_file_that_fails_is_named(tmp_path, text):
+    (tmp_path / "a.py").write_text(text)
+    with pytest.raises(ValueError, match=r"^configuration: .*a\.py: \w+Error: "):
+        load(tmp_path / "a.py")
+
+
 @pytest.mark.parametrize(
     ("text", "value"),
     [
