@@ -7,7 +7,8 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from absl import app, flags
 
@@ -60,6 +61,15 @@ def whole_numbers(texts: Sequence[str], flag: str) -> list[int]:
         found = ",".join(map(str, texts))
         expected = f"--{flag}: expected whole numbers, found {found!r}"
         raise flags.Error(expected) from None
+
+
+@contextmanager
+def checking_flags() -> Iterator[None]:
+    """What goes wrong within is the wrong value of a flag."""
+    try:
+        yield
+    except ValueError as error:
+        raise flags.Error(str(error)) from error
 
 
 def asks_for_help(given: Sequence[str]) -> bool:

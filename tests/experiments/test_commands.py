@@ -114,6 +114,7 @@ def test_blank_or_equals_one_dash_or_two_in_any_order(given, values):
         (["--config.fit.tensorboard", "perhaps"], "fit.tensorboard: expected bool"),
         (["--config=patchcoer"], "did you mean 'patchcore'"),
         (["--config=btf:cup"], "variant 'cup' of btf is unknown"),
+        (["--config=patchcore:tiny", "--config.model.fraction=2"], "model.fraction: "),
         (["--config.sede=1"], "sede: no such field; did you mean 'seed'"),
         (["--workdir=gs://bucket/run"], "--workdir: expected a path of this machine"),
         (["--config.data.root=s3://x"], "data.root: expected a path of this machine"),
