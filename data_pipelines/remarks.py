@@ -6,13 +6,13 @@ from typing import Any
 from data_pipelines.errors import DatasetError
 from data_pipelines.layout import GOOD
 
-NOTHING, INVERTED = "nothing_measured", "defect_in_good"
+NOTHING, INVERTED, GREY = "nothing_measured", "defect_in_good", "grey_repeated"
 VANISH = "vanish where masks are resized; a larger data.mask_size keeps them"
 SENTENCES = {
     # Of reading.
     "orientation_applied": "turned as the orientation tag of a file says",
     "transparency_ignored": "the transparency of the image is ignored",
-    "grey_repeated": "a grey image is repeated as red, green and blue",
+    GREY: "a grey image is repeated as red, green and blue",
     "mark_read": "one impossible distance was taken for a mark of unmeasured points",
     "behind_camera": "a few points behind the camera, or within a millimetre of it, "
     "count as unmeasured",
@@ -49,6 +49,7 @@ def remarks(manifest: Mapping[str, Any]) -> list[str]:
     said = [
         f"{category}: {_share(count, total, 'samples')}: {SENTENCES[flag]} ({flag})"
         for flag, count in flags
+        if (flag, count) != (GREY, total)  # a grey camera; beside colours it is odd
     ]
     known = {_measured(row) for row in _rows(manifest, "train")}
     test = _rows(manifest, "test")

@@ -368,6 +368,21 @@ def test_samples_of_test_that_are_in_train_are_said(box, tmp_path):
     assert expected in prepared.manifest["remarks"]
 
 
+def test_grey_images_are_said_where_others_have_colours(box, tmp_path):
+    size, paths = {"image_size": 16}, sorted(box.glob("*/*/rgb/*.png"))
+
+    def remarks():
+        cache = tmp_path / "cache"
+        prepared = prepare(box.parent, "box", "raw", size, cache, format="npz")
+        return [text for text in prepared.manifest["remarks"] if "grey" in text]
+
+    for count in (0, 1, len(paths)):
+        for path in paths[:count]:
+            Image.open(path).convert("L").save(path)
+        share = f"1 of {len(paths)} samples"
+        assert [share in text for text in remarks()] == [True] * (count == 1)
+
+
 def test_masks_of_another_size(run, box):
     from PIL import Image
 

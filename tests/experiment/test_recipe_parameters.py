@@ -14,7 +14,7 @@ def test_a_batch_that_shows_shapes_can_be_made_for_every_recipe():
         needs_fit = needs_score = ("xyz",)
 
     for name, recipe in RECIPES.items():
-        config = changed(load("btf:tiny"), {"data.recipe": name})
+        config = configured(f"data.recipe={name}")
         rows, columns = data.example(config, Needs).xyz.shape[1:3]
         sized = config.data.image_size, config.data.image_size
         assert (rows, columns) == (
