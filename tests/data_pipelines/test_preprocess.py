@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from data_pipelines import shards
 from data_pipelines.errors import CorruptSampleError, DatasetError, DiskFullError
