@@ -183,7 +183,8 @@ def pmap_elsewhere(root: Path) -> list[str]:
 
 def names_of_files() -> set[str]:
     """Returns what the files and folders of a run are called, folder by folder."""
-    paths = [value for name, value in vars(names).items() if name.isupper()]
+    known = {name: value for name, value in vars(names).items() if name.isupper()}
+    paths = [value for value in known.values() if isinstance(value, str)]
     return {part for path in paths for part in path.split("/")}
 
 
