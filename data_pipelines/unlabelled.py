@@ -70,9 +70,9 @@ def read_folder(
         the first file, with its ending where stems are not enough.
 
     Raises:
-        DatasetError: (at once) there are no images, or points are needed and missing,
-            or two files have one stem and only one can be meant; (while iterating,
-            CorruptSampleError) a file cannot be read.
+        DatasetError: (at once) there are no images, or points are needed and missing;
+            (CorruptSampleError) two files have one stem and only one can be meant, or,
+            while iterating, a file cannot be read.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -99,32 +99,38 @@ def read_folder(
             f"{images[missing[0]][0]} and {len(missing) - 1} others; expected\n"
             f"{EXPECTED}"
         )
-    twins = [*_twins(images), *(_twins(points) if reasons else ())]
-    if twins and reasons:
-        raise DatasetError(
-            f"input: expected one file of each kind for a sample, found {twins[0]}"
-        )
+    twins = _twins(images) | (_twins(points) if reasons else {})
+    refused = list(twins.values()) if reasons else []
+    if refused and left_out is None:
+        raise refused[0]
     paired = {name: points[name] for name in names} if reasons else points
     both = (*first.values(), *paired.values())
     used = [path for paths in both for path in paths]
     _tell_not_read(folder, [*used, folder / CAMERA] if intrinsics else used)
     files = []
     for stem, found in first.items():
+        if reasons and stem in twins:
+            continue
         for path in found:
             name = path.name if twins else stem
             image = path if first is images else None
             files.append(_Files(name, image, points[stem][0] if reasons else None))
+    if refused:
+        left_out += refused
     own = partial(to_record, recipe, params, distances=distances)
     return _records(files, intrinsics, own, sizes, left_out)
 
 
-def _twins(files: Mapping[str, Sequence[Path]]) -> list[str]:
-    """Returns "a.png and a.jpg" for each stem that more than one file has."""
-    return [
-        " and ".join(path.name for path in paths)
-        for paths in files.values()
+def _twins(files: Mapping[str, Sequence[Path]]) -> dict[str, CorruptSampleError]:
+    """Returns what is said of each stem that more than one file has."""
+    expected = "expected one file of each kind for a sample, found"
+    return {
+        stem: CorruptSampleError(
+            paths[0], f"{expected} {' and '.join(path.name for path in paths)}"
+        )
+        for stem, paths in files.items()
         if len(paths) > 1
-    ]
+    }
 
 
 def needs_points(recipe: str, needs: Iterable[str]) -> list[str]:

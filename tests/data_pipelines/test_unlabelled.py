@@ -162,3 +162,8 @@ def test_what_is_not_read_is_named_and_two_of_one_stem_are_refused(
     shutil.copy(place / "rgb/001.png", place / "rgb/001.jpg")
     with pytest.raises(DatasetError, match=r"found 001\.jpg and 001\.png"):
         read_folder(place, "ast", params, NEEDS)
+    left_out = []
+    others = list(read_folder(place, "ast", params, NEEDS, left_out=left_out))
+    assert [name for name, _ in others] == ["000"]
+    (error,) = left_out
+    assert "found 001.jpg and 001.png" in str(error)
