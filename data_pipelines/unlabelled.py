@@ -112,7 +112,7 @@ def read_folder(
         if reasons and stem in twins:
             continue
         for path in found:
-            name = path.name if twins else stem
+            name = path.name if twins and not reasons else stem
             image = path if first is images else None
             files.append(_Files(name, image, points[stem][0] if reasons else None))
     if refused:

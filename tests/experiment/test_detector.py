@@ -122,7 +122,7 @@ def test_a_mark_or_a_masked_distance_is_unmeasured(detector, scans, caplog):
     camera = {"fx": 80.0, "fy": 80.0, "cx": 27.5, "cy": 27.5, "scale": 0.0001}
     units[:4] = 0
     expected = detector.score(rgb=rgb, depth=units, intrinsics=camera)
-    masked = np.ma.masked_array(units.copy(), np.arange(56)[:, None] < 4)
+    masked = np.ma.masked_array(units.copy(), np.indices(units.shape)[0] < 4)
     masked.data[:4] = 5000
     units[:4] = 65535  # 6.55 m
     for given in (units, masked):
