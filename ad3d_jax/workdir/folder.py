@@ -13,6 +13,7 @@ from typing import Any
 from absl import logging
 
 from ad3d_jax.workdir import fields, locks, names
+from ad3d_jax.workdir.atomic import write_bytes
 from ad3d_jax.workdir.json_files import read_json, to_json, write_json
 
 _ABSENT = "(absent)"
@@ -49,9 +50,15 @@ def open_workdir(
         ) from error
     with lock:
         _take(lock, folder)
+        path = folder / names.CONFIG
+        before = path.read_bytes() if path.exists() else None
         try:
             _keep_config(folder, config, allow_change)
             yield folder
+        except WorkdirError:  # refused: what is there stays described as it was
+            if before is not None:
+                write_bytes(path, before)
+            raise
         finally:
             # The file stays: were it removed, another process could hold a lock on it
             # while a third makes a new one.
