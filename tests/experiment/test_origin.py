@@ -156,8 +156,15 @@ def test_a_state_without_its_origin_is_refused(copied):
         load_detector(copied)
 
 
-@pytest.mark.parametrize("text", ["[]", "{}", '{"config": {}}'])
-def test_a_damaged_origin_is_named(copied, text):
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[]", "expected a JSON object"),
+        ("{}", "there is no 'config' in it"),
+        ('{"config": {}}', "there is no 'recipe' in it"),
+    ],
+)
+def test_a_damaged_origin_is_named(copied, text, words):
     (copied / names.ORIGIN).write_text(text)
-    with pytest.raises(ValueError, match=r"origin\.json: expected"):
+    with pytest.raises(ValueError, match=rf"origin\.json: {words}"):
         load_detector(copied)
