@@ -156,7 +156,8 @@ def test_python_is_checked_as_flags_are():
         ad.Experiment("btf:tiny", set={"data.image_size": 0})
     with pytest.raises(ValueError, match="^hyper.noise: expected at least 0"):
         ad.population("simplenet:tiny", {"hyper.noise": [0.01, -1.0]})
-    with pytest.raises(
+    words = r"^data.mask_size: expected None or in \[8, 4096\]"
+    with pytest.raises(ValueError, match=words):
         ValueError, match=r"^data.mask_size: expected None or in \[8, 4096\]"
     ):
         ad.grid(["btf:tiny"], ["bun"], workdir="nowhere", mask_size=1)
