@@ -158,8 +158,6 @@ def test_python_is_checked_as_flags_are():
         ad.population("simplenet:tiny", {"hyper.noise": [0.01, -1.0]})
     words = r"^data.mask_size: expected None or in \[8, 4096\]"
     with pytest.raises(ValueError, match=words):
-        ValueError, match=r"^data.mask_size: expected None or in \[8, 4096\]"
-    ):
         ad.grid(["btf:tiny"], ["bun"], workdir="nowhere", mask_size=1)
 
 
