@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 MIN_SIDE, MAX_SIDE = 16, 4096  # pixels
 MAX_BYTES = 256 * 2**20  # of a file
@@ -76,6 +76,10 @@ def open_image(
             file.seek(0)
             with Image.open(file, formats=formats) as image:
                 check_sides(path, image.height, image.width, least)
+                if image.format == "PNG" and getattr(image, "n_frames", 1) > 1:
+                    raise ImageFileError(
+                        path, f"expected one image, found {image.n_frames} in a row"
+                    )
                 if image.mode not in modes:
                     raise ImageFileError(
                         path,
@@ -88,6 +92,9 @@ def open_image(
                 return image.copy()
     except ImageFileError:
         raise
+    except UnidentifiedImageError:
+        expected = " or ".join(formats)
+        raise ImageFileError(path, f"cannot be decoded: is no {expected}") from None
     except Exception as error:  # decoders raise anything, MemoryError among it
         reason = f"cannot be decoded ({type(error).__name__}: {error})"
         raise ImageFileError(path, reason) from error

@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from absl import logging
 
 from data_pipelines.errors import DatasetError
 
 PINHOLE = ("fx", "fy", "cx", "cy")
 HALCON = ("focus", "sx", "sy", "cx", "cy")
 # Keys that may stand beside them; those of the last row are not needed.
-OPTIONAL = ("scale", "kappa")
-UNUSED = ("camera_type", "image_width", "image_height", "width", "height", "model")
+ROWS, COLUMNS = ("height", "image_height"), ("width", "image_width")
+UNUSED = ("camera_type", "model")
+SCALE = 0.001  # where nothing is said of it
+MARK = 2**16 - 1  # units of a depth image of 16 bits that no sensor measures
 
 
 class Intrinsics(NamedTuple):
@@ -24,9 +27,11 @@ class Intrinsics(NamedTuple):
     fy: float  # pixels
     cx: float  # pixels, column of the principal point
     cy: float  # pixels, row of the principal point
-    scale: float = 0.001  # metres for one unit of the depth image
+    scale: float = SCALE  # metres for one unit of the depth image
     kappa_x: float = 0.0  # distortion by pixel: 1 + kappa_x du^2 + kappa_y dv^2
     kappa_y: float = 0.0
+    rows: int | None = None  # of its images, where that is known
+    columns: int | None = None
 
 
 def read_intrinsics(path: str | Path) -> Intrinsics:
@@ -34,8 +39,10 @@ def read_intrinsics(path: str | Path) -> Intrinsics:
 
     Args:
         path: JSON with fx, fy, cx, cy (pixels) and scale (metres for one unit of depth,
-            default 0.001), or the camera file of MVTec 3D-AD (HALCON's division model:
-            focus, kappa, sx, sy, cx, cy), to which scale may be added.
+            0.001 with a warning where it is not there), or the camera file of MVTec
+            3D-AD (HALCON's division model: focus, kappa, sx, sy, cx, cy; scale may be
+            added). Width and height of its images, where it names them, are compared
+            with those of depth images.
 
     Raises:
         DatasetError: a value is missing or is not a sensible number.
@@ -44,7 +51,10 @@ def read_intrinsics(path: str | Path) -> Intrinsics:
         table = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise DatasetError(f"{path}: cannot be read as JSON: {error}") from error
-    return _from_table(path, table)
+    found = _from_table(path, table)
+    if "scale" not in table:
+        logging.warning("%s: no scale; %g metres a unit is assumed", path, SCALE)
+    return found
 
 
 def intrinsics_of(
@@ -61,34 +71,55 @@ def intrinsics_of(
 def _from_table(path: str | Path, table: Any) -> Intrinsics:
     if not isinstance(table, dict):
         raise DatasetError(f"{path}: expected a JSON table, found {type(table)}")
-    names = HALCON if "focus" in table else PINHOLE
+    halcon = "focus" in table
+    names, optional = (HALCON, ("scale", "kappa")) if halcon else (PINHOLE, ("scale",))
     missing = [n for n in names if n not in table]
     if missing:
         raise DatasetError(
             f"{path}: expected {', '.join(PINHOLE)} (and scale), or MVTec's "
             f"{', '.join(HALCON)}; missing: {', '.join(missing)}"
         )
-    strange = sorted(set(table) - {*PINHOLE, *HALCON, *OPTIONAL, *UNUSED})
+    strange = sorted(set(table) - {*names, *optional, *ROWS, *COLUMNS, *UNUSED})
     if strange:
         raise DatasetError(
-            f"{path}: expected no other key than {', '.join((*names, *OPTIONAL))}, "
+            f"{path}: expected no other key than {', '.join((*names, *optional))}, "
             f"found {', '.join(map(str, strange))}"
         )
     number = {n: _number(path, n, table[n]) for n in names}
-    scale = _number(path, "scale", table.get("scale", 0.001))
+    scale = _number(path, "scale", table.get("scale", SCALE))
     if not 0 < scale <= 1:
         raise DatasetError(
             f"{path}: scale is the metres for one unit of depth (0.001 for "
             f"millimetres), expected within (0, 1], found {scale}"
         )
-    if "focus" in table:
+    rows, columns = _whole(path, table, ROWS), _whole(path, table, COLUMNS)
+    if halcon:
         kappa = _number(path, "kappa", table.get("kappa", 0.0))
         sx, sy = number["sx"], number["sy"]
         fx, fy = number["focus"] / sx, number["focus"] / sy
         distortion = kappa * sx * sx, kappa * sy * sy
     else:
         fx, fy, distortion = number["fx"], number["fy"], (0.0, 0.0)
-    return Intrinsics(fx, fy, number["cx"], number["cy"], scale, *distortion)
+    middle = number["cx"], number["cy"]
+    return Intrinsics(fx, fy, *middle, scale, *distortion, rows, columns)
+
+
+def _whole(path: str | Path, table: Mapping[str, Any], names) -> int | None:
+    """Returns the number of pixels that one of the names has, if any."""
+    for name in names:
+        if name in table:
+            return int(_number(path, name, table[name]))
+    return None
+
+
+def metres(units: np.ndarray, scale: float) -> np.ndarray:
+    """Returns distances [...] float32 from whole numbers of units.
+
+    0 where unmeasured, which 65535 says, too, of units of 16 bits.
+    """
+    marked = units == MARK if units.dtype == np.uint16 else False
+    distances = units.astype(np.float64) * scale
+    return np.where(marked, 0, distances).astype(np.float32)
 
 
 def _number(path: str | Path, name: str, value) -> float:
@@ -111,7 +142,17 @@ def xyz_from_depth(depth: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
     A pixel (column, row) with offsets du, dv from the principal point lies at
     z * (du / fx, dv / fy, 1) / (1 + kappa r^2 for x and y alone), HALCON's
     `area_scan_division` camera (HALCON reference manual, camera calibration).
+
+    Raises:
+        DatasetError: the camera's images have another size.
     """
+    expected = intrinsics.rows or depth.shape[0], intrinsics.columns or depth.shape[1]
+    if depth.shape != expected:
+        raise DatasetError(
+            "depth: expected the size of the camera's images, "
+            f"{expected[0]} x {expected[1]} (rows x columns), found "
+            f"{depth.shape[0]} x {depth.shape[1]}"
+        )
     rows, columns = np.indices(depth.shape, dtype=np.float64)
     du, dv = columns - intrinsics.cx, rows - intrinsics.cy
     stretch = 1 + intrinsics.kappa_x * du**2 + intrinsics.kappa_y * dv**2

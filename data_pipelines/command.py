@@ -7,7 +7,8 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from absl import app, flags
 
@@ -62,6 +63,15 @@ def whole_numbers(texts: Sequence[str], flag: str) -> list[int]:
         raise flags.Error(expected) from None
 
 
+@contextmanager
+def checking_flags() -> Iterator[None]:
+    """What goes wrong within is the wrong value of a flag."""
+    try:
+        yield
+    except ValueError as error:
+        raise flags.Error(str(error)) from error
+
+
 def asks_for_help(given: Sequence[str]) -> bool:
     """Returns whether one of the arguments asks for help."""
     return any(HELP.fullmatch(word) for word in given[1:])
@@ -96,6 +106,8 @@ def status_of(command: Callable[[], object]) -> int:
         return refuse(f"{error.filename}: {error.strerror}", MISTAKE)
     except DiskFullError as full:
         return refuse(str(full), DISK_FULL)
+    except MemoryError as error:
+        return refuse(f"no memory is left: {error or 'of this machine'}", MISTAKE)
     except ValueError as mistake:
         return refuse(str(mistake), MISTAKE)
     except ImportError as missing:

@@ -16,17 +16,18 @@ from PIL import Image, ImageOps
 
 from ad3d_jax import image_files
 from ad3d_jax.image_files import MAX_BYTES, ImageFileError, check_sides, open_image
-from data_pipelines.camera import Intrinsics, xyz_from_depth
-from data_pipelines.errors import CorruptSampleError
+from data_pipelines.camera import MARK, Intrinsics, metres, xyz_from_depth
+from data_pipelines.errors import CorruptSampleError, DatasetError
 from data_pipelines.plausible import checked_distances, checked_points
 from data_pipelines.tiff_tags import check_tags
 
-COLOURS = ("RGB", "L", "LA", "RGBA", "P", "PA", "1")  # modes of images
+GREY = ("L", "LA", "1")
+COLOURS = ("RGB", "RGBA", "P", "PA", *GREY)  # modes of images
 TURNED = "orientation_applied"
 ORIENTATION = 0x0112  # the tag
+TURNS = range(2, 9)  # its values but 1, upright; any other says nothing
 # None, LZW, deflate (two numbers), PackBits, LZMA and Zstandard.
 COMPRESSIONS = (1, 5, 8, 32946, 32773, 34925, 50000)
-MARK = 2**16 - 1  # units of a depth image that no sensor measures
 
 
 class Decoded(NamedTuple):
@@ -60,7 +61,7 @@ def _upright(path: Path, modes: tuple[str, ...], formats: tuple[str, ...]):
     """Returns an image as viewers show it, and flags."""
     with _corrupt(path):
         image = open_image(path, modes, formats)
-        if image.getexif().get(ORIENTATION, 1) == 1:
+        if image.getexif().get(ORIENTATION) not in TURNS:
             return image, ()
         return ImageOps.exif_transpose(image), (TURNED,)
 
@@ -74,8 +75,8 @@ def decode_rgb(path: str | Path) -> Decoded:
     """Reads a PNG, JPEG or BMP image of 8 bits a channel.
 
     Returns:
-        [H,W,3] uint8, turned as its orientation tag says (then flagged); a grey image
-        is repeated, transparency is ignored (flagged where there is any).
+        [H,W,3] uint8, turned as its orientation tag says; a grey image is repeated,
+        transparency is ignored. Each is flagged.
 
     Raises:
         CorruptSampleError: the file is no such image, has 16 bits a channel, or a side
@@ -84,6 +85,8 @@ def decode_rgb(path: str | Path) -> Decoded:
     image, flags = _upright(Path(path), COLOURS, image_files.FORMATS)
     if image.has_transparency_data and _lowest_alpha(image) < 255:
         flags = (*flags, "transparency_ignored")
+    if image.mode in GREY:
+        flags = (*flags, "grey_repeated")
     return Decoded(np.asarray(image.convert("RGB")), flags)
 
 
@@ -106,7 +109,7 @@ def decode_mask(path: str | Path) -> Decoded:
 
     Raises:
         CorruptSampleError: the file is no 8-bit image, or a side is out of 16...4096;
-            or nothing in it is black although its colour table is used from 0 on.
+            or all or none of its colours are black, while its numbers are 0 and others.
     """
     path = Path(path)
     image, flags = _upright(path, ("L", "1", "P", "RGB"), ("PNG", "BMP"))
@@ -124,11 +127,11 @@ def _by_colour(path: Path, numbers: np.ndarray, shown: np.ndarray) -> np.ndarray
     """Returns the numbers of a colour table, or what is shown where they disagree."""
     if ((numbers == 0) == (shown == 0)).all():
         return numbers
-    if (shown > 0).all():
+    if (shown > 0).all() or ((numbers == 0).any() and not shown.any()):
         raise CorruptSampleError(
             path,
-            "expected black where its colour table says number 0, found another "
-            "colour: whether that is normal or a defect is not known",
+            "expected black where its colour table says number 0, and there alone, "
+            "found other colours: what is normal and what a defect is not known",
         )
     return shown
 
@@ -156,6 +159,10 @@ def decode_xyz(path: str | Path) -> Decoded:
     check_tags(path)
     with _corrupt(path), tifffile.TiffFile(path) as tiff:
         page = tiff.pages[0]
+        if page.tags.valueof(ORIENTATION) in TURNS:
+            raise CorruptSampleError(
+                path, "has an orientation tag: store its points as the image lies"
+            )
         _check_declared(path, tuple(page.shape), page.dtype)
         if page.compression not in COMPRESSIONS:  # others are images with own sizes
             raise CorruptSampleError(
@@ -200,7 +207,8 @@ def decode_depth(path: str | Path, intrinsics: Intrinsics) -> Decoded:
 
     Raises:
         CorruptSampleError: not a 16-bit grey PNG, a side is out of 16...4096, it has an
-            orientation tag, or distances cannot be right (a wrong `intrinsics.scale`?).
+            orientation tag or another size than the camera's images, or distances
+            cannot be right (a wrong `intrinsics.scale`?).
     """
     path = Path(path)
     image, turned = _upright(path, image_files.DEEP, ("PNG",))
@@ -208,10 +216,11 @@ def decode_depth(path: str | Path, intrinsics: Intrinsics) -> Decoded:
         raise CorruptSampleError(
             path, "has an orientation tag, which the camera's parameters do not fit"
         )
-    units = np.asarray(image).astype(np.float64)
-    marked = units == MARK
-    depth = np.where(marked, 0, units * intrinsics.scale).astype(np.float32)
-    depth, flags = checked_distances(path, depth)
-    if marked.any():
+    units = np.asarray(image).astype(np.uint16)
+    depth, flags = checked_distances(path, metres(units, intrinsics.scale))
+    if (units == MARK).any():
         flags = tuple(sorted({*flags, "mark_read"}))
-    return Decoded(xyz_from_depth(depth, intrinsics), flags)
+    try:
+        return Decoded(xyz_from_depth(depth, intrinsics), flags)
+    except DatasetError as error:
+        raise CorruptSampleError(path, str(error)) from None

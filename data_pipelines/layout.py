@@ -97,12 +97,12 @@ def categories(root: str | Path) -> list[str]:
 
 
 def strangers(root: str | Path) -> list[Fault]:
-    """Returns a warning for each folder in `root` that is no class."""
+    """Returns a warning for each file and folder in `root` that is no class."""
     message = "is no class: there is no folder train in it"
     return [
-        Fault("not_read", str(path), message, True)
+        Fault("not_read", str(path), message if path.is_dir() else "is not read", True)
         for path in entries(Path(root))
-        if path.is_dir() and not (path / "train").is_dir()
+        if not (path / "train").is_dir() and path.name.lower() not in KNOWN
     ]
 
 
@@ -239,15 +239,20 @@ def _note_not_read(folder: Path, flat: bool, faults: list[Fault]) -> None:
         if place.parent.name not in SPLITS:
             continue
         for path in entries(place):
-            if path.is_dir() and path.name not in SUFFIXES:
+            if path.is_dir() and path.name not in _read(place.parent.name):
                 ignored.setdefault(path.name, []).append(path)
     for paths in ignored.values():
         first = paths[0]
         more = f", nor are {len(paths) - 1} others of its name" * (len(paths) > 1)
         message = f"is not read{more}"
         if first.parent != folder:
-            message += f"; expected {', '.join(SUFFIXES)}"
+            message += f"; expected {', '.join(_read(first.parent.parent.name))}"
         faults.append(Fault("not_read", str(first), message, True))
+
+
+def _read(split: str) -> tuple[str, ...]:
+    """Returns the folders of a split's samples that are read: masks of test alone."""
+    return tuple(name for name in SUFFIXES if split == "test" or name != "gt")
 
 
 def _inside(path: Path, folder: Path, faults: list[Fault]) -> bool:

@@ -1,4 +1,4 @@
-"""The one rule of what counts as measured."""
+"""The one rule of what counts as measured, and how far away it is."""
 
 import numpy as np
 
@@ -15,3 +15,14 @@ def measured(xyz: np.ndarray) -> np.ndarray:
     if xyz.shape[1] == 1:
         return finite & (xyz != 0).any(axis=-1)
     return finite & (xyz[..., 2] > 0)
+
+
+def distance(xyz: np.ndarray | None) -> float | None:
+    """Returns the median z of what a camera sees, metres.
+
+    None where nothing is measured, of a list of points, and where there are none.
+    """
+    if xyz is None or xyz.shape[1] == 1:
+        return None
+    z = xyz[measured(xyz)][:, 2]
+    return float(np.median(z)) if len(z) else None

@@ -21,8 +21,8 @@ class Prepared(NamedTuple):
     The manifest is a table with: name (of the folder layout), category, category_index,
     recipe, parameters, params (what the recipe learned), fields (name -> [shape, dtype]
     of each array of a record), extras (names), samples (in the order of all readers:
-    split, defect, stem, id, label, nonfinite, flags, regions, regions_lost, sha256),
-    counts, faults, flags (name -> number of samples), regions (of all masks),
+    split, defect, stem, id, label, nonfinite, distance, flags, regions, regions_lost,
+    sha256), counts, faults, flags (name -> number of samples), regions (of all masks),
     regions_lost (those that vanish in resizing), remarks (sentences about flags and
     regions), duplicates, image_sizes, shards, format, package, rules, hash
     and digest (of the manifest itself).

@@ -26,6 +26,7 @@ import ad3d_jax
 from data_pipelines import clouds, command, layout, shards
 from data_pipelines.errors import DatasetError
 from data_pipelines.layout import GOOD, Layout
+from data_pipelines.measured import distance
 from data_pipelines.prepared import MANIFEST, Prepared, open_prepared, write_manifest
 from data_pipelines.recipes import RECIPES
 from data_pipelines.remarks import refuse_useless, remarks
@@ -43,7 +44,7 @@ from data_pipelines.whole_folder import complete_or_absent
 FORMATS = ("tfds", "npz")
 ON_MISSING = ("error", "skip")
 SHOWN_FAULTS = 10
-RULES = 2  # of reading and preparing; a change makes all prepared data anew
+RULES = 3  # of reading and preparing; a change makes all prepared data anew
 
 
 def prepare(
@@ -246,6 +247,7 @@ def _entry(
         "id": number,
         "label": int(files.defect != GOOD),
         "nonfinite": processed.nonfinite,
+        "distance": distance(processed.applied.record.get("xyz")),
         "regions": processed.regions.count,
         "regions_lost": processed.regions.lost,
         "flags": list(processed.flags),

@@ -6,18 +6,27 @@ from typing import Any
 from data_pipelines.errors import DatasetError
 from data_pipelines.layout import GOOD
 
-NOTHING, INVERTED = "nothing_measured", "defect_in_good"
+NOTHING, INVERTED, GREY = "nothing_measured", "defect_in_good", "grey_repeated"
 VANISH = "vanish where masks are resized; a larger data.mask_size keeps them"
 SENTENCES = {
     # Of reading.
     "orientation_applied": "turned as the orientation tag of a file says",
     "transparency_ignored": "the transparency of the image is ignored",
+    GREY: "a grey image is repeated as red, green and blue",
     "mark_read": "one impossible distance was taken for a mark of unmeasured points",
-    "behind_camera": "a few points with a negative z count as unmeasured",
+    "behind_camera": "a few points behind the camera, or within a millimetre of it, "
+    "count as unmeasured",
     "hardly_measured": "less than a twentieth of the points is measured",
+    "mirrored": "x falls along the columns, or y along the rows: are the points "
+    "mirrored or turned against the image?",
+    "far_behind": "one distance, far behind all others, recurs: unmeasured points are "
+    "marked by 0 or NaN, and this one counts as measured",
     INVERTED: "the mask of a good sample has defect pixels",
     "mostly_defect": "more than half of the mask is defect: is it inverted?",
+    "several_values": "the mask has several values; each but 0 counts as a defect",
     "empty_mask": "the mask of a defective sample has no defect pixel",
+    "other_distance": "lies at less than half or more than twice the distance of "
+    "what the system was fitted on: is the unit right?",
     # Of recipes.
     NOTHING: "no point is measured",
     "no_plane": "the points span no plane, so all of them count as the object",
@@ -40,11 +49,26 @@ def remarks(manifest: Mapping[str, Any]) -> list[str]:
     said = [
         f"{category}: {_share(count, total, 'samples')}: {SENTENCES[flag]} ({flag})"
         for flag, count in flags
+        if (flag, count) != (GREY, total)  # a grey camera; beside colours it is odd
     ]
+    known = {_measured(row) for row in _rows(manifest, "train")}
+    test = _rows(manifest, "test")
+    if leaked := sum(_measured(row) in known for row in test):
+        share = _share(leaked, len(test), "samples of test")
+        said.append(f"{category}: {share}: the same files are in train, too")
     lost, regions = manifest["regions_lost"], manifest["regions"]
     if lost:
         said.append(f"{category}: {_share(lost, regions, 'defect regions')}: {VANISH}")
     return said
+
+
+def _rows(manifest: Mapping[str, Any], split: str) -> list[Mapping[str, Any]]:
+    return [row for row in manifest["samples"] if row["split"] == split]
+
+
+def _measured(row: Mapping[str, Any]) -> tuple[str | None, ...]:
+    """Returns the digests of all that was measured of a sample."""
+    return tuple(row["sha256"].get(name) for name in ("rgb", "xyz"))
 
 
 def refuse_useless(category: str, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -100,11 +100,13 @@ def load_measured(
 def mask_flags(defect: str, mask: np.ndarray) -> tuple[str, ...]:
     """Returns what is odd about a mask of a sample of this defect, or of `good`."""
     share = (mask > 0).mean()
+    several = ("several_values",) if len(np.unique(mask[mask > 0])) > 1 else ()
     if defect == GOOD:
-        return ("defect_in_good",) if share else ()
+        return ("defect_in_good", *several) if share else ()
     if not share:
         return ("empty_mask",)
-    return ("mostly_defect",) if share > MOST and mask.shape[1] > 1 else ()
+    mostly = ("mostly_defect",) if share > MOST and mask.shape[1] > 1 else ()
+    return (*mostly, *several)
 
 
 def load_points(path: Path) -> Decoded:

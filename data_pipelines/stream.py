@@ -6,7 +6,6 @@ samples are learned once, and tf.data reads, parses and prefetches whatever batc
 them the reader's order asks for.
 """
 
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -138,4 +137,5 @@ def _places(prepared: Prepared, split: str) -> list[Place]:
 
 def _read(place: Place) -> bytes:
     with place.shard.open("rb") as file:
-        return os.pread(file.fileno(), place.length, place.offset)
+        file.seek(place.offset)
+        return file.read(place.length)

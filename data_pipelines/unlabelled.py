@@ -9,7 +9,9 @@ Depth images have 16 bits, and pixels that fit those of the image; `camera.json`
 described at `camera.read_intrinsics`.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,12 +24,13 @@ from data_pipelines.camera import Intrinsics, read_intrinsics
 from data_pipelines.errors import CorruptSampleError, DatasetError
 from data_pipelines.folders import entries
 from data_pipelines.layout import SUFFIXES
+from data_pipelines.measured import distance
 from data_pipelines.recipes import RECIPES, Record, Sample
 from data_pipelines.remarks import SENTENCES
 from data_pipelines.samples import (
     complete_parameters,
     load_measured,
-    sample_id,
+    sample_ids,
     sha256,
 )
 
@@ -35,6 +38,8 @@ CAMERA = "camera.json"
 SHOWN = 5  # files that are not read
 EXPECTED = __doc__
 SQUASHED = 0.01
+OTHER = 2.0  # times the distances that were fitted, above which a unit may be wrong
+UNREAD = "0" * 64
 
 
 def read_folder(
@@ -43,6 +48,7 @@ def read_folder(
     params: Mapping[str, Any],
     needs: Iterable[str],
     sizes: Collection[tuple[int, int]] = (),
+    distances: Sequence[float] = (),
     left_out: list[CorruptSampleError] | None = None,
 ) -> Iterator[tuple[str, Record]]:
     """Finds the samples of a folder and returns an iterator that preprocesses them.
@@ -54,6 +60,7 @@ def read_folder(
         needs: names of batch fields; points are read only if a name other than rgb is
             among them or the recipe needs points, and must then be there.
         sizes: of the samples that the system was fitted on, see `check_proportions`.
+        distances: of them, see `to_record`.
         left_out: gets the error of each sample that cannot be read, which is passed
             over; None = it is raised.
 
@@ -63,9 +70,9 @@ def read_folder(
         the first file, with its ending where stems are not enough.
 
     Raises:
-        DatasetError: (at once) there are no images, or points are needed and missing,
-            or two files have one stem and only one can be meant; (while iterating,
-            CorruptSampleError) a file cannot be read.
+        DatasetError: (at once) there are no images, or points are needed and missing;
+            (CorruptSampleError) two files have one stem and only one can be meant, or,
+            while iterating, a file cannot be read.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -92,30 +99,38 @@ def read_folder(
             f"{images[missing[0]][0]} and {len(missing) - 1} others; expected\n"
             f"{EXPECTED}"
         )
-    twins = [*_twins(images), *(_twins(points) if reasons else ())]
-    if twins and reasons:
-        raise DatasetError(
-            f"input: expected one file of each kind for a sample, found {twins[0]}"
-        )
+    twins = _twins(images) | (_twins(points) if reasons else {})
+    refused = list(twins.values()) if reasons else []
+    if refused and left_out is None:
+        raise refused[0]
     paired = {name: points[name] for name in names} if reasons else points
     both = (*first.values(), *paired.values())
-    _tell_not_read(folder, [path for paths in both for path in paths])
+    used = [path for paths in both for path in paths]
+    _tell_not_read(folder, [*used, folder / CAMERA] if intrinsics else used)
     files = []
     for stem, found in first.items():
+        if reasons and stem in twins:
+            continue
         for path in found:
-            name = path.name if twins else stem
+            name = path.name if twins and not reasons else stem
             image = path if first is images else None
             files.append(_Files(name, image, points[stem][0] if reasons else None))
-    return _records(files, intrinsics, recipe, params, sizes, left_out)
+    if refused:
+        left_out += refused
+    own = partial(to_record, recipe, params, distances=distances)
+    return _records(files, intrinsics, own, sizes, left_out)
 
 
-def _twins(files: Mapping[str, Sequence[Path]]) -> list[str]:
-    """Returns "a.png and a.jpg" for each stem that more than one file has."""
-    return [
-        " and ".join(path.name for path in paths)
-        for paths in files.values()
+def _twins(files: Mapping[str, Sequence[Path]]) -> dict[str, CorruptSampleError]:
+    """Returns what is said of each stem that more than one file has."""
+    expected = "expected one file of each kind for a sample, found"
+    return {
+        stem: CorruptSampleError(
+            paths[0], f"{expected} {' and '.join(path.name for path in paths)}"
+        )
+        for stem, paths in files.items()
         if len(paths) > 1
-    ]
+    }
 
 
 def needs_points(recipe: str, needs: Iterable[str]) -> list[str]:
@@ -130,8 +145,9 @@ def to_record(
     id: int,
     rgb: np.ndarray | None = None,
     xyz: np.ndarray | None = None,
-) -> Record:
-    """Returns a measured sample as `collate` takes it.
+    distances: Sequence[float] = (),
+) -> tuple[Record, tuple[str, ...]]:
+    """Returns a measured sample as `collate` takes it, and what had to be given up.
 
     Args:
         recipe: a name of `recipes.RECIPES`.
@@ -139,11 +155,17 @@ def to_record(
         id: of the sample, 0 to 2**31 - 1.
         rgb: [h,w,3] uint8; None = no image.
         xyz: [h,w,3] float32 metres, (0,0,0) where unmeasured; None = no points.
+        distances: least and greatest of what was fitted, metres; () = not known.
     """
     params = {**complete_parameters(recipe, {}), **params}  # one may be newer
-    record = RECIPES[recipe].apply(params, Sample(rgb, xyz)).record
+    record, flags = RECIPES[recipe].apply(params, Sample(rgb, xyz))
     del record["mask"]
-    return {**record, "id": np.int32(id)}
+    metres = distance(record.get("xyz"))
+    if metres is not None and distances:
+        least, greatest = distances
+        if not least / OTHER <= metres <= OTHER * greatest:
+            flags = (*flags, "other_distance")
+    return {**record, "id": np.int32(id)}, flags
 
 
 def empty_record(
@@ -162,7 +184,7 @@ class _Files(NamedTuple):
     """The files of a sample; one that is absent, or not needed, is None."""
 
     name: str
-    rgb: Path | None
+    image: Path | None
     points: Path | None
 
 
@@ -203,7 +225,7 @@ def _by_stem(
 
 def _tell_not_read(folder: Path, used: Iterable[Path]) -> None:
     """Logs what lies beside the files that are used, folders as a whole."""
-    used = {*used, folder / CAMERA}
+    used = set(used)
     places = {folder, *(path.parent for path in used)}
     left = [
         path
@@ -218,32 +240,39 @@ def _tell_not_read(folder: Path, used: Iterable[Path]) -> None:
 
 
 def _records(
-    samples: Iterable[_Files],
+    samples: Sequence[_Files],
     intrinsics: Intrinsics | None,
-    recipe: str,
-    params: Mapping[str, Any],
+    record_of: Callable[..., tuple[Record, tuple[str, ...]]],
     sizes: Collection[tuple[int, int]],
     left_out: list[CorruptSampleError] | None,
 ) -> Iterator[tuple[str, Record]]:
     told: set[str] = set()
+    ids = _ids(samples)
     for files in samples:
         try:
-            number, sample, flags = _read(files, intrinsics, sizes)
+            sample, flags = _read(files, intrinsics, sizes)
         except CorruptSampleError as error:
             if left_out is None:
                 raise
             left_out.append(error)
             continue
-        for flag in sorted(set(flags) - told):
-            logging.warning("%s: %s (told once)", files.name, SENTENCES[flag])
-        told.update(flags)
-        yield files.name, to_record(recipe, params, number, sample.rgb, sample.xyz)
+        number = ids[files.name]
+        record, given_up = record_of(number, sample.rgb, sample.xyz)
+        tell(files.name, (*flags, *given_up), told)
+        yield files.name, record
+
+
+def tell(name: str, flags: Iterable[str], told: set[str]) -> None:
+    """Logs what is odd about a sample, but for flags that were told, and adds them."""
+    for flag in sorted(set(flags) - told):
+        logging.warning("%s: %s (told once)", name, SENTENCES[flag])
+    told.update(flags)
 
 
 def _read(
     files: _Files, intrinsics: Intrinsics | None, sizes: Collection[tuple[int, int]]
-) -> tuple[int, Sample, tuple[str, ...]]:
-    """Returns id and content of a sample, and what is odd about its files.
+) -> tuple[Sample, tuple[str, ...]]:
+    """Returns the content of a sample, and what is odd about its files.
 
     Raises:
         CorruptSampleError: a file cannot be read, or does not fit the others or what
@@ -256,7 +285,28 @@ def _read(
             check_proportions(sample.size, sizes)
         except DatasetError as error:
             raise CorruptSampleError(path, str(error)) from None
-    return sample_id(sha256(path)), sample, flags
+    return sample, flags
+
+
+def _ids(samples: Iterable[_Files]) -> dict[str, int]:
+    """Returns the ids of samples by name, as those of a class have them."""
+    digests = {
+        files.name: {
+            name: _digest(path)
+            for name, path in (("rgb", files.image), ("xyz", files.points))
+            if path is not None
+        }
+        for files in samples
+    }
+    return sample_ids(digests)
+
+
+def _digest(path: Path) -> str:
+    """Returns a file's SHA-256; of what cannot be read, as is told later, another."""
+    with suppress(CorruptSampleError):
+        if path.is_file():
+            return sha256(path)
+    return UNREAD
 
 
 def collate(records: Iterable[Record], batch_size: int) -> Batch:

@@ -1,7 +1,6 @@
 """A folder that is complete or absent: it gets its name when all is written."""
 
 import errno
-import fcntl
 import os
 import secrets
 import shutil
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from absl import logging
 
+from ad3d_jax.workdir import locks
 from data_pipelines.errors import DatasetError, DiskFullError
 from data_pipelines.prepared import MANIFEST
 
@@ -63,7 +63,7 @@ def _locked(folder: Path) -> Iterator[None]:
     place = os.open(new, os.O_RDONLY)
     try:
         with suppress(OSError):  # a file system that does not lock: it is never removed
-            fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locks.take(place)
         new.rename(folder)
         yield
     finally:
@@ -76,7 +76,7 @@ def _remove_abandoned(folder: Path) -> None:
         with suppress(OSError):  # a live process holds it, or it has gone
             place = os.open(path, os.O_RDONLY)
             try:
-                fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                locks.take(place)
                 logging.warning("removing %s, left by a run that was ended", path)
                 shutil.rmtree(path, ignore_errors=True)
             finally:

@@ -9,6 +9,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict
 
 from ad3d_jax.experiment.config import changed, load, read_texts
+from ad3d_jax.experiment.state import build_system
 from ad3d_jax.experiment.status import status_of
 from data_pipelines.command import USAGE, asks_for_help, check_places, refuse, sentence
 from experiments import help
@@ -61,7 +62,7 @@ def parse(
             raise ValueError(f"no flag: {rest[1]!r}; --help lists the flags")
         check_places(values)
         if "config" in values:
-            config_of(values)
+            build_system(config_of(values))
         return rest
     except (flags.Error, ValueError, TypeError) as error:
         sys.exit(refuse(sentence(error), USAGE))

@@ -11,18 +11,26 @@ was killed goes on with the same command, and may grow. Afterwards, and at any t
 
 from absl import flags
 
+from ad3d_jax.experiment.config import changed, load, read_texts
 from ad3d_jax.experiment.grid import grid
+from ad3d_jax.experiment.state import build_system
 from ad3d_jax.experiment.status import PREEMPTED
-from data_pipelines.command import DONE, MISTAKE, whole_numbers
+from data_pipelines.command import DONE, MISTAKE, checking_flags, whole_numbers
 from experiments import command
 
 
 def main(values: flags.FlagValues) -> int:
     """Runs the command; the status is 1 where a cell failed, 75 where one stopped."""
+    seeds = whole_numbers(values.seeds, "seeds")
+    with checking_flags():
+        for config in map(load, values.systems):
+            fields = read_texts(config, values.set)
+            for seed in seeds:
+                build_system(changed(config, {**fields, "seed": seed}))
     counts, tables = grid(
         values.systems,
         values.categories,
-        whole_numbers(values.seeds, "seeds"),
+        seeds,
         workdir=values.workdir,
         data=values.data,
         dataset=values.dataset,

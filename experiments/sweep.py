@@ -11,7 +11,7 @@ with planted defects, never on the test set. See docs/studies.md.
 
 from absl import flags
 
-from data_pipelines.command import whole_numbers
+from data_pipelines.command import checking_flags, whole_numbers
 from experiments import command
 
 MODES = ("run", "report")
@@ -19,12 +19,14 @@ MODES = ("run", "report")
 
 def main(values: flags.FlagValues) -> None:
     """Runs the command."""
-    from ad3d_jax.experiment.study.settings import Settings
+    from ad3d_jax.experiment.study.settings import Settings, settings_of
     from ad3d_jax.experiment.study.study import look, study
 
     config, own = command.config_of(values), {"workdir": values.workdir}
     settings = {name: values[name].value for name in Settings._fields}
     settings["stages"] = whole_numbers(settings["stages"], "stages")
+    with checking_flags():
+        settings_of(settings)
     if values.mode == "run":
         own |= {"workers": values.workers, "devices": values.devices}
     found = (study if values.mode == "run" else look)(

@@ -183,8 +183,13 @@ def pmap_elsewhere(root: Path) -> list[str]:
 
 def names_of_files() -> set[str]:
     """Returns what the files and folders of a run are called, folder by folder."""
+<<<<<<< ours
     constants = [value for name, value in vars(names).items() if name.isupper()]
     paths = [value for value in constants if isinstance(value, str)]
+=======
+    known = {name: value for name, value in vars(names).items() if name.isupper()}
+    paths = [value for value in known.values() if isinstance(value, str)]
+>>>>>>> theirs
     return {part for path in paths for part in path.split("/")}
 
 
@@ -272,13 +277,13 @@ def loose_habits(root: Path) -> list[str]:
     return found
 
 
-def import_without_optional(modules: list[str]) -> str:
-    """Returns what fails where the optional libraries are absent, in a new process."""
+def import_without_optional(modules: list[str], absent: tuple = OPTIONAL) -> str:
+    """Returns what fails where libraries are absent, in a new process."""
     program = f"""
 import importlib, importlib.abc, sys, traceback
 class Absent(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name.split(".")[0] in {OPTIONAL!r}:
+        if name.split(".")[0] in {absent!r}:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 sys.meta_path.insert(0, Absent())
 for name in {modules!r}:
@@ -418,6 +423,13 @@ def test_numpy_pipelines_import_without_optional_libraries():
         if any(below(module := module_of(file), name) for name in names)
     ]
     assert import_without_optional(modules) == ""
+
+
+def test_commands_import_without_what_windows_does_not_have():
+    absent = ("fcntl", "grp", "pwd", "resource", "termios")
+    modules = [module_of(file) for file, _ in sources(ROOT) if file.count("/") == 1]
+    assert import_without_optional(modules, absent) == ""
+    assert import_without_optional(["fcntl"], absent)
 
 
 def test_the_absence_is_real():

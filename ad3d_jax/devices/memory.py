@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import resource
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -277,6 +276,8 @@ def host_peak_bytes(status: Path = Path("/proc/self/status")) -> int:
         # Not the usual figure, which counts what the parent process had, too.
         return int(found["VmHWM"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
+        import resource  # which Windows does not have
+
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
 

@@ -5,8 +5,9 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 import runpy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ NEEDS = (  # what a run reads of each configuration
     *("fit.engine", "fit.device_memory_bytes", "eval.batch_size"),
 )
 HOME = "experiments.configs"  # the package whose files are found by name
+WORDS = re.compile(r"\w+(,\w+)*")  # names of modalities, layers, extras
 TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no")
 Source = ConfigDict | str | os.PathLike
 
@@ -44,7 +46,7 @@ def load(source: Source) -> ConfigDict:
     if isinstance(source, ConfigDict):
         return source.copy_and_resolve_references()
     name, colon, variant = os.fspath(source).partition(":")
-    found = runpy.run_path(str(find(name)))
+    found = names_in(find(name))
     if "get_config" not in found:
         raise ValueError(f"configuration {name}: the file defines no get_config")
     get_config = found["get_config"]
@@ -85,9 +87,18 @@ def known(home: str = HOME) -> dict[str, Path]:
     return {path.stem: path for path in files if path.stem != "base"}
 
 
+def names_in(file: Path) -> dict[str, Any]:
+    """Runs a file of Python and returns what it defines; ValueError where it fails."""
+    try:
+        return runpy.run_path(str(file))
+    except Exception as error:  # noqa: BLE001 (the user's own code)
+        kind = type(error).__name__
+        raise ValueError(f"configuration: {file}: {kind}: {error}") from error
+
+
 def variants(file: Path) -> list[str]:
     """Returns the names of a configuration's variants, in the order of its file."""
-    return list(runpy.run_path(str(file)).get("VARIANTS", ()))
+    return list(names_in(file).get("VARIANTS", ()))
 
 
 def read_config(workdir: Path) -> ConfigDict:
@@ -200,13 +211,28 @@ def read_value(config: ConfigDict, name: str, text: str) -> Any:
         pair = recipes.is_parameter(name) and text.startswith("(")
         if isinstance(now, int | float) and not pair:
             return type(now)(text)
-        value = ast.literal_eval(text)
-        return tuple(value) if isinstance(now, tuple) else value
+        if isinstance(now, tuple | list):
+            return type(now)(_items(now, text))
+        return ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError):
         if now is None:
             return text
         expected = f"{type(now).__name__} such as {written(now)}"
         raise ValueError(f"{name}: expected {expected}, found {text!r}") from None
+
+
+def _items(now: Sequence, text: str) -> Sequence:
+    """Returns a text as several values, or as one: `rgb,depth`, `(2,3)`, `'rgb'`.
+
+    Words need no quotes where the field holds words.
+    """
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        if not (WORDS.fullmatch(text) and all(isinstance(x, str) for x in now)):
+            raise
+        return text.split(",")
+    return value if isinstance(value, tuple | list) else [value]
 
 
 def written(value: Any) -> str:

@@ -12,6 +12,7 @@ from ad3d_jax.experiment.state import key_of
 from ad3d_jax.workdir.scores import Row
 from data_pipelines import layout, sources, synthetic
 from data_pipelines.reader import Reader
+from data_pipelines.recipes import RECIPES
 from data_pipelines.samples import complete_parameters
 from data_pipelines.sources import Data
 from data_pipelines.unlabelled import collate, empty_record
@@ -114,12 +115,11 @@ def example(config: ConfigDict, system: System) -> Batch:
         ValueError: there is no such recipe or parameter.
     """
     data = config.data
-    parameters = {
-        "image_size": data.image_size,
-        **data.recipe_parameters.to_dict(),
-        "extras": extras_of(system),
-    }
-    parameters["extras"] += tuple(data.recipe_parameters.get("extras", ()))
+    own = data.recipe_parameters.to_dict()
+    known = RECIPES[data.recipe].defaults if data.recipe in RECIPES else {}
+    sized = {"image_size": data.image_size} if "image_size" in known else {}
+    extras = (*extras_of(system), *own.get("extras", ()))
+    parameters = {**sized, **own, "extras": extras}
     params = complete_parameters(data.recipe, parameters)
     needs = (*system.needs_fit, *system.needs_score)
     return collate([empty_record(data.recipe, params, needs)], 1)

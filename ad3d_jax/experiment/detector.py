@@ -22,7 +22,7 @@ from ad3d_jax.workdir.checkpoint import save_tree
 from ad3d_jax.workdir.folder import open_workdir
 from ad3d_jax.workdir.places import local
 from data_pipelines.batches import check_batch
-from data_pipelines.camera import Intrinsics, intrinsics_of, xyz_from_depth
+from data_pipelines.camera import Intrinsics, intrinsics_of, metres, xyz_from_depth
 from data_pipelines.plausible import checked_points
 from data_pipelines.samples import sample_id
 from data_pipelines.unlabelled import (
@@ -30,6 +30,7 @@ from data_pipelines.unlabelled import (
     collate,
     empty_record,
     needs_points,
+    tell,
     to_record,
 )
 
@@ -103,16 +104,22 @@ class Detector:
         _check(measured)
         count, *size = next(iter(measured.values())).shape[:3]
         check_proportions(tuple(size), self.origin.sizes)
+        told: set[str] = set()
         if "xyz" in measured and size[1] > 1:
-            frames = (checked_points(Path("xyz"), x)[0] for x in measured["xyz"])
-            measured["xyz"] = np.stack(list(frames))
+            frames = [checked_points(Path("xyz"), x) for x in measured["xyz"]]
+            measured["xyz"] = np.stack([xyz for xyz, *_ in frames])
+            for row, (_, flags, _) in enumerate(frames):
+                tell(f"sample {row}", flags, told)
         ids = _ids(measured, id, count)
         if not needs_points(self.recipe["recipe"], self.system.needs_score):
             measured.pop("xyz", None)
         records = []
         for row, number in enumerate(ids):
             own = {name: array[row] for name, array in measured.items()}
-            records.append(to_record(**self.recipe, id=number, **own))
+            own["distances"] = self.origin.distances
+            record, flags = to_record(**self.recipe, id=number, **own)
+            tell(f"sample {row}", flags, told)
+            records.append(record)
         scores = self.score_batch(collate(records, count))
         return jax.tree.map(lambda x: x[0], scores) if single else scores
 
@@ -174,7 +181,7 @@ def load(path: str | os.PathLike) -> Detector:
 def _measured(rgb, xyz, depth, intrinsics) -> dict[str, np.ndarray]:
     """Returns what was given as rgb and xyz, with or without the axis of samples."""
     given = {"rgb": rgb, "xyz": xyz}
-    given = {name: np.asarray(x) for name, x in given.items() if x is not None}
+    given = {name: _array(name, x) for name, x in given.items() if x is not None}
     if "xyz" in given and given["xyz"].ndim == 2:
         given["xyz"] = given["xyz"][:, None]
     if depth is None:
@@ -184,19 +191,36 @@ def _measured(rgb, xyz, depth, intrinsics) -> dict[str, np.ndarray]:
     if intrinsics is None:
         raise ValueError("score: depth needs the intrinsics of its camera")
     camera = intrinsics_of(intrinsics)
-    depth = np.asarray(depth)
+    depth = _array("depth", depth)
     if depth.shape[-1:] == (1,):
         depth = depth[..., 0]
     if depth.ndim not in (2, 3):
         found = list(depth.shape)
         raise ValueError(f"depth: expected [H,W] or [B,H,W], found {found}")
     if depth.dtype.kind in "iu":
-        depth = (depth.astype(np.float64) * camera.scale).astype(np.float32)
+        if depth.dtype.itemsize == 1:
+            raise ValueError(f"depth: expected 16 bits or more, found {depth.dtype}")
+        depth = metres(depth, camera.scale)
     depth = np.where(np.isfinite(depth), depth, np.float32(0))
     frames = depth.reshape(-1, *depth.shape[-2:])
     points = np.stack([xyz_from_depth(frame, camera) for frame in frames])
     given["xyz"] = points.reshape(*depth.shape, 3)
     return given
+
+
+def _array(name: str, given: Any) -> np.ndarray:
+    """Returns what was given as an array of numbers; 0 where it is masked."""
+    try:
+        array = np.asanyarray(given)
+    except ValueError as error:  # of samples whose sizes differ
+        raise ValueError(f"{name}: expected one array, found {error}") from None
+    if array.dtype.kind not in "fiu":
+        raise ValueError(f"{name}: expected numbers, found {array.dtype}")
+    if np.ma.isMaskedArray(array):
+        if name == "rgb":
+            raise ValueError("rgb: expected all pixels, found a masked array")
+        return array.filled(0)
+    return np.asarray(array)
 
 
 def _check(measured: dict[str, np.ndarray]) -> None:
@@ -223,13 +247,16 @@ def _check(measured: dict[str, np.ndarray]) -> None:
 
 
 def _ids(measured, id, count: int) -> list[int]:
-    """Returns the ids of samples, from the bytes of their first array if need be."""
+    """Returns the ids of samples, from the bytes of all their arrays if need be."""
     if id is None:
-        array = next(iter(measured.values()))
-        rows = (np.ascontiguousarray(row) for row in array)
-        return [sample_id(hashlib.sha256(row).hexdigest()) for row in rows]
+        digests = [hashlib.sha256() for _ in range(count)]
+        for array in measured.values():
+            for digest, row in zip(digests, array, strict=True):
+                digest.update(np.ascontiguousarray(row))
+        return [sample_id(digest.hexdigest()) for digest in digests]
     ids = [int(number) for number in np.ravel(id)]
-    if len(ids) != count or not all(0 <= number < 2**31 for number in ids):
+    whole = np.asarray(id).dtype.kind in "iu"
+    if not whole or len(ids) != count or not all(0 <= number < 2**31 for number in ids):
         raise ValueError(
             f"id: expected {count} whole numbers of 0 to 2**31 - 1, found {id!r}"
         )

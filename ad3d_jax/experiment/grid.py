@@ -110,6 +110,9 @@ def run_cells(asked: Grid, folder: Path, jobs: int = 1) -> dict[str, int]:
     Raises:
         ValueError: see `grid`.
     """
+    for name in ("systems", "categories", "seeds"):
+        if not getattr(asked, name):
+            raise ValueError(f"{name}: expected one at least, found none")
     cells = [
         Cell(*c)
         for c in itertools.product(asked.systems, asked.categories, asked.seeds)

@@ -13,7 +13,6 @@ from ad3d_jax.base import Batch, Scores
 from ad3d_jax.experiment.detector import load
 from ad3d_jax.report import heat_map, overlay
 from ad3d_jax.workdir import maps, names
-from ad3d_jax.workdir.arrays import read_arrays
 from ad3d_jax.workdir.csv_files import write_csv
 from ad3d_jax.workdir.places import local, writable
 from data_pipelines.errors import CorruptSampleError, DatasetError
@@ -44,6 +43,7 @@ def inspect(
         **detector.recipe,
         needs=needs,
         sizes=detector.origin.sizes,
+        distances=detector.origin.distances,
         left_out=left_out,
     )
     seen, rows = [], []
@@ -80,7 +80,7 @@ def map_range(workdir: Path) -> tuple[float, float]:
     files = maps.files(workdir / names.MAPS)
     if not files:
         return 0.0, 1.0
-    values = np.concatenate([read_arrays(f)["map"].ravel()[::7] for f in files])
+    values = np.concatenate([maps.read_file(f)[0].ravel()[::7] for f in files])
     low, high = np.percentile(values, (50, 99.9))
     return float(low), float(max(high, low + 1e-6))
 

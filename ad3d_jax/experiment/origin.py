@@ -34,6 +34,8 @@ class Origin(NamedTuple):
     recipe: Mapping[str, Any]  # name, and params with what it has learned
     data: Mapping[str, Mapping[str, Any]]  # number and digest of samples, by source
     sizes: Sequence[Sequence[int]]  # rows and columns that samples of the class have
+    distances: Sequence[float]  # least and greatest of train, metres; [] = not known
+    weights: Mapping[str, Any]  # what is said of the files that brought a part
     changes: Sequence[str] = ()  # "field: old -> new" that a fit under way was allowed
 
     @property
@@ -42,14 +44,28 @@ class Origin(NamedTuple):
         return from_plain(self.config)
 
 
-def origin_of(config: ConfigDict, data: Data, phases: Sequence[Phase]) -> Origin:
-    """Returns what a state will come from that the phases fit on the data."""
+def origin_of(
+    config: ConfigDict,
+    data: Data,
+    phases: Sequence[Phase],
+    weights: Mapping[str, Any],
+) -> Origin:
+    """Returns what a state will come from that the phases fit on the data.
+
+    `weights` is what is said of each file that brings a part, see `pretrained.Brought`.
+    """
     recipe = {name: data.manifest[name] for name in ("recipe", "params")}
     sources = sorted({"train", *(phase.source for phase in phases)})
     digests = {source: data.digest(source) for source in sources}
     known = {source: digest for source, digest in digests.items() if digest}
     sizes = [list(map(int, size.split("x"))) for size in data.manifest["image_sizes"]]
-    return Origin(plain(config), to_json(recipe), known, sizes)
+    rows = data.manifest["samples"]
+    found = [row["distance"] for row in rows if row["split"] == "train"]
+    measured = [metres for metres in found if metres is not None]
+    distances = [min(measured), max(measured)] if measured else []
+    return Origin(
+        *(plain(config), to_json(recipe), known, sizes, distances, to_json(weights))
+    )
 
 
 def read(folder: Path) -> Origin | None:
@@ -78,7 +94,8 @@ def begin(folder: Path, origin: Origin) -> None:
     """Writes what a fit begins with, or holds what goes on to what it began with.
 
     Raises:
-        WorkdirError: other data, another recipe or configuration; each is listed.
+        WorkdirError: other data or weights, another recipe or configuration; each is
+            listed.
     """
     path = folder / names.ORIGIN
     path.parent.mkdir(exist_ok=True)
@@ -94,12 +111,21 @@ def begin(folder: Path, origin: Origin) -> None:
             **(fields_changed if finished else {}),
             **differences({"recipe": before.recipe}, {"recipe": origin.recipe}),
             **differences({"data": before.data}, {"data": origin.data}),
+            **differences(_digests(before), _digests(origin)),
         },
     )
     if fields_changed and not finished:
         lines = (f"{name}: {change}" for name, change in fields_changed.items())
         changes = [*before.changes, *lines]
         write_json(path, origin._replace(changes=changes)._asdict())
+
+
+def _digests(origin: Origin) -> dict[str, Any]:
+    """Returns the digest of each file of weights; what is said where there is none."""
+    return {
+        f"weights.{name}": told["sha256"] if isinstance(told, Mapping) else told
+        for name, told in origin.weights.items()
+    }
 
 
 def to_score_with(folder: Path, config: ConfigDict) -> Origin:

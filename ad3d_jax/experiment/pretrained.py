@@ -20,8 +20,6 @@ from ad3d_jax.base import Pretrained, State, System, Tree
 from ad3d_jax.experiment.data import example
 from ad3d_jax.experiment.state import key_of
 from ad3d_jax.features import locate, provenance, weights
-from ad3d_jax.workdir import names
-from ad3d_jax.workdir.log import read_log
 
 SHIPPED = Path(__file__).parent / "shipped"  # files that come with the project
 RANDOM = "random"  # what a result says of a network without weights
@@ -100,12 +98,24 @@ def loaded(config: ConfigDict) -> tuple[str, ...]:
     return tuple(name for name, value in config.weights.items() if value)
 
 
-def of_log(folder: Path) -> dict[str, Any]:
-    """Returns what the log of a fitted run says of the files that it began with."""
-    lines = read_log(folder / names.LOG)
-    starts = (line for line in lines if line["kind"] == "start")
-    told = [line["weights"] for line in starts if "fit" in line.get("mode", "")]
-    return told[-1] if told else {}
+def seen(config: ConfigDict, system: System, told: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what is said of the files, anew of those that are on this machine still.
+
+    Args:
+        config: of a run that is fitted.
+        system: of the configuration.
+        told: what was said of them when it was fitted.
+
+    Raises:
+        ValueError: a file cannot be read, or does not fit.
+    """
+    found = dict(told)
+    for row in system.pretrained:
+        value = config.weights.get(row.name, "")
+        if value and Path(value).expanduser().exists():
+            part = row.get(shapes(config, system))
+            found[row.name] = read(config, row, value, part)[1]
+    return found
 
 
 def save(config: ConfigDict, system: System, phase: str, state: State) -> None:

@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from ad3d_jax.devices import engines
+from ad3d_jax.image_files import MAX_SIDE
 from ad3d_jax.systems import field_words
 from ad3d_jax.systems.fields import COUNT, Range, choice, range_of
 from ad3d_jax.workdir.places import local
 from data_pipelines import layout, preprocess, sources
 
-SIDE = Range(8, whole=True)  # pixels; in smaller ones no region can be told
+SIDE = Range(8, MAX_SIDE, whole=True)  # pixels; in smaller ones no region can be told
 FROM_ZERO = Range(0, whole=True)
 SEED = Range(0, 2**31 - 1, whole=True)
 MEMORY = Range(1, whole=True, optional=True)  # bytes

@@ -135,7 +135,10 @@ def opened(
     if "fit" in mode and (phases is not None or not fitted):
         brought = bring(config, system)
     else:  # what files brought was saved
-        brought = Brought({}, pretrained.of_log(folder) if fitted else {})
+        told = origin.read(folder).weights if fitted else {}
+        if "fit" in mode:
+            told = pretrained.seen(config, system, told)
+        brought = Brought({}, told)
     engine = engines.make_engine(config.fit.engine)
     first_process = processes.is_first()
     told = json.dumps([plain(config), mode, list(allow)], sort_keys=True)
@@ -231,7 +234,9 @@ def begun(run: Run) -> bool:
 
 def origin_of_run(run: Run) -> origin.Origin:
     """Returns what the state of a run comes from."""
-    return origin.origin_of(run.config, run.data, run.system.phases)
+    return origin.origin_of(
+        run.config, run.data, run.system.phases, run.facts["weights"]
+    )
 
 
 def fit_options(config: ConfigDict, phases: Sequence[str] | None = None) -> Options:

@@ -3,7 +3,6 @@
 import contextlib
 import datetime
 import difflib
-import fcntl
 import json
 import os
 import socket
@@ -13,7 +12,8 @@ from typing import Any
 
 from absl import logging
 
-from ad3d_jax.workdir import fields, names
+from ad3d_jax.workdir import fields, locks, names
+from ad3d_jax.workdir.atomic import write_bytes
 from ad3d_jax.workdir.json_files import read_json, to_json, write_json
 
 _ABSENT = "(absent)"
@@ -50,9 +50,15 @@ def open_workdir(
         ) from error
     with lock:
         _take(lock, folder)
+        path = folder / names.CONFIG
+        before = path.read_bytes() if path.exists() else None
         try:
             _keep_config(folder, config, allow_change)
             yield folder
+        except WorkdirError:  # refused: what is there stays described as it was
+            if before is not None:
+                write_bytes(path, before)
+            raise
         finally:
             # The file stays: were it removed, another process could hold a lock on it
             # while a third makes a new one.
@@ -63,7 +69,7 @@ def _take(lock: Any, folder: Path) -> None:
     """Locks the open lock file and writes into it who holds it."""
     try:
         # The kernel drops this lock with its process, however that ends.
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        locks.take(lock)
     except BlockingIOError as error:
         _, where = _holder(lock, folder)
         raise WorkdirError(
@@ -71,7 +77,7 @@ def _take(lock: Any, folder: Path) -> None:
         ) from error
     except OSError as error:
         raise WorkdirError(
-            f"workdir {folder}: the file system does not lock: {error.strerror}"
+            f"workdir {folder}: cannot be locked: {error.strerror}"
         ) from error
     other, where = _holder(lock, folder)
     machine = _machine()

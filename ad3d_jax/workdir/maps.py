@@ -38,7 +38,11 @@ def read_map(folder: Path, row: Row) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         UnreadableError: the file is missing or damaged.
     """
-    path = folder / (row.name + _ENDING)
+    return read_file(folder / (row.name + _ENDING))
+
+
+def read_file(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Returns map and mask of one of `files`, see `read_map`."""
     arrays = read_arrays(path)
     with reading(path):
         map, mask = (without_channel(arrays[name]) for name in ("map", "mask"))

@@ -33,6 +33,16 @@ def test_both_kinds_of_file(tmp_path):
     assert read.kappa_x == pytest.approx(-3.2e-8)
 
 
+def test_a_scale_that_is_assumed_is_said_and_sizes_are_kept(tmp_path, caplog):
+    camera = {"fx": 600, "fy": 610, "cx": 320, "cy": 240}
+    read = read_intrinsics(write(tmp_path / "a.json", **camera, width=640, height=480))
+    assert (read.rows, read.columns, read.scale) == (480, 640, 0.001)
+    assert "a.json: no scale; 0.001 metres a unit is assumed" in caplog.text
+    caplog.clear()
+    read_intrinsics(write(tmp_path / "a.json", **camera, scale=0.001))
+    assert not caplog.text
+
+
 @pytest.mark.parametrize(
     "table, field",
     [
@@ -41,6 +51,8 @@ def test_both_kinds_of_file(tmp_path):
         ({"fx": "1", "fy": 1, "cx": 1, "cy": 1}, "fx"),
         ({"fx": 1, "fy": 1, "cx": 1, "cy": 1, "scale": 1000}, "scale"),
         ({"focus": 1, "sx": 1, "cx": 1, "cy": 1}, "sy"),
+        ({"fx": 1, "fy": 1, "cx": 1, "cy": 1, "kappa": -2000}, "kappa"),
+        ({"fx": 1, "fy": 1, "cx": 1, "cy": 1, "image_width": "640"}, "image_width"),
     ],
 )
 def test_bad_files_name_the_field(tmp_path, table, field):
@@ -69,5 +81,5 @@ def test_division_model_against_a_real_sensor(native_class):
 def test_a_key_that_is_not_known_is_refused(tmp_path):
     path = tmp_path / "camera.json"
     path.write_text('{"fx": 1, "fy": 1, "cx": 0, "cy": 0, "depth_scale": 0.0001}')
-    with pytest.raises(DatasetError, match="scale, kappa, found depth_scale"):
+    with pytest.raises(DatasetError, match="cy, scale, found depth_scale"):
         read_intrinsics(path)

@@ -383,7 +383,7 @@ def test_a_mask_with_a_colour_table_is_what_is_shown(tmp_path):
 def test_a_mask_is_no_jpeg(tmp_path):
     path = tmp_path / "a.png"
     Image.fromarray(np.eye(16, dtype=np.uint8) * 255).save(path, "JPEG")
-    with pytest.raises(CorruptSampleError, match="cannot identify"):
+    with pytest.raises(CorruptSampleError, match="is no PNG or BMP"):
         read_mask(path)
 
 
@@ -420,6 +420,63 @@ def test_a_depth_that_no_sensor_measures_is_unmeasured(tmp_path):
     Image.fromarray(units).save(path, exif=exif)
     with pytest.raises(CorruptSampleError, match="orientation"):
         decode_depth(path, Intrinsics(100, 200, 10, 8, scale))
+
+
+def test_a_depth_image_of_another_size_than_the_camera_has_is_refused(tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(np.full((16, 20), 500, np.uint16)).save(path)
+    camera = Intrinsics(100, 200, 10, 8, rows=16, columns=20)
+    assert decode_depth(path, camera).flags == ()
+    with pytest.raises(CorruptSampleError, match="a.png: depth: .* 32 x 40 .* 16 x 20"):
+        decode_depth(path, camera._replace(rows=32, columns=40))
+
+
+def test_a_scan_with_an_orientation_tag_is_refused(tmp_path, write):
+    path, (_, xyz) = tmp_path / "a.tiff", write.scene(0)
+    tifffile.imwrite(path, xyz, extratags=[(0x0112, "H", 1, 1, False)])
+    assert decode_xyz(path).flags == ()
+    tifffile.imwrite(path, xyz, extratags=[(0x0112, "H", 1, 6, False)])
+    with pytest.raises(CorruptSampleError, match="orientation"):
+        decode_xyz(path)
+
+
+@pytest.mark.parametrize("tag", [0, 1, 9])
+def test_an_orientation_that_says_nothing_turns_nothing(tmp_path, tag):
+    path = tmp_path / "a.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 20, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = tag
+    Image.fromarray(pixels).save(path, exif=exif)
+    read = decode_rgb(path)
+    np.testing.assert_array_equal(read.values, pixels)
+    assert read.flags == ()
+
+
+def test_several_images_in_one_file_are_refused(tmp_path):
+    path = tmp_path / "a.png"
+    image = Image.new("RGB", (16, 16))
+    image.save(path, save_all=True, append_images=[Image.new("RGB", (16, 16), "red")])
+    with pytest.raises(CorruptSampleError, match="one image, found 2"):
+        decode_rgb(path)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "1"])
+def test_a_grey_image_is_repeated_and_said(tmp_path, mode):
+    path = tmp_path / "a.png"
+    Image.fromarray(np.eye(16, dtype=np.uint8) * 255).convert(mode).save(path)
+    read = decode_rgb(path)
+    assert read.flags == ("grey_repeated",)
+    for channel in range(3):
+        np.testing.assert_array_equal(read.values[..., channel], np.eye(16) * 255)
+
+
+def test_a_mask_whose_colours_are_all_black_is_refused(tmp_path):
+    path = tmp_path / "a.png"
+    mask = Image.fromarray(np.eye(16, dtype=np.uint8)).convert("P")
+    mask.putpalette([0, 0, 0, 0, 0, 0])
+    mask.save(path)
+    with pytest.raises(CorruptSampleError, match="and there alone"):
+        read_mask(path)
 
 
 SEEDS = [

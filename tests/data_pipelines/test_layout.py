@@ -162,8 +162,22 @@ def test_a_defect_folder_without_samples_is_named(box):
 
 def test_a_folder_without_train_is_no_class(box):
     (box.parent / "notes").mkdir()
-    (fault,) = strangers(box.parent)
-    assert fault.path.endswith("notes") and fault.warning
+    for name in ("camera.json", "Thumbs.db", "LICENSE.txt"):
+        (box.parent / name).write_text("x")
+    found = strangers(box.parent)
+    assert [fault.path.rpartition("/")[2] for fault in found] == [
+        "camera.json",
+        "notes",
+    ]
+    assert all(fault.warning for fault in found)
+
+
+def test_masks_of_training_samples_are_not_read_and_named(box):
+    (box / "train/good/gt").mkdir()
+    shutil.copy(box / "test/dent/gt/000.png", box / "train/good/gt")
+    found = scan(box.parent, "box")
+    assert warnings(found) == ["not_read"]
+    assert "train/good/gt: is not read; expected rgb, xyz" in str(found.faults[0])
 
 
 @pytest.mark.parametrize("place", ["test", "test/dent", "test/dent/xyz"])

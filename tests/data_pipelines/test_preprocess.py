@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from data_pipelines import shards
 from data_pipelines.errors import CorruptSampleError, DatasetError, DiskFullError
@@ -356,6 +357,31 @@ def test_an_image_that_is_turned_does_not_fit_its_points(run, box):
     Image.open(path).save(path, exif=exif)
     with pytest.raises(CorruptSampleError, match=r"003\.png: has an orientation tag"):
         run()
+
+
+def test_samples_of_test_that_are_in_train_are_said(box, tmp_path):
+    """One whose image alone is there, as of a sensor without colour, is not one."""
+    for name in ("rgb/000.png", "xyz/000.tiff", "rgb/001.png"):
+        shutil.copy(box / "train/good" / name, box / "test/good" / name)
+    size = {"image_size": 16}
+    prepared = prepare(box.parent, "box", "raw", size, tmp_path / "c", format="npz")
+    expected = "box: 1 of 4 samples of test (25 %): the same files are in train, too"
+    assert expected in prepared.manifest["remarks"]
+
+
+def test_grey_images_are_said_where_others_have_colours(box, tmp_path):
+    size, paths = {"image_size": 16}, sorted(box.glob("*/*/rgb/*.png"))
+
+    def remarks():
+        cache = tmp_path / "cache"
+        prepared = prepare(box.parent, "box", "raw", size, cache, format="npz")
+        return [text for text in prepared.manifest["remarks"] if "grey" in text]
+
+    for count in (0, 1, len(paths)):
+        for path in paths[:count]:
+            Image.open(path).convert("L").save(path)
+        share = f"1 of {len(paths)} samples"
+        assert [share in text for text in remarks()] == [True] * (count == 1)
 
 
 def test_masks_of_another_size(run, box):

@@ -1,10 +1,13 @@
 """Folders for prediction: points, depth images or images alone."""
 
 import json
+import os
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from data_pipelines.batches import check_batch
@@ -88,6 +91,66 @@ def test_bad_folders(prepared, box, tmp_path):
         collate([], 2)
 
 
+def test_samples_that_share_an_image_are_told_apart_by_their_points(prepared, box):
+    params, place = prepared.manifest["params"], box / "test/dent"
+    before = [r["id"] for _, r in read_folder(place, "ast", params, NEEDS)]
+    shutil.copy(place / "rgb/000.png", place / "rgb/001.png")
+    after = [r["id"] for _, r in read_folder(place, "ast", params, NEEDS)]
+    assert len({*before, *after}) == 4
+    # Only what was measured counts, and equal samples are one.
+    shutil.copy(place / "xyz/000.tiff", place / "xyz/001.tiff")
+    one, other = (r["id"] for _, r in read_folder(place, "ast", params, NEEDS))
+    assert one == other
+
+
+def test_a_sample_at_another_distance_than_was_fitted_is_said(prepared, box, caplog):
+    manifest, place = prepared.manifest, box / "test/dent"
+    seen = [row["distance"] for row in manifest["samples"] if row["split"] == "train"]
+    np.testing.assert_allclose(seen, 0.6, atol=0.01)
+    named = partial(
+        read_folder,
+        *(place, "ast", manifest["params"], NEEDS),
+        distances=(min(seen), max(seen)),
+    )
+    list(named())
+    assert not [text for text in caplog.messages if "is the unit right" in text]
+    path = place / "xyz/000.tiff"
+    tifffile.imwrite(path, 10 * tifffile.imread(path), photometric="rgb")  # 0.1 mm
+    list(named())
+    (said,) = [text for text in caplog.messages if "is the unit right" in text]
+    assert said.startswith("000: ")
+
+
+def test_what_is_odd_about_a_sample_is_said_once(prepared, box, caplog, write):
+    params, place = prepared.manifest["params"], box / "test/dent"
+    for stem in ("000", "001"):
+        tifffile.imwrite(place / f"xyz/{stem}.tiff", 0 * write.scene(0)[1])
+        Image.open(place / f"rgb/{stem}.png").convert("L").save(
+            place / f"rgb/{stem}.png"
+        )
+    left_out = []
+    list(read_folder(place, "ast", params, NEEDS, left_out=left_out))
+    assert caplog.text.count("no point is measured (told once)") == 1
+    assert caplog.text.count("grey image") == 1 and not left_out
+
+
+def test_what_only_looks_like_a_file_costs_no_other(prepared, box):
+    place, left_out = box / "test/dent", []
+    (place / "rgb/002.png").mkdir()
+    os.mkfifo(place / "rgb/003.png")
+    found = read_folder(
+        place, "ast", prepared.manifest["params"], ("rgb",), left_out=left_out
+    )
+    assert [name for name, _ in found] == ["000", "001"]
+    assert [error.path.name for error in left_out] == ["002.png", "003.png"]
+
+
+def test_a_camera_that_is_not_needed_is_named(prepared, box, caplog):
+    (box / "test/dent/camera.json").write_text("{}")
+    read_folder(box / "test/dent", "ast", prepared.manifest["params"], NEEDS)
+    assert "not read: camera.json, gt" in caplog.text
+
+
 def test_what_is_not_read_is_named_and_two_of_one_stem_are_refused(
     prepared, box, caplog
 ):
@@ -99,3 +162,8 @@ def test_what_is_not_read_is_named_and_two_of_one_stem_are_refused(
     shutil.copy(place / "rgb/001.png", place / "rgb/001.jpg")
     with pytest.raises(DatasetError, match=r"found 001\.jpg and 001\.png"):
         read_folder(place, "ast", params, NEEDS)
+    left_out = []
+    others = list(read_folder(place, "ast", params, NEEDS, left_out=left_out))
+    assert [name for name, _ in others] == ["000"]
+    (error,) = left_out
+    assert "found 001.jpg and 001.png" in str(error)

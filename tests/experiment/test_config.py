@@ -53,6 +53,13 @@ def test_a_file_of_the_users_own(tmp_path):
         load(file)
 
 
+@pytest.mark.parametrize("text", ["root:x:0:0\n", "x = y\n", "import nothing_of_it\n"])
+def test_a_file_that_fails_is_named(tmp_path, text):
+    (tmp_path / "a.py").write_text(text)
+    with pytest.raises(ValueError, match=r"^configuration: .*a\.py: \w+Error: "):
+        load(tmp_path / "a.py")
+
+
 @pytest.mark.parametrize(
     ("text", "value"),
     [
@@ -60,6 +67,10 @@ def test_a_file_of_the_users_own(tmp_path):
         ("model.fraction=1", 1.0),
         ("model.modalities=('rgb','depth')", ("rgb", "depth")),
         ("model.modalities=['rgb']", ("rgb",)),
+        ("model.modalities=depth", ("depth",)),
+        ("model.modalities='depth'", ("depth",)),
+        ("model.modalities=rgb,depth", ("rgb", "depth")),
+        ("data.recipe_parameters.extras=fpfh,normals", ["fpfh", "normals"]),
         ("fit.tensorboard=True", True),
         ("fit.tensorboard=no", False),
         ("fit.max_grad_norm=None", None),
@@ -86,7 +97,8 @@ def test_a_text_is_a_value_of_the_fields_type(config, text, value):
         ("seed=1.5", "seed: expected int such as 0, found '1.5'"),
         ("seed", "seed: expected seed=VALUE"),
         ("fit.tensorboard=maybe", "fit.tensorboard: expected bool"),
-        ("model.modalities=rgb", "model.modalities: expected tuple such as"),
+        ("model.modalities=rgb depth", "model.modalities: expected tuple such as"),
+        ("model.modalities=(rgb", "model.modalities: expected tuple such as"),
         ("model.fractoin=1", "did you mean 'model.fraction'"),
         ("model=1", "model: a group of fields"),
     ],

@@ -7,6 +7,7 @@ import pytest
 
 import ad3d_jax as ad
 from ad3d_jax.experiment.data import data_folder
+from ad3d_jax.experiment.detector import _ids
 from data_pipelines.camera import Intrinsics, xyz_from_depth
 from data_pipelines.decode import read_rgb, read_xyz
 
@@ -115,6 +116,40 @@ def test_depth_with_intrinsics_is_points(detector, scans):
     np.testing.assert_array_equal(scores.map, expected.map)
 
 
+def test_a_mark_or_a_masked_distance_is_unmeasured(detector, scans, caplog):
+    _, rgb, xyz = scans[0]
+    units = np.round(xyz[..., 2] * 10_000).astype(np.uint16)
+    camera = {"fx": 80.0, "fy": 80.0, "cx": 27.5, "cy": 27.5, "scale": 0.0001}
+    units[:4] = 0
+    expected = detector.score(rgb=rgb, depth=units, intrinsics=camera)
+    masked = np.ma.masked_array(units.copy(), np.indices(units.shape)[0] < 4)
+    masked.data[:4] = 5000
+    units[:4] = 65535  # 6.55 m
+    for given in (units, masked):
+        scores = detector.score(rgb=rgb, depth=given, intrinsics=camera)
+        np.testing.assert_array_equal(scores.map, expected.map)
+    with pytest.raises(ValueError, match="depth: expected 16 bits"):
+        detector.score(rgb=rgb, depth=units.astype(np.uint8), intrinsics=camera)
+    with pytest.raises(ValueError, match=r"depth: .*28 x 28 .*found 56 x 56"):
+        small = {**camera, "width": 28, "height": 28}
+        detector.score(rgb=rgb, depth=units, intrinsics=small)
+
+
+def test_ids_come_of_all_that_was_measured(scans):
+    (_, rgb, xyz), (_, _, other), *_ = scans
+    rgbs, points = np.stack([rgb, rgb, rgb]), np.stack([xyz, other, xyz])
+    one, two, three = _ids({"rgb": rgbs, "xyz": points}, None, 3)
+    assert one == three != two
+
+
+def test_what_is_odd_about_arrays_is_said(detector, scans, caplog):
+    _, rgb, xyz = scans[0]
+    detector.score(rgb=rgb, xyz=xyz)
+    assert not caplog.text
+    detector.score(rgb=rgb, xyz=0 * xyz)
+    assert "sample 0: no point is measured" in caplog.text
+
+
 def test_saved_and_loaded_elsewhere_it_is_the_same(detector, scans, tmp_path):
     detector.save(tmp_path / "elsewhere")
     _, rgb, xyz = scans[-1]
@@ -139,6 +174,11 @@ def test_saved_and_loaded_elsewhere_it_is_the_same(detector, scans, tmp_path):
         ({"xyz": lambda x: x[:-1]}, "xyz: .*height and width"),
         ({"depth": lambda x: x}, "xyz or depth, found both"),
         ({"id": [1, 2]}, "id: expected 1"),
+        ({"id": 1.5}, "id: expected 1"),
+        ({"rgb": lambda x: np.ma.masked_equal(x, 0)}, "rgb: .*masked"),
+        ({"rgb": lambda x: x > 9}, "rgb: expected numbers, found bool"),
+        ({"rgb": lambda x: [x, x[:-1]]}, "rgb: expected one array"),
+        ({"xyz": lambda x: x[..., [1, 0, 2]]}, "xyz: expected x to grow along"),
     ],
 )
 def test_a_wrong_array_is_named(detector, scans, change, words):

@@ -85,6 +85,9 @@ def test_a_grid_may_grow_but_not_change(tmp_path):
         ({"systems": ("drem",)}, "config: no 'drem'; did you mean 'draem'"),
         ({"systems": ("btf:fhpf",)}, "variant 'fhpf' of btf is unknown"),
         ({"overrides": ("hyper.nise=1",)}, "hyper.nise: no such field"),
+        ({"systems": ()}, "systems: expected one at least"),
+        ({"categories": ()}, "categories: expected one at least"),
+        ({"seeds": ()}, "seeds: expected one at least"),
     ],
 )
 def test_mistakes_end_it_before_any_work(tmp_path, changes, words):

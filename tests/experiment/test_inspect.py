@@ -12,6 +12,8 @@ from ad3d_jax.experiment.config import load
 from ad3d_jax.experiment.data import data_folder
 from ad3d_jax.experiment.detector import load as load_detector
 from ad3d_jax.experiment.inspect import inspect
+from ad3d_jax.workdir import names
+from ad3d_jax.workdir.arrays import write_arrays
 from data_pipelines.unlabelled import read_folder
 
 
@@ -47,12 +49,12 @@ def scores(path):
 
 def test_every_sample_has_a_score_and_images_of_its_own(finished, inbox, tmp_path):
     found = scores(inspect(finished[0], inbox, tmp_path / "out"))
-    names = {path.name for path in inbox.iterdir()}
-    assert found.keys() == names
+    given = {path.name for path in inbox.iterdir()}
+    assert found.keys() == given
     assert found["part.000.png"] == found["twin.png"] != found["twin.bmp"]
     for folder in ("heat_maps", "overlays"):
         made = {path.name for path in (tmp_path / "out" / folder).iterdir()}
-        assert made == {f"{name}.png" for name in names}
+        assert made == {f"{name}.png" for name in given}
 
 
 def test_stems_are_names_where_they_tell_samples_apart(finished, inbox, tmp_path):
@@ -81,6 +83,14 @@ def test_an_image_of_other_proportions_is_refused(finished, inbox, tmp_path):
     wide = np.zeros((height, 2 * width, 3), np.uint8)
     with pytest.raises(ValueError, match=f"found {height} x {2 * width}"):
         detector.score(rgb=wide)
+
+
+def test_a_map_that_is_damaged_is_named(finished, inbox, tmp_path):
+    workdir = shutil.copytree(finished[0], tmp_path / "run")
+    (workdir / names.MAPS).mkdir(exist_ok=True)
+    write_arrays(workdir / names.MAPS / "good_000.npz", {"score": np.zeros((8, 8))})
+    with pytest.raises(ValueError, match=r"good_000\.npz: there is no 'map' in it"):
+        inspect(workdir, inbox, tmp_path / "out")
 
 
 def test_an_image_with_two_files_of_points_is_refused(finished, inbox, tmp_path):

@@ -93,7 +93,7 @@ def finished(folder):
     (folder / names.CONFIG).write_text(json.dumps(plain(config)))
     params = {**recipes.complete_parameters("raw", {}), "extras": []}
     recipe = {"recipe": "raw", "params": params}
-    origin = Origin(plain(config), recipe, {}, [[32, 32]])
+    origin = Origin(plain(config), recipe, {}, [[32, 32]], [], {})
     (folder / names.CHECKPOINTS).mkdir()
     (folder / names.ORIGIN).write_text(json.dumps(origin._asdict()))
     return folder

@@ -157,6 +157,7 @@ def test_a_state_without_its_origin_is_refused(copied):
 
 
 @pytest.mark.parametrize(
+<<<<<<< ours
     ("text", "found"),
     [
         ("[]", "expected"),
@@ -167,4 +168,16 @@ def test_a_state_without_its_origin_is_refused(copied):
 def test_a_damaged_origin_is_named(copied, text, found):
     (copied / names.ORIGIN).write_text(text)
     with pytest.raises(ValueError, match=rf"origin\.json: {found}"):
+=======
+    ("text", "words"),
+    [
+        ("[]", "expected a JSON object"),
+        ("{}", "there is no 'config' in it"),
+        ('{"config": {}}', "there is no 'recipe' in it"),
+    ],
+)
+def test_a_damaged_origin_is_named(copied, text, words):
+    (copied / names.ORIGIN).write_text(text)
+    with pytest.raises(ValueError, match=rf"origin\.json: {words}"):
+>>>>>>> theirs
         load_detector(copied)

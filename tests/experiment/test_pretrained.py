@@ -37,8 +37,9 @@ def brought(config):
     return pretrained.bring(config, build_system(config))
 
 
-def save(path, name="resnet18", last_layer="layer3", **metadata):
-    tree = jax.tree.map(np.asarray, init_backbone(jax.random.key(0), name, last_layer))
+def save(path, name="resnet18", last_layer="layer3", seed=0, **metadata):
+    key = jax.random.key(seed)
+    tree = jax.tree.map(np.asarray, init_backbone(key, name, last_layer))
     weights.save(path, tree, metadata)
     return str(path)
 
@@ -90,6 +91,20 @@ def test_each_file_is_opened_once_a_run_and_not_at_all_when_fitted(
     assert again["i_auroc"] == metrics["i_auroc"]
     ad.load(tmp_path / "run")
     assert opened.count("w.safetensors") == 1
+
+
+def test_a_file_that_is_another_one_after_the_fit_is_refused(config, tmp_path):
+    config.weights.backbone = save(tmp_path / "w.safetensors")
+    metrics = run.run(config, tmp_path / "run")
+    before = metrics["weights"]["backbone"]["sha256"]
+    save(tmp_path / "w.safetensors", seed=1)
+    now = weights.read(tmp_path / "w.safetensors").sha256
+    with pytest.raises(ValueError, match=f"weights.backbone: '{before}' -> '{now}'"):
+        run.run(config, tmp_path / "run")
+    # What was fitted stays what it was, and can be used.
+    again = run.run(config, tmp_path / "run", "eval")
+    assert again["weights"] == metrics["weights"]
+    assert again["i_auroc"] == metrics["i_auroc"]
 
 
 def test_another_known_set_is_refused(config, tmp_path):

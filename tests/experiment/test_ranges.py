@@ -25,8 +25,8 @@ def checked(config: str, *texts: str) -> None:
 @pytest.mark.parametrize(
     ("config", "text", "words"),
     [
-        ("dbrn", "data.image_size=0", "expected at least 8, found 0"),
-        ("dbrn", "data.mask_size=1", "expected None or at least 8, found 1"),
+        ("dbrn", "data.image_size=0", r"expected in \[8, 4096\], found 0"),
+        ("dbrn", "data.mask_size=1", r"expected None or in \[8, 4096\], found 1"),
         ("dbrn", "data.mask_size=wide", "expected a whole number, found 'wide'"),
         ("dbrn", "data.mask_size=64.5", "expected a whole number, found 64.5"),
         ("dbrn", "data.batch_size=0", "expected at least 1, found 0"),
@@ -152,11 +152,12 @@ def test_a_value_of_another_kind_is_refused(value):
 
 
 def test_python_is_checked_as_flags_are():
-    with pytest.raises(ValueError, match="^data.image_size: expected at least 8"):
+    with pytest.raises(ValueError, match=r"^data.image_size: expected in \[8, 4096\]"):
         ad.Experiment("btf:tiny", set={"data.image_size": 0})
     with pytest.raises(ValueError, match="^hyper.noise: expected at least 0"):
         ad.population("simplenet:tiny", {"hyper.noise": [0.01, -1.0]})
-    with pytest.raises(ValueError, match="^data.mask_size: expected None or at"):
+    words = r"^data.mask_size: expected None or in \[8, 4096\]"
+    with pytest.raises(ValueError, match=words):
         ad.grid(["btf:tiny"], ["bun"], workdir="nowhere", mask_size=1)
 
 

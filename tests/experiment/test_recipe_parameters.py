@@ -8,6 +8,20 @@ from ad3d_jax.experiment.recipes import GROUP
 from ad3d_jax.experiment.state import build_system
 from data_pipelines.recipes import RECIPES
 
+
+def test_a_batch_that_shows_shapes_can_be_made_for_every_recipe():
+    class Needs:
+        needs_fit = needs_score = ("xyz",)
+
+    for name, recipe in RECIPES.items():
+        config = configured(f"data.recipe={name}")
+        rows, columns = data.example(config, Needs).xyz.shape[1:3]
+        sized = config.data.image_size, config.data.image_size
+        assert (rows, columns) == (
+            sized if "image_size" in recipe.defaults else (recipe.defaults["points"], 1)
+        )
+
+
 # A text that differs from the default, and what it means.
 TEXTS = {
     "all_foreground": ("0.5", 0.5),

@@ -114,6 +114,7 @@ def test_blank_or_equals_one_dash_or_two_in_any_order(given, values):
         (["--config.fit.tensorboard", "perhaps"], "fit.tensorboard: expected bool"),
         (["--config=patchcoer"], "did you mean 'patchcore'"),
         (["--config=btf:cup"], "variant 'cup' of btf is unknown"),
+        (["--config=patchcore:tiny", "--config.model.fraction=2"], "model.fraction: "),
         (["--config.sede=1"], "sede: no such field; did you mean 'seed'"),
         (["--workdir=gs://bucket/run"], "--workdir: expected a path of this machine"),
         (["--config.data.root=s3://x"], "data.root: expected a path of this machine"),
@@ -171,7 +172,7 @@ def test_help_lists_configurations_variants_and_fields(name, values, capsys):
     assert ended.value.code == DONE
     assert "btf, das3d, dbrn" in said and "simplenet" in said
     assert "anomalib" in said and "wide_resnet50" in said
-    assert "data.image_size = 128  (at least 8)" in said
+    assert "data.image_size = 128  (in [8, 4096])" in said
     assert "model.fraction = 0.1  (in (0, 1])" in said
     assert "Parameters of the recipe raw" in said and "interpolation = area" in said
     assert "model.choice = greedy  (one of ('greedy', 'random'))" in said

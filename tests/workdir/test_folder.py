@@ -180,3 +180,16 @@ def test_a_read_only_workdir_is_an_error_at_the_start():
             os.seteuid(user)
             os.chmod(folder, 0o755)
     assert folder in str(caught.value)
+
+
+def test_a_refusal_leaves_the_configuration_as_it_was(tmp_path):
+    with open_workdir(tmp_path, {"steps": 1}):
+        (tmp_path / "metrics.json").write_text("{}")
+    before = (tmp_path / "config.json").read_bytes()
+    with pytest.raises(WorkdirError, match="other data"):
+        with open_workdir(tmp_path, {"steps": 2}, ["steps"]):
+            assert (tmp_path / "config.json").read_bytes() != before
+            raise WorkdirError("fitted on other data")
+    assert (tmp_path / "config.json").read_bytes() == before
+    with open_workdir(tmp_path, {"steps": 1}):
+        pass

@@ -8,7 +8,6 @@ advisory lock of PostgreSQL.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import sqlite3
 import threading
@@ -23,7 +22,7 @@ from absl import logging
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import RDBStorage
 
-from ad3d_jax.workdir import names
+from ad3d_jax.workdir import locks, names
 
 Result = TypeVar("Result")
 
@@ -177,7 +176,7 @@ def alone(lock: Path | None, name: str, seconds: float = 60) -> Iterator[None]:
         end = time.monotonic() + seconds
         while True:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                locks.take(file)
                 break
             except BlockingIOError:
                 if time.monotonic() > end:
