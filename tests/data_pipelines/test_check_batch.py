@@ -91,7 +91,7 @@ DTYPES = ("float32", "float64", "float16", "int32", "int64", "uint8", "bool")
 VALUES = (0, 1, 0.5, -1e-6, -1, 1.001, 2, 255, 9.99, 10, -980, np.nan, np.inf)
 
 
-@hypothesis.settings(max_examples=500, deadline=None, derandomize=True)
+@hypothesis.settings(max_examples=300, deadline=None, derandomize=True)
 @hypothesis.given(strategies.data())
 def test_a_batch_passes_just_where_it_is_as_promised(data):
     draw = data.draw
