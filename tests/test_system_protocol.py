@@ -20,7 +20,7 @@ STEPS = 10  # of a phase, where nothing has to be found
 # What computes in bfloat16 where model.dtype says so, and how near it then comes to
 # float32: of the map's range and of the image score (docs/reliability.md).
 HALF = ("draem", "easynet", "das3d", "dsr", "dsr3d", "dbrn")
-NEAR = 0.05
+NEAR = 0.1
 
 
 @functools.lru_cache(maxsize=2)  # the clauses of a system follow on each other

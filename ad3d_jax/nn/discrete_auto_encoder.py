@@ -21,8 +21,8 @@ class DiscreteAutoEncoder(nn.Module):
     depth-only version; (3,) DSR; (4,) the plain VQ-VAE of 3DSR's ablation. Only with
     several groups there are 1x1 convolutions at the ends. `kernels`: how they start,
     "normal", N(0, 0.02) as in the public code, or "he", which a narrow network needs to
-    pass anything on. Biases start at 0 (public code: PyTorch's default). `dtype` is that
-    of the decoder: what leads to codes is float32, since a rounding may choose another.
+    pass anything on. Biases start at 0 (public code: PyTorch's default). `dtype` is the
+    decoder's: what leads to codes is float32, since a rounding may choose another one.
 
     References: arXiv 2208.01521 and 2311.01117.
     """
