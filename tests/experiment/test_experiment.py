@@ -90,7 +90,8 @@ def test_the_test_split_is_opened_by_the_evaluation_alone(tmp_path, monkeypatch)
 
 
 def test_no_shipped_configuration_or_space_looks_at_the_test_split():
-    names = [f"{n}:{v}" for n, file in known().items() for v in ("", *variants(file))]
+    files = known()
+    names = [*files, *(f"{n}:{v}" for n in files for v in variants(files[n]))]
     assert len(names) > 50
     for name in names:
         phases = build_system(load(name)).phases
@@ -107,6 +108,7 @@ def test_no_shipped_configuration_or_space_looks_at_the_test_split():
     ("arguments", "words"),
     [
         ({"config": "patchcoer"}, "did you mean 'patchcore'"),
+        ({"config": "quickstart:cpu"}, "configuration quickstart has no variants"),
         ({"config": "patchcore:cup"}, "variant 'cup' of patchcore is unknown"),
         ({"config": "nowhere.py"}, "there is no file nowhere.py"),
         ({"set": {"model.fractoin": 0.1}}, "did you mean 'model.fraction'"),
