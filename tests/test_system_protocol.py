@@ -17,10 +17,17 @@ from ad3d_jax.testing.comparison import differ, near
 from ad3d_jax.testing.trial import ROWS, engine, key
 
 STEPS = 10  # of a phase, where nothing has to be found
-# What computes in bfloat16 where model.dtype says so, and how near it then comes to
-# float32: of the map's range and of the image score (docs/reliability.md).
-HALF = ("draem", "easynet", "das3d", "dsr", "dsr3d", "dbrn")
-NEAR = 0.1
+# What computes in bfloat16 where model.dtype says so, and how near its map then comes to
+# that in float32, of the map's range; and image scores of all (docs/reliability.md).
+HALF = {
+    "draem": 0.05,
+    "easynet": 0.05,
+    "das3d": 0.05,
+    "dbrn": 0.2,
+    "dsr": 0.3,
+    "dsr3d": 0.2,
+}
+HALF_IMAGE = 0.05
 
 
 @functools.lru_cache(maxsize=2)  # the clauses of a system follow on each other
@@ -106,5 +113,5 @@ def test_scores_in_half_precision_are_near(name):
     half, full = trial.scored(engine(), score, batch), trial.scores(batch)
     assert half.map.dtype == half.image.dtype == np.float32
     assert differ(half.map, full.map)  # it is computed otherwise
-    assert np.abs(half.map - full.map).max() < NEAR * np.ptp(full.map)
-    np.testing.assert_allclose(half.image, full.image, rtol=NEAR)
+    assert np.abs(half.map - full.map).max() < HALF[name] * np.ptp(full.map)
+    np.testing.assert_allclose(half.image, full.image, rtol=HALF_IMAGE)
