@@ -17,8 +17,8 @@ from ad3d_jax.testing.comparison import differ, near
 from ad3d_jax.testing.trial import ROWS, engine, key
 
 STEPS = 10  # of a phase, where nothing has to be found
-# What computes in bfloat16 where model.dtype says so, and how near its map then comes to
-# that in float32, of the map's range; and image scores of all (docs/reliability.md).
+# What computes in bfloat16 where model.dtype says so, and how near its map then comes
+# to that in float32, of the map's range; and image scores (docs/reliability.md).
 HALF = {
     "draem": 0.05,
     "easynet": 0.05,
