@@ -299,7 +299,7 @@ def read_table(text: str) -> dict[str, Any]:
     """Returns the parameters of a recipe; raises flags.Error for what is no table."""
     try:
         table = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         table = None
     if not isinstance(table, dict):
         raise flags.Error(f"--parameters: expected a JSON table, found {text!r}")

@@ -52,6 +52,8 @@ HOMES = {
     "torch": ("experiments/benchmarks/baselines/",),
     "faiss": ("experiments/benchmarks/baselines/",),
     "cv2": ("experiments/benchmarks/baselines/",),
+    # Configurations and spaces are code of the user's own; nothing else is run.
+    "runpy": ("ad3d_jax/experiment/config.py", "ad3d_jax/experiment/study/space.py"),
 }
 LAZY = ("open3d", "matplotlib", "torch", "faiss", "cv2")
 # Files that are nothing without such a library, and are imported in functions alone.
@@ -64,8 +66,15 @@ CODE_IN_DATA = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib"}
 }
 FORBIDDEN_CALLS = {
     *("torch.load", "os.system", "os.popen", "yaml.load", "yaml.unsafe_load"),
-    *("pandas.read_pickle", "__import__"),
+    *("pandas.read_pickle", "__import__", "shutil.unpack_archive"),
 }
+UNPACKING = {"extract", "extractall"}  # methods of archives
+# The only files that name the test split: the scoring, and what refuses it in a fit.
+TEST_SPLIT = (
+    "ad3d_jax/evaluate.py",
+    "ad3d_jax/experiment/run.py",
+    "ad3d_jax/fit/phases.py",
+)
 OPTIONAL = ("tensorflow", "tensorflow_datasets", "open3d", "matplotlib", "tensorboard")
 
 
@@ -183,13 +192,8 @@ def pmap_elsewhere(root: Path) -> list[str]:
 
 def names_of_files() -> set[str]:
     """Returns what the files and folders of a run are called, folder by folder."""
-<<<<<<< ours
     constants = [value for name, value in vars(names).items() if name.isupper()]
     paths = [value for value in constants if isinstance(value, str)]
-=======
-    known = {name: value for name, value in vars(names).items() if name.isupper()}
-    paths = [value for value in known.values() if isinstance(value, str)]
->>>>>>> theirs
     return {part for path in paths for part in path.split("/")}
 
 
@@ -236,11 +240,24 @@ def unsafe_call(node: ast.Call) -> list[str]:
     name = dotted(node.func)
     last = name.removeprefix("builtins.")
     faults = [f"calls {name}"] if last in {"eval", "exec"} | FORBIDDEN_CALLS else []
+    if getattr(node.func, "attr", "") in UNPACKING:
+        faults.append("unpacks an archive")
     for keyword in node.keywords:
         value = getattr(keyword.value, "value", None)
         if keyword.arg in ("allow_pickle", "shell") and value is not False:
             faults.append(f"passes {keyword.arg} that is not plainly False")
     return faults
+
+
+def names_the_test_split(root: Path) -> list[str]:
+    """Returns places that name the test split where something could be chosen on it."""
+    return [
+        f"{file}:{node.lineno}: names the test split"
+        for file, tree in sources(root)
+        if file not in TEST_SPLIT and not file.startswith("data_pipelines/")
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and node.value == "test"
+    ]
 
 
 def without_docstring(root: Path) -> list[str]:
@@ -301,7 +318,8 @@ for name in {modules!r}:
 
 RULES = (
     *(upward_imports, strangers, eager_imports, pmap_elsewhere),
-    *(files_of_runs_elsewhere, unsafe_code, without_docstring, loose_habits),
+    *(files_of_runs_elsewhere, unsafe_code, names_the_test_split),
+    *(without_docstring, loose_habits),
 )
 BROKEN = [
     (upward_imports, "ad3d_jax/ops/a.py", "from ad3d_jax.nn import unet", 1),
@@ -352,6 +370,13 @@ BROKEN = [
     (unsafe_code, "ad3d_jax/ops/a.py", "np.load(x,\n allow_pickle=True)", 1),
     (unsafe_code, "ad3d_jax/ops/a.py", "np.load(x, allow_pickle=flag)", 1),
     (unsafe_code, "experiments/main.py", "subprocess.run('ls', shell=True)", 1),
+    (unsafe_code, "ad3d_jax/workdir/a.py", "yaml.load(text)", 1),
+    (unsafe_code, "data_pipelines/a.py", "with open_(f) as a:\n  a.extractall(x)", 2),
+    (unsafe_code, "data_pipelines/a.py", "from shutil import unpack_archive", 1),
+    (strangers, "ad3d_jax/workdir/a.py", "def f():\n    import runpy", 2),
+    (strangers, "experiments/main.py", "from runpy import run_path", 1),
+    (names_the_test_split, "ad3d_jax/fit/fit.py", "f(\n data.ordered('test', 1))", 2),
+    (names_the_test_split, "experiments/spaces/a.py", "X = {'on': 'test'}", 1),
     (without_docstring, "ad3d_jax/ops/a.py", '"""Doc."""\ndef f(): pass', 2),
     (without_docstring, "ad3d_jax/ops/a.py", "x = 1", 1),
     (
@@ -377,6 +402,8 @@ SOUND = [
     ("ad3d_jax/features/a.py", "np.load(x, allow_pickle=False)\nmodel.eval()"),
     ("data_pipelines/a.py", "import tensorflow as tf\nimport ad3d_jax"),
     ("ad3d_jax/workdir/names.py", "METRICS = 'metrics.json'"),
+    ("ad3d_jax/evaluate.py", "split = 'test'"),
+    ("ad3d_jax/experiment/config.py", "import runpy\nfound = runpy.run_path(file)"),
     ("ad3d_jax/report/b.py", "x = data['samples'], 'steps', 'metrics.json says so'"),
 ]
 

@@ -7,13 +7,27 @@ import numpy as np
 import pytest
 from systems_table import SYSTEMS, TABLE
 
-from ad3d_jax.base import System, Train, sample_keys, without_truth
+from ad3d_jax.base import System, Train, sample_keys, scoring, without_truth
+from ad3d_jax.devices import compilation
+from ad3d_jax.experiment.config import load
+from ad3d_jax.experiment.state import build_system
 from ad3d_jax.systems import SYSTEMS as ALL
 from ad3d_jax.testing import CLAUSES, Trial, take
 from ad3d_jax.testing.comparison import differ, near
-from ad3d_jax.testing.trial import key
+from ad3d_jax.testing.trial import ROWS, engine, key
 
 STEPS = 10  # of a phase, where nothing has to be found
+# What computes in bfloat16 where model.dtype says so, and how near its map then comes
+# to that in float32, of the map's range; and image scores (docs/reliability.md).
+HALF = {
+    "draem": 0.05,
+    "easynet": 0.05,
+    "das3d": 0.05,
+    "dbrn": 0.2,
+    "dsr": 0.3,
+    "dsr3d": 0.2,
+}
+HALF_IMAGE = 0.05
 
 
 @functools.lru_cache(maxsize=2)  # the clauses of a system follow on each other
@@ -83,3 +97,21 @@ def test_what_the_losses_train_on_can_be_seen(name):
             break
     assert np.asarray(drawn["mask"]).any(), "no anomaly in forty draws"
     assert any(differ(drawn[f"altered_{k}"], drawn[f"clean_{k}"]) for k in kinds)
+
+
+def test_what_offers_half_precision_is_known():
+    offers = {name for name in ALL if "dtype" in load(name).model}
+    assert offers == set(HALF)
+
+
+@pytest.mark.parametrize("name", HALF)
+def test_scores_in_half_precision_are_near(name):
+    trial, config = trial_of(name), load(f"{name}:tiny")
+    config.model.dtype = "bfloat16"
+    score = compilation.compile_map(engine(), scoring(build_system(config)))
+    batch = without_truth(trial.make_batch(ROWS, defect=True))
+    half, full = trial.scored(engine(), score, batch), trial.scores(batch)
+    assert half.map.dtype == half.image.dtype == np.float32
+    assert differ(half.map, full.map)  # it is computed otherwise
+    assert np.abs(half.map - full.map).max() < HALF[name] * np.ptp(full.map)
+    np.testing.assert_allclose(half.image, full.image, rtol=HALF_IMAGE)

@@ -3,6 +3,7 @@
 import ast
 import hashlib
 import importlib.util
+import inspect
 import json
 import os
 import re
@@ -50,6 +51,8 @@ def load(source: Source) -> ConfigDict:
     if "get_config" not in found:
         raise ValueError(f"configuration {name}: the file defines no get_config")
     get_config = found["get_config"]
+    if colon and not inspect.signature(get_config).parameters:
+        raise ValueError(f"configuration {name} has no variants, found {variant!r}")
     return get_config(variant) if colon else get_config()
 
 

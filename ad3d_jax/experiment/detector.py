@@ -124,8 +124,13 @@ class Detector:
         return jax.tree.map(lambda x: x[0], scores) if single else scores
 
     def score_batch(self, batch: Batch) -> Scores:
-        """Returns the scores of a preprocessed batch, as NumPy arrays."""
+        """Returns the scores of a preprocessed batch, as NumPy arrays.
+
+        Raises:
+            ValueError: a field is missing, or not as `base.Batch` says; it is named.
+        """
         evaluation.check_needs(self.system, batch)
+        check_batch(batch)
         return self._compiled(batch)
 
     def save(self, path: str | os.PathLike) -> Path:

@@ -21,7 +21,8 @@ class DiscreteAutoEncoder(nn.Module):
     depth-only version; (3,) DSR; (4,) the plain VQ-VAE of 3DSR's ablation. Only with
     several groups there are 1x1 convolutions at the ends. `kernels`: how they start,
     "normal", N(0, 0.02) as in the public code, or "he", which a narrow network needs to
-    pass anything on. Biases start at 0 (public code: PyTorch's default).
+    pass anything on. Biases start at 0 (public code: PyTorch's default). `dtype` is the
+    decoder's: what leads to codes is float32, since a rounding may choose another one.
 
     References: arXiv 2208.01521 and 2311.01117.
     """
@@ -39,22 +40,23 @@ class DiscreteAutoEncoder(nn.Module):
         """Names the layers in the order of a pass."""
         groups, hidden = len(self.channels), self.hidden
         init = KERNELS[self.kernels]
-        shared = dict(groups=groups, kernel_init=init, dtype=self.dtype)
+        shared = dict(groups=groups, kernel_init=init)
+        decoding = {**shared, "dtype": self.dtype}
 
-        def conv(features, kernel=3, stride=1, padding=1):
-            return GroupedConv(features, kernel, stride, padding, **shared)
+        def conv(features, kernel=3, stride=1, padding=1, form=shared):
+            return GroupedConv(features, kernel, stride, padding, **form)
 
-        def stack():
+        def stack(form=shared):
             return ResidualStack(
-                self.residual, self.residual_layers, relu_skip=self.relu_skip, **shared
+                self.residual, self.residual_layers, relu_skip=self.relu_skip, **form
             )
 
-        def point(features):
-            return GroupedConv(features, 1, padding=0, **{**shared, "groups": 1})
+        def point(features, form=shared):
+            return GroupedConv(features, 1, padding=0, **{**form, "groups": 1})
 
         if groups > 1:
             self.stems = [point(hidden // 2 // groups) for _ in self.channels]
-            self.heads = [point(channels) for channels in self.channels]
+            self.heads = [point(channels, decoding) for channels in self.channels]
         self.hi_1 = conv(hidden // 2, 4, 2)
         self.hi_2 = conv(hidden, 4, 2)
         self.hi_3 = conv(hidden)
@@ -65,11 +67,11 @@ class DiscreteAutoEncoder(nn.Module):
         self.before_lo = conv(self.dimensions, 1, padding=0)
         self.enlarge_lo = GroupedEnlarge(self.dimensions, **shared)
         self.before_hi = conv(self.dimensions, 1, padding=0)
-        self.decode_1 = conv(hidden)
-        self.decode_stack = stack()
-        self.decode_2 = GroupedEnlarge(hidden // 2, **shared)
+        self.decode_1 = conv(hidden, form=decoding)
+        self.decode_stack = stack(decoding)
+        self.decode_2 = GroupedEnlarge(hidden // 2, **decoding)
         out = hidden // 4 if groups > 1 else self.channels[0]
-        self.decode_3 = GroupedEnlarge(out, **shared)
+        self.decode_3 = GroupedEnlarge(out, **decoding)
 
     def __call__(self, x: Array) -> Array:
         """Returns [B,H,W,C] float32 without quantisation; to make parameters with."""

@@ -7,8 +7,9 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-# What readers raise where a file is damaged; zipfile raises RuntimeError, too.
-_FAULTS = (OSError, ValueError, KeyError, EOFError, RuntimeError)
+# What readers raise where a file is damaged; zipfile raises RuntimeError, too, and a
+# file that claims to hold more than there is memory for ends in MemoryError.
+_FAULTS = (OSError, ValueError, KeyError, EOFError, RuntimeError, MemoryError)
 _FAULTS += (csv.Error, zipfile.BadZipFile, zlib.error)
 _LONGEST = 160  # characters of a reason
 

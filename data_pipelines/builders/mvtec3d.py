@@ -127,13 +127,18 @@ class Mvtec3d(tfds.core.GeneratorBasedBuilder):
                 config.note(processed)
             files = processed.files
             yield (
-                files.key,
+                _bytes(files.key),
                 {
                     **processed.applied.record,
                     "split": files.split,
-                    "defect": files.defect,
-                    "stem": files.stem,
+                    "defect": _bytes(files.defect),
+                    "stem": _bytes(files.stem),
                     "id": ids[files.key],
                     "label": int(files.defect != GOOD),
                 },
             )
+
+
+def _bytes(name: str) -> bytes:
+    """Returns a name as the file system has it, which may be no UTF-8."""
+    return name.encode("utf-8", "surrogateescape")

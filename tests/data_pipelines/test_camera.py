@@ -58,9 +58,10 @@ def test_a_scale_that_is_assumed_is_said_and_sizes_are_kept(tmp_path, caplog):
 def test_bad_files_name_the_field(tmp_path, table, field):
     with pytest.raises(DatasetError, match=field):
         read_intrinsics(write(tmp_path / "a.json", **table))
-    (tmp_path / "b.json").write_text("[")
-    with pytest.raises(DatasetError, match=r"b\.json"):
-        read_intrinsics(tmp_path / "b.json")
+    for text in ("[", "[" * 100_000, "[]"):
+        (tmp_path / "b.json").write_text(text)
+        with pytest.raises(DatasetError, match=r"b\.json"):
+            read_intrinsics(tmp_path / "b.json")
 
 
 def test_division_model_against_a_real_sensor(native_class):

@@ -1,14 +1,16 @@
 """Batches from elsewhere: each wrong field is named, with a hint."""
 
+import hypothesis
 import numpy as np
 import pytest
+from hypothesis import strategies
 
 from ad3d_jax.base import Batch
 from data_pipelines.batches import check_batch
+from data_pipelines.errors import DatasetError
 
 
-@pytest.fixture
-def batch() -> Batch:
+def good() -> Batch:
     ones = np.ones((2, 8, 8, 1), np.float32)
     return Batch(
         rgb=np.repeat(ones, 3, -1),
@@ -23,6 +25,11 @@ def batch() -> Batch:
         mask=np.zeros((2, 4, 4, 1), bool),
         label=np.array([0, 1], np.int32),
     )
+
+
+@pytest.fixture
+def batch() -> Batch:
+    return good()
 
 
 def test_good_batches(batch):
@@ -66,3 +73,50 @@ def test_wrong_extras_and_nothing(batch):
         check_batch(batch._replace(extras={"feature": np.zeros((3, 4))}))
     with pytest.raises(ValueError, match="found none"):
         check_batch(Batch())
+
+
+# What `base.Batch` says of each field: channels (0 = one number a row), dtype, range.
+PROMISED = {
+    "rgb": (3, "float32", lambda x: (x >= 0) & (x <= 1)),
+    "xyz": (3, "float32", lambda x: abs(x) < 10),
+    "depth": (1, "float32", lambda x: abs(x) < 10),
+    "valid": (1, "bool", lambda x: x == x),
+    "mask": (1, "bool", lambda x: x == x),
+    "weight": (0, "float32", lambda x: (x == 0) | (x == 1)),
+    "label": (0, "int32", lambda x: (x == 0) | (x == 1)),
+    "id": (0, "int32", lambda x: x >= 0),
+    "category": (0, "int32", lambda x: x >= 0),
+}
+DTYPES = ("float32", "float64", "float16", "int32", "int64", "uint8", "bool")
+VALUES = (0, 1, 0.5, -1e-6, -1, 1.001, 2, 255, 9.99, 10, -980, np.nan, np.inf)
+
+
+@hypothesis.settings(max_examples=300, deadline=None, derandomize=True)
+@hypothesis.given(strategies.data())
+def test_a_batch_passes_just_where_it_is_as_promised(data):
+    draw = data.draw
+    name = draw(strategies.sampled_from(sorted(PROMISED)))
+    channels, dtype, within = PROMISED[name]
+    right = (2, 8, 8, channels) if channels else (2,)
+    sides = strategies.lists(strategies.integers(0, 8), max_size=5).map(tuple)
+    shape = draw(strategies.one_of(strategies.just(right), sides))
+    array = np.full(shape, draw(strategies.sampled_from((0, 1))), np.float64)
+    if array.size:
+        place = draw(strategies.integers(0, array.size - 1))
+        array.flat[place] = draw(strategies.sampled_from(VALUES))
+    types = strategies.one_of(strategies.just(dtype), strategies.sampled_from(DTYPES))
+    with np.errstate(invalid="ignore"):
+        array = array.astype(draw(types))
+    fits = shape == right
+    if name == "mask":  # has sides of its own
+        fits = len(shape) == 4 and shape[0] == 2 and shape[-1] == 1
+    as_promised = fits and array.dtype == dtype and bool(within(array).all())
+    batch = good()._replace(**{name: array})
+    if as_promised:
+        check_batch(batch)
+        return
+    with pytest.raises(DatasetError) as caught:
+        check_batch(batch)
+    # Where sides differ, another field may be the one that is named.
+    named = f"batch.{name}: expected " if fits else "batch."
+    assert str(caught.value).startswith(named) and ", found " in str(caught.value)

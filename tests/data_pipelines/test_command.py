@@ -53,7 +53,7 @@ def test_words_left_over_are_refused(capsys):
     assert "no flag: 'x'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("text", ["", "[1]", "{strip: 5}"])
+@pytest.mark.parametrize("text", ["", "[1]", "{strip: 5}", "[" * 100_000])
 def test_parameters_are_a_table(text):
     with pytest.raises(flags.Error, match="--parameters: expected a JSON table"):
         preprocess.read_table(text)

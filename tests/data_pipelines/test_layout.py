@@ -106,8 +106,10 @@ def test_unusual_names(write, tmp_path, name):
     assert found.faults == () and len(found.split("train")) == 6
 
 
-def test_broken_class_ids_are_a_warning(box):
-    (box / "class_ids.json").write_text("[1")
+@pytest.mark.parametrize("text", ["[1", "[" * 100_000, "3", '{"a": "b"}', "\udcff"])
+def test_broken_class_ids_are_a_warning(box, text):
+    path = box / "class_ids.json"
+    path.write_text(text, encoding="utf-8", errors="surrogateescape")
     found = scan(box.parent, "box")
     assert found.class_ids is None
     assert [f.kind for f in found.faults] == ["class_ids"]

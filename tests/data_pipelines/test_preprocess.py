@@ -481,19 +481,31 @@ def test_same_bytes_from_every_process(box, tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_in_the_middle(run, box, write, tmp_path):
+@pytest.mark.parametrize(
+    ("format", "begun"), [("npz", "*.npz"), ("tfds", "**/*incomplete*")]
+)
+def test_killed_in_the_middle(run, box, write, tmp_path, format, begun):
+    """Twice: when there is a folder to write into, and when records are written."""
     for k in range(5, 300):
         write.sample(box / "train/good", f"{k:03d}", k)
-    whole = run(cache=tmp_path / "whole").folder
+    whole = run(cache=tmp_path / "whole", format=format).folder
     cache = tmp_path / "killed"
-    process = subprocess.Popen(command(box, cache, '--parameters={"image_size": 16}'))
-    while not list(cache.glob(".*.unfinished/*.npz")):
-        assert process.poll() is None, "ended before it could be killed"
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert entries(cache) != [whole.name]
-    again = run(cache=cache).folder
+    words = command(box, cache, '--parameters={"image_size": 16}', f"--format={format}")
+    for moment in (".*.unfinished", f".*.unfinished/{begun}"):
+        left = set(cache.glob(moment))
+        process = subprocess.Popen(words)
+        while not set(cache.glob(moment)) - left:
+            assert process.poll() is None, "ended before it could be killed"
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert whole.name not in entries(cache)
+    subprocess.run(words, check=True)
     assert entries(cache) == [whole.name]
-    for file in whole.iterdir():
-        assert file.read_bytes() == (again / file.name).read_bytes()
+    files = sorted(p.relative_to(whole) for p in whole.rglob("*") if p.is_file())
+    again = cache / whole.name
+    assert files == sorted(
+        p.relative_to(again) for p in again.rglob("*") if p.is_file()
+    )
+    for file in files:
+        assert (whole / file).read_bytes() == (again / file).read_bytes(), file

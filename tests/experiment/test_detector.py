@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import ad3d_jax as ad
+from ad3d_jax.base import Batch
 from ad3d_jax.experiment.data import data_folder
 from ad3d_jax.experiment.detector import _ids
 from data_pipelines.camera import Intrinsics, xyz_from_depth
@@ -160,6 +161,23 @@ def test_saved_and_loaded_elsewhere_it_is_the_same(detector, scans, tmp_path):
     np.testing.assert_array_equal(one.map, other.map)
     with pytest.raises(ValueError, match="no fitted state"):
         ad.load(tmp_path)
+
+
+def test_a_preprocessed_batch_is_checked(detector):
+    ones = np.ones((1, 56, 56, 3), np.float32)
+    one = ones[..., :1]
+    batch = Batch(
+        xyz=ones,
+        depth=one,
+        valid=one > 0,
+        foreground=one > 0,
+        weight=np.ones(1, np.float32),
+        id=np.zeros(1, np.int32),
+    )
+    assert np.isfinite(detector.score_batch(batch).map).all()
+    for wrong in (ones.astype(np.float64), 980 * ones, np.nan * ones, ones[..., :2]):
+        with pytest.raises(ValueError, match=r"^batch\.xyz: expected "):
+            detector.score_batch(batch._replace(xyz=wrong))
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,10 @@ from pathlib import Path
 import pytest
 
 import ad3d_jax as ad
+from ad3d_jax.experiment.config import known, load, variants
+from ad3d_jax.experiment.state import build_system
+from ad3d_jax.experiment.study import space
+from data_pipelines.reader import Reader
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {
@@ -69,10 +73,42 @@ def test_fitting_again_trains_nothing(tmp_path):
     assert '"event": "fit"' in before and '"event": "fit"' not in after
 
 
+def test_the_test_split_is_opened_by_the_evaluation_alone(tmp_path, monkeypatch):
+    opened, source = [], Reader._source
+
+    def watched(reader, split):
+        opened.append(split)
+        return source(reader, split)
+
+    monkeypatch.setattr(Reader, "_source", watched)
+    fields = {**SMALL, "data.cache": str(tmp_path / "cache")}
+    run = ad.Experiment("btf:raw", category="bun", workdir=tmp_path / "a", set=fields)
+    run.fit()
+    assert set(opened) == {"train"}
+    assert run.evaluate()["i_auroc"] is not None
+    assert set(opened) == {"train", "test"}
+
+
+def test_no_shipped_configuration_or_space_looks_at_the_test_split():
+    files = known()
+    names = [*files, *(f"{n}:{v}" for n in files for v in variants(files[n]))]
+    assert len(names) > 50
+    for name in names:
+        phases = build_system(load(name)).phases
+        assert "test" not in {phase.source for phase in phases}, name
+    spaces = known(space.HOME)
+    assert spaces
+    for name in spaces:
+        fields = space.read_space(name).grid
+        groups = {field.partition(".")[0] for field in fields}
+        assert groups <= {"hyper", "model", "fit"}, name  # none of data and eval
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         ({"config": "patchcoer"}, "did you mean 'patchcore'"),
+        ({"config": "quickstart:cpu"}, "configuration quickstart has no variants"),
         ({"config": "patchcore:cup"}, "variant 'cup' of patchcore is unknown"),
         ({"config": "nowhere.py"}, "there is no file nowhere.py"),
         ({"set": {"model.fractoin": 0.1}}, "did you mean 'model.fraction'"),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ad3d_jax.experiment import run
+from ad3d_jax.experiment import detector, run
 from ad3d_jax.experiment.config import load
 from ad3d_jax.experiment.data import data_folder
 from ad3d_jax.experiment.detector import load as load_detector
@@ -70,6 +70,17 @@ def test_a_file_that_cannot_be_read_costs_no_other(finished, inbox, tmp_path):
         inspect(finished[0], inbox, tmp_path / "out")
     del expected["part.001.png"]
     assert scores(tmp_path / "out" / "scores.csv") == expected
+
+
+def test_what_a_folder_holds_is_checked_as_arrays_are(
+    finished, inbox, tmp_path, monkeypatch
+):
+    def refuse(batch):
+        raise ValueError(f"checked {batch.rgb.shape}")
+
+    monkeypatch.setattr(detector, "check_batch", refuse)
+    with pytest.raises(ValueError, match=r"checked \(1, "):
+        inspect(finished[0], inbox, tmp_path / "out")
 
 
 def test_an_image_of_other_proportions_is_refused(finished, inbox, tmp_path):

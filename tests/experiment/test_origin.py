@@ -157,18 +157,6 @@ def test_a_state_without_its_origin_is_refused(copied):
 
 
 @pytest.mark.parametrize(
-<<<<<<< ours
-    ("text", "found"),
-    [
-        ("[]", "expected"),
-        ("{}", "there is no 'config'"),
-        ('{"config": {}}', "there is no 'recipe'"),
-    ],
-)
-def test_a_damaged_origin_is_named(copied, text, found):
-    (copied / names.ORIGIN).write_text(text)
-    with pytest.raises(ValueError, match=rf"origin\.json: {found}"):
-=======
     ("text", "words"),
     [
         ("[]", "expected a JSON object"),
@@ -179,5 +167,4 @@ def test_a_damaged_origin_is_named(copied, text, found):
 def test_a_damaged_origin_is_named(copied, text, words):
     (copied / names.ORIGIN).write_text(text)
     with pytest.raises(ValueError, match=rf"origin\.json: {words}"):
->>>>>>> theirs
         load_detector(copied)

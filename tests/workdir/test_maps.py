@@ -1,3 +1,5 @@
+import zipfile
+
 import numpy as np
 import pytest
 
@@ -64,6 +66,16 @@ def test_a_damaged_file_is_named(tmp_path, content):
     with pytest.raises(UnreadableError, match="npz: there is no such file"):
         maps.read_map(tmp_path, ROWS[0])
     (tmp_path / "good_000.npz").write_bytes(content)
+    with pytest.raises(UnreadableError, match="good_000.npz: "):
+        maps.read_map(tmp_path, ROWS[0])
+
+
+def test_arrays_that_claim_more_than_there_is_memory_for_are_named(tmp_path):
+    form = {"descr": "<f4", "fortran_order": False, "shape": (2**40, 2**20)}
+    with zipfile.ZipFile(tmp_path / "good_000.npz", "w") as archive:
+        for name in ("map.npy", "mask.npy"):
+            with archive.open(name, "w") as file:
+                np.lib.format.write_array_header_1_0(file, form)
     with pytest.raises(UnreadableError, match="good_000.npz: "):
         maps.read_map(tmp_path, ROWS[0])
 

@@ -37,12 +37,12 @@ def build(config) -> dict:
     """
     dtype = jnp.dtype(config.dtype)
     channels = seen(config).channels
+    # In float32, as all that leads to codes: a rounding may choose another one.
     restriction = AutoEncoder(
         widths=config.restriction_widths,
         stages=tuple((w, w, w) for w in config.restriction_widths[-2::-1]),
         out_channels=config.code_dimensions,
         norm="instance",
-        dtype=dtype,
     )
     decoder = ObjectDecoder(
         out_channels=channels,
