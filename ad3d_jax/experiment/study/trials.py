@@ -202,15 +202,22 @@ def _due(
 ) -> dict[str, Any] | None:
     """Returns the trial to be made next, None where every slot has its end or runs."""
     for slot, attempts in sorted(attempts_by_slot(trials).items()):
-        last = attempts[-1]
         failed = all(each.state == TrialState.FAIL for each in attempts)
         if failed and again(attempts, rules.retries):
+            # One that died while it was suggested has a part of its parameters.
+            whole = [each for each in attempts if FIELDS in each.user_attrs]
+            if not whole:
+                return _new(slot, space, rules)
             return {
-                "params": last.params,
-                "distributions": last.distributions,
+                "params": whole[-1].params,
+                "distributions": whole[-1].distributions,
                 "user_attrs": {SLOT: slot},
             }
-    slot = _next_slot(trials)
+    return _new(_next_slot(trials), space, rules)
+
+
+def _new(slot: int, space: Space, rules: Rules) -> dict[str, Any] | None:
+    """Returns the first trial of a slot, None where the study has no such slot."""
     due: dict[str, Any] = {"user_attrs": {SLOT: slot}}
     if rules.sampler == "grid":
         points = grid_points(space, rules.seed)
