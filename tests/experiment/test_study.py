@@ -188,13 +188,14 @@ def test_what_a_living_worker_of_another_machine_holds_is_waited_for(
     held_elsewhere(work, claim.taken[0])
 
     def sleep(seconds):
-        looks.append(seconds)
+        if seconds == objective.SECONDS_BETWEEN_LOOKS:
+            looks.append(seconds)
         if len(looks) == 3:
             silence(work, claim.taken[0])
 
     monkeypatch.setattr(objective.time, "sleep", sleep)
     worker.work(job(tmp_path, 2, "random", text=text), study_worker.runner())
-    assert looks == [objective.SECONDS_BETWEEN_LOOKS] * 3
+    assert len(looks) == 3
     assert states_by_slot(work) == {0: ["FAIL", "COMPLETE"], 1: ["COMPLETE"]}
 
 
