@@ -479,7 +479,7 @@ def points() -> System:
         found = knn.nearest(state.memory["bank"], batch.xyz.reshape(-1, 3))
         distance = found.distance.reshape(*batch.xyz.shape[:3], 1)
         map = jnp.where(batch.valid, distance, 0.0)
-        measured = jnp.maximum(jnp.sum(batch.valid, (1, 2, 3)), 1)
+        measured = jnp.maximum(jnp.sum(batch.valid, (1, 2, 3), jnp.float32), 1)
         return Scores(map, jnp.sum(map, (1, 2, 3)) / measured)
 
     return System(

@@ -73,7 +73,8 @@ def best_threshold(
     def wins(threshold):
         score = jnp.where(gain >= threshold, fusion, rgb)
         high, low = score[:, None], score[None, :]
-        doubled = 2 * (high > low).astype(jnp.int32) + (high == low)
+        above, equal = (x.astype(jnp.int32) for x in (high > low, high == low))
+        doubled = 2 * above + equal
         return jnp.sum(jnp.where(pairs, doubled, 0))  # whole numbers: exact ties
 
     return thresholds[jnp.argmax(jax.lax.map(wins, thresholds))]

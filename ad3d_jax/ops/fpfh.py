@@ -51,9 +51,11 @@ def fpfh(
             lambda number: jnp.sum((bins == number).astype(jnp.int32), 1),
             jnp.arange(BINS),
         )
-        itself = jnp.arange(BINS) == BINS // 2  # every point is among its neighbours
+        # Every point is among its neighbours.
+        itself = (jnp.arange(BINS) == BINS // 2).astype(jnp.int32)
         counts = counts.swapaxes(0, 1) - itself[None, :, None]  # [3,BINS,Q]
-        shares = counts * (100 / jnp.maximum(jnp.sum(counts, 1, keepdims=True), 1))
+        percent = 100 / jnp.maximum(jnp.sum(counts, 1, keepdims=True), 1)
+        shares = counts.astype(jnp.float32) * percent
         return jnp.concatenate([shares.reshape(3 * BINS, -1), limit[None]])
 
     def neighbours_histograms(own, others):

@@ -75,7 +75,7 @@ def rotated_perlin_noise(
 
 def _node_weights(length: int, cells: jax.Array, nodes: int):
     """Returns a node's faded weight and weight times offset, both [length, nodes]."""
-    positions = jnp.arange(length) * (cells / length)
+    positions = jnp.arange(length, dtype=jnp.float32) * (cells / length)
     offset = positions[:, None] - jnp.arange(nodes, dtype=jnp.float32)[None, :]
     t = jnp.minimum(jnp.abs(offset), 1.0)
     weight = 1.0 - t**3 * (t * (6.0 * t - 15.0) + 10.0)

@@ -24,8 +24,8 @@ def rotate(
     height, width, channels = image.shape
     radians = jnp.deg2rad(jnp.asarray(degrees, jnp.float32))
     cos, sin = jnp.cos(radians), jnp.sin(radians)
-    y = (jnp.arange(height) - (height - 1) / 2)[:, None]
-    x = (jnp.arange(width) - (width - 1) / 2)[None, :]
+    y = (jnp.arange(height, dtype=jnp.float32) - (height - 1) / 2)[:, None]
+    x = (jnp.arange(width, dtype=jnp.float32) - (width - 1) / 2)[None, :]
     row, row_part = _split(cos * y + sin * x + (height - 1) / 2, height)
     column, column_part = _split(cos * x - sin * y + (width - 1) / 2, width)
     mode = "constant" if fill == "zero" else "edge"

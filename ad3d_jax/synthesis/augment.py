@@ -111,7 +111,8 @@ def shift_hue_saturation(image: jax.Array, hue, saturation) -> jax.Array:
 
 def solarise(image: jax.Array, threshold) -> jax.Array:
     """Returns the image with the levels (0..255) from the threshold on inverted."""
-    return jnp.where(_levels(image) >= threshold, 1.0 - image, image)
+    levels = _levels(image).astype(jnp.float32)
+    return jnp.where(levels >= threshold, 1.0 - image, image)
 
 
 def posterise(image: jax.Array, bits) -> jax.Array:
@@ -129,7 +130,8 @@ def auto_contrast(image: jax.Array, cutoff) -> jax.Array:
     """Returns each channel stretched to [0,1] after `cutoff` per cent at either end."""
     levels = _levels(image)
     counts = histogram(levels)
-    cut = jnp.floor(levels[..., 0].size * cutoff / 100.0)
+    percents = levels[..., 0].size * jnp.asarray(cutoff, jnp.float32)
+    cut = jnp.floor(percents / 100.0).astype(jnp.int32)
     occupied = jnp.arange(LEVELS)
     below = jnp.cumsum(counts, axis=1)
     above = jnp.cumsum(counts[:, ::-1], axis=1)[:, ::-1]
@@ -170,6 +172,7 @@ def _whole_part(a: jax.Array, b: jax.Array | int) -> jax.Array:
     pixel that a table is looked up for. The half keeps what is exact away from the
     rounding of accelerators.
     """
+    a, b = jnp.asarray(a, jnp.float32), jnp.asarray(b, jnp.float32)
     return jnp.floor((a + 0.5) / b).astype(jnp.int32)
 
 

@@ -83,7 +83,7 @@ def alter_pair(
     """
     rgb, depth = clean["rgb"], clean["depth"]
     size = foreground.shape[1:3]
-    foreground = foreground > 0.5
+    foreground = foreground.astype(jnp.float32) > 0.5
     keys = jax.vmap(lambda key: jax.random.split(key, 8), out_axes=1)(keys)
     depth_keys, case_keys, drop_keys, shape_keys, *colour_keys = keys
     mask_keys, pick_keys, augment_keys, beta_keys = colour_keys

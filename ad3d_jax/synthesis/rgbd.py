@@ -97,7 +97,7 @@ def corrupt(
 
     drawn = jax.vmap(jax.random.uniform)(drawn_keys) >= parameters.p_normal
     noise = _drawn_once(jax.vmap(draw_noise), mask_keys, drawn)[..., None]
-    mask = (noise > parameters.threshold) & (foreground > 0.5)
+    mask = (noise > parameters.threshold) & (foreground.astype(jnp.float32) > 0.5)
     anomalous = drawn & jnp.any(mask, axis=(1, 2, 3))
     mask = (mask & anomalous[:, None, None, None]).astype(jnp.float32)
     changes = dict.fromkeys(clean, anomalous)
@@ -152,7 +152,8 @@ def rotate_images(
 
     def turn(key, images):
         turned = jax.random.uniform(jax.random.fold_in(key, 1)) < probability
-        angle = turned * degrees * jax.random.uniform(key, (), minval=-1.0)
+        drawn = degrees * jax.random.uniform(key, (), minval=-1.0)
+        angle = jnp.where(turned, drawn, 0.0)
         return jax.tree.map(lambda image: rotate(image, angle, fill), images)
 
     given = list(images.values()), foreground.astype(jnp.float32)

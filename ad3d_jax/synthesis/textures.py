@@ -134,7 +134,7 @@ def _clouds(key: jax.Array, draws: jax.Array, size: int) -> jax.Array:
     exponents = jnp.arange(OCTAVES)
     octaves = jax.vmap(jax.vmap(octave), (0, None))(keys, exponents)
     roughness = 0.3 + 0.6 * draws[:, None]
-    weights = roughness ** exponents[None]
+    weights = roughness ** exponents.astype(jnp.float32)[None]
     weights = 2.0 * weights / jnp.sum(weights, axis=1, keepdims=True)
     return jnp.einsum("fo,fohw->fhw", weights, octaves)
 
@@ -233,8 +233,9 @@ def _nearest_two(ground: Ground):
     frequency = _between(ground.draws[0], 3.0, 30.0)
     y, x = frequency * ground.y, frequency * ground.x
     steps = jnp.arange(9)
-    cell_y = jnp.floor(y)[None] + (steps // 3 - 1)[:, None, None]
-    cell_x = jnp.floor(x)[None] + (steps % 3 - 1)[:, None, None]
+    step_y, step_x = ((s - 1).astype(jnp.float32) for s in (steps // 3, steps % 3))
+    cell_y = jnp.floor(y)[None] + step_y[:, None, None]
+    cell_x = jnp.floor(x)[None] + step_x[:, None, None]
     tones, ahead_y, ahead_x = (_look_up(t, cell_y, cell_x) for t in ground.lattice)
     distances = jnp.hypot(cell_y + ahead_y - y[None], cell_x + ahead_x - x[None])
     first = jnp.min(distances, axis=0)

@@ -214,7 +214,8 @@ def visible_mask(made: Anomalies, head: str) -> Array:
     """Returns the mask [B,H,W,1] of what a head can see: its image may be spared."""
     if head == "fusion":
         return made.mask
-    return made.mask * (made.cases[head] != NORMAL)[:, None, None, None]
+    seen = (made.cases[head] != NORMAL)[:, None, None, None]
+    return made.mask * seen.astype(jnp.float32)
 
 
 def reconstruction_loss(modality: str, clean: Array, restored: Array) -> Array:

@@ -141,7 +141,8 @@ def noise(config: Config, level: Array, key: Array, patches: Array) -> Array:
     if config.noise_levels == 1:
         return values
     shape = (*patches.shape[:-1], 1)
-    return values * 1.1 ** jax.random.randint(choose, shape, 0, config.noise_levels)
+    powers = jax.random.randint(choose, shape, 0, config.noise_levels)
+    return values * 1.1 ** powers.astype(jnp.float32)
 
 
 def optimizer(hyper: Mapping[str, Array], steps: int) -> optax.GradientTransformation:

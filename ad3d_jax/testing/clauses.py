@@ -415,7 +415,7 @@ def _fault(run, batch) -> str | None:
 
 
 def devices_agree(trial: Trial) -> None:
-    """Strict rank promotion; one, two and four devices agree."""
+    """Strict promotion of ranks and dtypes; one, two and four devices agree."""
     batches = [trial.make_batch(8, seed=seed) for seed in (0, 1)]
     batches[1] = pad(take(batches[1], range(5)), 3)
     for index, phase, state in trial.phases(Train):

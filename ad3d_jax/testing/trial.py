@@ -36,6 +36,7 @@ from ad3d_jax.testing.samples import (
     make_batch,
     procedural_images,
 )
+from ad3d_jax.testing.strict import strict
 
 ROWS = 4  # of a batch
 SAMPLES = 6  # of the split that is fitted
@@ -84,7 +85,7 @@ class Trial:
         self.make_batch, self.rounding = make_batch, rounding
         self.stochastic = frozenset(stochastic)
         self.batch, samples = make_batch(ROWS), make_batch(SAMPLES)
-        system = make_system()
+        system = strict(make_system())
         splits = {phase.source: samples for phase in system.phases}
         if "images" in splits:
             splits["images"] = procedural_images(32, samples.rgb.shape[1])

@@ -6,9 +6,9 @@ import difflib
 import json
 import os
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import logging
 
@@ -23,9 +23,28 @@ class WorkdirError(ValueError):
     """A workdir cannot be used: not writable, in use, or of another configuration."""
 
 
+class InUseError(WorkdirError):
+    """Another process holds the workdir, or may hold it."""
+
+
+class Holder(NamedTuple):
+    """Who holds a workdir."""
+
+    pid: int
+    host: str  # a container's own
+    machine: str  # see `_machine`
+    started: str  # ISO 8601
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}, since {self.started}"
+
+
 @contextlib.contextmanager
 def open_workdir(
-    path: str | Path, config: Mapping[str, Any], allow_change: Sequence[str] = ()
+    path: str | Path,
+    config: Mapping[str, Any],
+    allow_change: Sequence[str] = (),
+    has_ended: Callable[[Holder], bool] = lambda _: False,
 ) -> Iterator[Path]:
     """Holds a workdir for this process and gives its folder, which is made if need be.
 
@@ -33,10 +52,14 @@ def open_workdir(
     is a resumed one and its configuration must be the same but for the fields that
     `allow_change` names, such as "fit.steps", or "fit" for a whole group.
 
+    Nothing here tells whether a process of another machine has ended; who knows it from
+    elsewhere answers by `has_ended`.
+
     Raises:
-        WorkdirError: the folder cannot be written to; another process holds it; the
-            configuration differs (the fields are listed with old and new value);
-            `allow_change` names an unknown field.
+        InUseError: another process holds the folder.
+        WorkdirError: the folder cannot be written to; the configuration differs (the
+            fields are listed with old and new value); `allow_change` names an unknown
+            field.
         UnreadableError: there is a configuration, and it is damaged.
     """
     folder = Path(path)
@@ -49,7 +72,7 @@ def open_workdir(
             f"found: {error.strerror}"
         ) from error
     with lock:
-        _take(lock, folder)
+        _take(lock, folder, has_ended)
         path = folder / names.CONFIG
         before = path.read_bytes() if path.exists() else None
         try:
@@ -65,47 +88,48 @@ def open_workdir(
             lock.truncate(0)
 
 
-def _take(lock: Any, folder: Path) -> None:
+def _take(lock: Any, folder: Path, has_ended: Callable[[Holder], bool]) -> None:
     """Locks the open lock file and writes into it who holds it."""
     try:
         # The kernel drops this lock with its process, however that ends.
         locks.take(lock)
     except BlockingIOError as error:
-        _, where = _holder(lock, folder)
-        raise WorkdirError(
-            f"workdir {folder} is in use: another process holds {where}"
+        raise InUseError(
+            f"workdir {folder} is in use: another process holds "
+            f"{_described(folder, _holder(lock))}"
         ) from error
     except OSError as error:
         raise WorkdirError(
             f"workdir {folder}: cannot be locked: {error.strerror}"
         ) from error
-    other, where = _holder(lock, folder)
-    machine = _machine()
-    if other not in (None, machine):
-        raise WorkdirError(
-            f"workdir {folder} may be in use: another machine holds {where}; if that "
-            f"process has ended, remove {folder / names.LOCK}"
-        )
+    other, machine = _holder(lock), _machine()
     if other is not None:
+        where = _described(folder, other)
+        if other.machine != machine and not has_ended(other):
+            raise InUseError(
+                f"workdir {folder} may be in use: another machine holds {where}; if "
+                f"that process has ended, remove {folder / names.LOCK}"
+            )
         logging.warning("taking over %s: that process has ended", where)
     lock.truncate(0)
     started = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-    holder = {"pid": os.getpid(), "host": socket.gethostname(), "machine": machine}
-    json.dump({**holder, "started": started}, lock)
+    holder = Holder(os.getpid(), socket.gethostname(), machine, started)
+    json.dump(holder._asdict(), lock)
     lock.flush()
 
 
-def _holder(lock: Any, folder: Path) -> tuple[str | None, str]:
-    """Returns the machine that a lock names, None for no holder, and a description."""
+def _holder(lock: Any) -> Holder | None:
+    """Returns the holder that a lock names, None for none."""
     lock.seek(0)
     try:
-        holder = json.loads(lock.read())
-        machine = str(holder["machine"])
-        text = f"process {holder['pid']} on {holder['host']}, since {holder['started']}"
+        return Holder(**json.loads(lock.read()))
     # Empty: released; otherwise cut short by a kill, of which nothing can be told.
-    except (ValueError, KeyError, TypeError):
-        return None, f"{folder / names.LOCK}"
-    return machine, f"{folder / names.LOCK} ({text})"
+    except (ValueError, TypeError):
+        return None
+
+
+def _described(folder: Path, holder: Holder | None) -> str:
+    return f"{folder / names.LOCK}" + (f" ({holder})" if holder else "")
 
 
 def _machine() -> str:

@@ -5,14 +5,30 @@ import shutil
 import socket
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 
+class Server(NamedTuple):
+    """A server of PostgreSQL that a test may stop and start again."""
+
+    address: str
+    stop: Callable[[str], None]  # by mode: "fast" or "immediate"
+    start: Callable[[], None]
+
+
 @pytest.fixture(scope="session")
-def postgresql():
-    """Returns the address of a server in a temporary folder, or skips."""
+def postgresql(postgresql_server):
+    """Returns the address of a server of PostgreSQL, or skips."""
+    return postgresql_server.address
+
+
+@pytest.fixture(scope="session")
+def postgresql_server():
+    """Returns a server in a temporary folder, or skips."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))
     program = shutil.which("pg_ctl") or (found[-1] if found else None)
     if program is None:
@@ -48,7 +64,14 @@ def postgresql():
     command("initdb", "-A", "trust", "-U", "postgres", "--no-sync", "-D", data)
     options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
     log = str(folder / "log")
-    command("pg_ctl", "-D", data, "-w", "-l", log, "-o", options, "start")
-    yield f"postgresql://postgres@127.0.0.1:{port}/postgres"
-    command("pg_ctl", "-D", data, "-m", "immediate", "stop")
+
+    def start():
+        command("pg_ctl", "-D", data, "-w", "-l", log, "-o", options, "start")
+
+    def stop(mode):
+        command("pg_ctl", "-D", data, "-w", "-m", mode, "stop")
+
+    start()
+    yield Server(f"postgresql://postgres@127.0.0.1:{port}/postgres", stop, start)
+    stop("immediate")
     shutil.rmtree(folder, ignore_errors=True)

@@ -3,24 +3,29 @@
     python study_worker.py DATABASE FOLDER TRIALS SAMPLER SECONDS_A_STEP
 
 Its trials are little trainings: gradient steps on a seeded least-squares problem whose
-learning rate and decay the study chooses, each step saved in the trial's folder.
+learning rate and decay the study chooses, each step saved in the trial's folder. Each
+worker takes itself to be on a machine of its own.
 """
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
-from ml_collections import ConfigDict
 
-from ad3d_jax.experiment.study import storage, trials, worker
+from ad3d_jax.experiment.config import load
+from ad3d_jax.experiment.study import objective, storage, trials, worker
 from ad3d_jax.experiment.study.objective import Goal
 from ad3d_jax.experiment.study.space import Space, read_space
 from ad3d_jax.experiment.study.trials import Outcome, Rules
+from ad3d_jax.workdir import folder as workdir
 
 STEPS = 8
-CONFIG = ConfigDict({"seed": 7, "rate": 0.1, "decay": 0.0})
+CONFIG = load("btf:tiny")
+with CONFIG.unlocked():
+    CONFIG.update({"seed": 7, "rate": 0.1, "decay": 0.0})
 SPACE = """
 SPACE = {"rate": {"low": 0.01, "high": 1.0, "log": True},
          "decay": {"low": 0.0, "high": 0.5}}
@@ -55,12 +60,13 @@ def train(config, folder: Path, seconds: float = 0.0) -> float:
 
 
 def runner(seconds: float = 0.0):
-    """Returns what `worker.work` runs trials with."""
+    """Returns what `worker.work` runs trials with; it holds their folders."""
 
-    def run(tasks, goal, grounds):
-        return [Outcome(train(t.config, t.folder, seconds)) for t in tasks]
+    def one(task):
+        with objective.opened(task):
+            return Outcome(train(task.config, task.folder, seconds))
 
-    return run
+    return lambda tasks, goal, grounds: [one(task) for task in tasks]
 
 
 def space(folder: Path, text: str = SPACE) -> Space:
@@ -84,6 +90,8 @@ def job(
 
 if __name__ == "__main__":
     address, folder, count, sampler, seconds = sys.argv[1:]
+    # As on a machine of its own: what another one holds can be seen by the lock alone.
+    workdir._machine = lambda: f"machine of {os.getpid()}"
     rules = Rules(int(count), sampler, seed=3, retries=5)
     text = GRID if sampler == "grid" else SPACE
     work = job(address, Path(folder), rules, text)

@@ -1,6 +1,7 @@
 """Studies in one process: slots, retries, sequences, disks, the page."""
 
 import html.parser
+import json
 import shutil
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import study_worker
 from optuna.trial import TrialState
 
-from ad3d_jax.experiment.study import report, storage, trials, worker
+from ad3d_jax.experiment.study import objective, report, storage, trials, worker
 from ad3d_jax.experiment.study.storage import StudyError
 from ad3d_jax.experiment.study.trials import FIELDS, SLOT, Outcome, Rules
 from data_pipelines.errors import DiskFullError
@@ -125,11 +126,7 @@ def test_a_trial_whose_worker_died_at_any_place_is_taken_up(tmp_path):  # fault 
     work = job(tmp_path, 3)
     claim = trials.claim(work.database, work.study, work.space, work.rules)
     lost = claim.taken[0]
-    engine = work.database.storage.engine
-    with engine.begin() as connection:  # it said that it lived an hour ago
-        connection.exec_driver_sql(
-            "UPDATE trial_heartbeats SET heartbeat = datetime('now', '-1 hour')"
-        )
+    silence(work, lost)
     # Between being taken and saying so, and before being taken.
     work.study.add_trial(waiting(slot=1))
     with storage.quiet():
@@ -146,6 +143,60 @@ def test_a_trial_whose_worker_died_at_any_place_is_taken_up(tmp_path):  # fault 
     # The first worker was only slow: what it brings is dropped.
     assert not trials.finish(work.database, work.study, lost, Outcome(9.0))
     assert report.best_trial(work.study).value < 9
+
+
+def held_elsewhere(work, taken):
+    """Lets a taken trial be one of another machine, which holds its folder."""
+    backend, number = work.database.storage, taken.trial._trial_id
+    backend.set_trial_user_attr(number, trials.WORKER, "elsewhere:1")
+    place = work.folder / "trials" / taken.name
+    place.mkdir(parents=True)
+    holder = {"pid": 1, "host": "elsewhere", "machine": "0-0", "started": "2026-01-01"}
+    (place / "lock").write_text(json.dumps(holder))
+
+
+def silence(work, taken):
+    """Lets a trial have said an hour ago that it lives."""
+    with work.database.storage.engine.begin() as connection:
+        connection.exec_driver_sql(
+            "UPDATE trial_heartbeats SET heartbeat = datetime('now', '-1 hour') "
+            f"WHERE trial_id = {taken.trial._trial_id}"
+        )
+
+
+def states_by_slot(work):
+    slots = trials.attempts_by_slot(work.study.get_trials())
+    return {slot: [each.state.name for each in slots[slot]] for slot in slots}
+
+
+def test_what_a_dead_worker_of_another_machine_held_is_taken_over(tmp_path, caplog):
+    work = job(tmp_path, 2)
+    claim = trials.claim(work.database, work.study, work.space, work.rules)
+    held_elsewhere(work, claim.taken[0])
+    silence(work, claim.taken[0])
+    worker.work(job(tmp_path, 2), study_worker.runner())
+    assert states_by_slot(work) == {0: ["FAIL", "COMPLETE"], 1: ["COMPLETE"]}
+    assert "taking over" in caplog.text and "process 1 on elsewhere" in caplog.text
+
+
+def test_what_a_living_worker_of_another_machine_holds_is_waited_for(
+    tmp_path, monkeypatch
+):
+    text = 'SPACE = {"rate": [0.1]}'  # both slots have one folder
+    work, looks = job(tmp_path, 2, "random", text=text), []
+    claim = trials.claim(work.database, work.study, work.space, work.rules)
+    held_elsewhere(work, claim.taken[0])
+
+    def sleep(seconds):
+        if seconds == objective.SECONDS_BETWEEN_LOOKS:
+            looks.append(seconds)
+        if len(looks) == 3:
+            silence(work, claim.taken[0])
+
+    monkeypatch.setattr(objective.time, "sleep", sleep)
+    worker.work(job(tmp_path, 2, "random", text=text), study_worker.runner())
+    assert len(looks) == 3
+    assert states_by_slot(work) == {0: ["FAIL", "COMPLETE"], 1: ["COMPLETE"]}
 
 
 def waiting(slot):

@@ -103,6 +103,52 @@ def test_two_of_four_workers_are_killed_and_nothing_is_lost_or_done_twice(  # fa
     )
 
 
+def wait_for_trials(study, count, processes):
+    """Waits until so many trials are complete, or a worker has ended."""
+    while sum(t.state == TrialState.COMPLETE for t in study.get_trials()) < count:
+        for process in processes:
+            assert process.poll() is None, process.communicate()[1][-3000:]
+        time.sleep(0.2)
+
+
+@pytest.mark.slow
+def test_a_server_that_is_restarted_ends_no_worker_and_no_trial(  # fault 69
+    postgresql_server, tmp_path, start
+):
+    folder, address = tmp_path / "study", postgresql_server.address
+    job = study_worker.job(address, folder, Rules(16, "tpe", seed=3, retries=0))
+    begun = time.monotonic()
+    processes = [start(address, folder, 16, "tpe", 0.3) for _ in range(2)]
+    # Away for longer than the grace: no one could say that he lives.
+    for complete, mode, seconds in ((2, "immediate", 25), (6, "fast", 0)):
+        wait_for_trials(job.study, complete, processes)
+        postgresql_server.stop(mode)
+        time.sleep(seconds)
+        postgresql_server.start()
+        job.database.storage.engine.dispose()
+    said = []
+    for process in processes:
+        _, errors = process.communicate(timeout=600)
+        assert process.returncode == 0, errors[-3000:]
+        said.append(errors)
+    assert all("trying" in each or "answers again" in each for each in said)
+    slots = trials.attempts_by_slot(job.study.get_trials())
+    assert sorted(slots) == list(range(16))
+    for attempts in slots.values():
+        states = [attempt.state for attempt in attempts]
+        assert states.count(TrialState.COMPLETE) == 1
+        # What was being taken when the server went was released, and nothing was lost.
+        left = [a for a in attempts if a.state != TrialState.COMPLETE]
+        assert {a.state for a in left} <= {TrialState.FAIL}
+        assert {a.user_attrs[trials.CAUSE] for a in left} <= {trials.STOPPED}
+        fields = {
+            trials.digest(a.user_attrs[FIELDS]) for a in attempts if a not in left
+        }
+        place = folder / "trials" / fields.pop()
+        assert (place / "began").read_text() == "0\n"  # once, from its beginning
+    print(f"\n{len(job.study.trials)} attempts, {time.monotonic() - begun:.0f} s")
+
+
 @pytest.mark.slow
 def test_four_workers_share_a_grid_of_a_hundred_points(  # fault 68
     address, tmp_path, start

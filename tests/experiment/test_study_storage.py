@@ -2,16 +2,23 @@
 
 import sqlite3
 
-import jax
 import optuna
 import pytest
+import sqlalchemy
 import study_worker
 from optuna.exceptions import StorageInternalError
 from optuna.storages import GrpcStorageProxy
 
-from ad3d_jax.devices import engines
-from ad3d_jax.experiment.study import objective, space, storage, study, trials, worker
-from ad3d_jax.experiment.study.storage import StudyError
+from ad3d_jax.experiment.status import PREEMPTED, status_of
+from ad3d_jax.experiment.study import (
+    objective,
+    outcomes,
+    space,
+    storage,
+    trials,
+    worker,
+)
+from ad3d_jax.experiment.study.storage import StudyError, UnreachableError
 from ad3d_jax.experiment.study.trials import Outcome, Rules
 from experiments.configs import simplenet
 
@@ -38,7 +45,8 @@ def test_a_lock_is_waited_for_and_then_named(tmp_path, hasty):  # fault 69
     work = study_worker.job(str(file), tmp_path, Rules(2))
     other = sqlite3.connect(file, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
-    with pytest.raises(StudyError, match="study.db: .*locked .*tried 6 times"):
+    words = f"study.db: .*locked .*tried {storage.TRIES} times"
+    with pytest.raises(UnreachableError, match=words):
         worker.work(work, lambda *_: pytest.fail("nothing may be run"))
     other.execute("ROLLBACK")
     worker.work(work, lambda tasks, *_: [Outcome(1.0) for _ in tasks])
@@ -62,6 +70,98 @@ def test_a_lost_answer_counts_no_trial_twice(tmp_path, hasty, monkeypatch):  # f
     found = work.study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))
     slots = [trial.user_attrs[trials.SLOT] for trial in found]
     assert sorted(slots) == [0, 1]
+
+
+def broken(work, away):
+    """Breaks each statement sent to the database while `away()`; returns their count.
+
+    What a server that goes away raises comes through the real engine and storage.
+    """
+    sent = []
+
+    @sqlalchemy.event.listens_for(work.database.storage.engine, "before_cursor_execute")
+    def break_off(connection, cursor, statement, *_):
+        sent.append(statement)
+        if away(len(sent)):
+            reason = Exception("server closed the connection unexpectedly")
+            raise sqlalchemy.exc.OperationalError(statement, {}, reason) from reason
+
+    return sent
+
+
+def work_through(work):
+    """Runs a study whose trials report; returns the slots that were run, in order."""
+    ran = []
+
+    def run(tasks, *_):
+        for task in tasks:
+            ran.append(task.folder.name)
+            task.report(25, 1.0)
+        return [Outcome(1.0) for _ in tasks]
+
+    worker.work(work, run)
+    return ran
+
+
+def test_a_database_that_is_away_for_a_while_changes_nothing(  # fault 69
+    tmp_path, hasty, caplog
+):
+    whole = study_worker.job(str(tmp_path / "whole.db"), tmp_path, Rules(2))
+    sent = broken(whole, lambda _: False)
+    ran = work_through(whole)
+    statements = len(sent)
+    assert statements > 30
+    for first in range(1, statements, 11):
+        file = str(tmp_path / f"{first}.db")
+        work = study_worker.job(file, tmp_path, Rules(2, retries=0))
+        # Twelve in a row: longer than a database is waited for that was never open.
+        broken(work, lambda n, first=first: first <= n < first + 12)
+        caplog.clear()
+        assert work_through(work) == ran
+        assert f"{first}.db answers again" in caplog.text
+        states = [trial.state.name for trial in work.study.trials]
+        assert states.count("COMPLETE") == 2
+        assert set(states) <= {"COMPLETE", "FAIL"}
+        left = [t for t in work.study.trials if t.state.name == "FAIL"]
+        assert {t.user_attrs[trials.CAUSE] for t in left} <= {trials.STOPPED}
+
+
+def test_a_database_that_stays_away_ends_the_worker_and_refuses_no_trial(
+    tmp_path, hasty, monkeypatch, caplog
+):
+    work = study_worker.job(str(tmp_path / "s.db"), tmp_path, Rules(1, retries=1))
+    away = []
+    broken(work, lambda _: away)
+
+    def value_of(task, *_):
+        away.append(True)
+        return task.report(25, 1.0)
+
+    monkeypatch.setattr(objective, "value_of", value_of)
+    assert status_of(lambda: worker.work(work, outcomes.run_alike)) == PREEMPTED
+    assert f"unexpectedly (tried {storage.TRIES} times)" in caplog.text
+    assert "start the same command again" in caplog.text
+    away.clear()
+    (trial,) = work.study.trials
+    assert trial.state.name == "RUNNING" and trials.REASON not in trial.user_attrs
+    with work.database.storage.engine.begin() as connection:
+        connection.exec_driver_sql(
+            "UPDATE trial_heartbeats SET heartbeat = datetime('now', '-1 hour')"
+        )
+    assert len(work_through(work)) == 1
+    assert [t.state.name for t in work.study.trials] == ["FAIL", "COMPLETE"]
+
+
+def test_a_slot_that_two_workers_took_is_not_tried_again(tmp_path):
+    # The lock was lost in the middle: both have slot 0, the later one gives it up.
+    work = study_worker.job(str(tmp_path / "s.db"), tmp_path, Rules(1))
+    made = optuna.trial.create_trial
+    states = optuna.trial.TrialState
+    slot = {trials.SLOT: 0}
+    fail = slot | {trials.CAUSE: trials.STOPPED}
+    work.study.add_trial(made(state=states.COMPLETE, value=1.0, user_attrs=slot))
+    work.study.add_trial(made(state=states.FAIL, user_attrs=fail))
+    worker.work(work, lambda *_: pytest.fail("nothing may be run"))
 
 
 @pytest.mark.parametrize(
@@ -144,15 +244,3 @@ def test_a_grid_needs_choices_or_steps_and_has_each_point_once(tmp_path):
     for text in (study_worker.SPACE, "def space(trial): return {}"):
         with pytest.raises(StudyError, match="grid"):
             space.grid_points(space_of(tmp_path, text), 0)
-
-
-def test_devices_are_named_and_can_be_chosen(monkeypatch):  # fault 74
-    devices = jax.devices()[:2]
-    told = objective.describe_devices(engines.make_engine("pmap", devices))
-    assert told == "2 x cpu (cpu:0, cpu:1)"
-    set_to = {}
-    monkeypatch.setattr(jax.config, "update", set_to.__setitem__)
-    study.choose_devices([])
-    assert not set_to
-    study.choose_devices(["1", "3"])
-    assert set_to == {"jax_cuda_visible_devices": "1,3"}

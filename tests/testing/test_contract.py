@@ -261,6 +261,24 @@ def test_what_a_system_raises_is_named_with_the_clause_and_is_the_cause():
     assert isinstance(x.value.__cause__, RuntimeError)
 
 
+@pytest.mark.parametrize("part", ["init", "emit", "absorb", "score"])
+def test_dtypes_that_are_mixed_are_refused(part):
+    def mixed(own, *arguments):
+        flag = jnp.array([True]) * jnp.ones(1)  # 1 by NumPy's rules
+        return jax.tree.map(lambda x: x * flag.reshape((1,) * x.ndim), own(*arguments))
+
+    with pytest.raises(ContractError, match="TypePromotionError.*'bool', 'float32'"):
+        check_system(lambda: spread(**{part: mixed}), make_batch, numbers={5})
+
+
+def test_a_loss_that_mixes_dtypes_is_refused():
+    def make_system():
+        return with_loss(lambda loss, batch, _: loss * (batch.id >= 0))
+
+    with pytest.raises(ContractError, match="TypePromotionError.*'float32', 'bool'"):
+        check_system(make_system, make_batch, stochastic={"train"}, numbers={2})
+
+
 def test_unknown_parts_are_refused():
     with pytest.raises(ValueError, match="expected names of train.*found scores"):
         Trial(spread, make_batch, stochastic={"scores"})

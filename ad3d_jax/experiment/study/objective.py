@@ -7,10 +7,11 @@ where it was stopped, and its metrics, so that it is never judged twice.
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 from absl import logging
 from ml_collections import ConfigDict
 
@@ -28,7 +29,7 @@ from ad3d_jax.experiment.study.stages import Trial, Watch
 from ad3d_jax.fit.phases import count_steps, due
 from ad3d_jax.workdir import names
 from ad3d_jax.workdir.checkpoint import save_tree
-from ad3d_jax.workdir.folder import WorkdirError, open_workdir
+from ad3d_jax.workdir.folder import Holder, InUseError, open_workdir
 from ad3d_jax.workdir.json_files import read_json, write_json
 from ad3d_jax.workdir.log import Log
 from data_pipelines import planted
@@ -57,6 +58,9 @@ class Task(NamedTuple):
     config: ConfigDict
     folder: Path
     report: Callable[[int, float], bool]  # (percent, value) -> whether to prune
+    # Whether who holds the folder on another machine is known to have ended.
+    has_ended: Callable[[Holder], bool] = lambda _: False
+    devices: Sequence[jax.Device] | None = None  # that it runs on; None = all
 
 
 def value_of(task: Task, goal: Goal, grounds: Grounds) -> float:
@@ -84,7 +88,7 @@ def value_of(task: Task, goal: Goal, grounds: Grounds) -> float:
 @contextlib.contextmanager
 def opened(task: Task) -> Iterator[Log]:
     """Holds a trial's folder as soon as no other process does, and gives its log."""
-    with _when_free(task.folder, task.config), Log(task.folder / names.LOG) as log:
+    with _when_free(task), Log(task.folder / names.LOG) as log:
         yield log
 
 
@@ -107,7 +111,7 @@ def begin(task: Task, goal: Goal, grounds: Grounds, log: Log) -> tuple[Trial, Gr
     config = task.config
     system = build_system(config)
     brought = pretrained.bring(config, system).trees
-    engine = engines.make_engine(config.fit.engine)
+    engine = engines.make_engine(config.fit.engine, task.devices)
     ground = grounds.open(config, system, goal.planting)
     dataset = with_sources(
         config, due(system, fit_options(config)).phases, ground.samples
@@ -192,21 +196,21 @@ def describe_devices(engine: engines.Engine) -> str:
 
 
 @contextlib.contextmanager
-def _when_free(folder: Path, config: ConfigDict) -> Iterator[None]:
+def _when_free(task: Task) -> Iterator[None]:
     """Holds a trial's folder as soon as no other process does.
 
     Another one may hold it that was slow to say that it lives, or that runs the same
     parameters under another number; when it ends, its result is there.
     """
-    table = plain(config)
+    table = plain(task.config)
     with contextlib.ExitStack() as stack:
         while True:
             try:
-                stack.enter_context(open_workdir(folder, table, PLACES))
+                stack.enter_context(
+                    open_workdir(task.folder, table, PLACES, task.has_ended)
+                )
                 break
-            except WorkdirError as error:
-                if "is in use" not in str(error):
-                    raise
-                logging.warning("%s; waiting", error)
+            except InUseError as error:
+                logging.log_every_n_seconds(logging.WARNING, "%s; waiting", 60, error)
                 time.sleep(SECONDS_BETWEEN_LOOKS)
         yield

@@ -12,6 +12,7 @@ from ad3d_jax.experiment.study import objective, together
 from ad3d_jax.experiment.study.grounds import Grounds
 from ad3d_jax.experiment.study.objective import Goal, Task
 from ad3d_jax.experiment.study.stages import Pruned
+from ad3d_jax.experiment.study.storage import StudyError, UnreachableError
 from ad3d_jax.experiment.study.trials import BROKEN, REFUSED, STOPPED, Outcome
 from ad3d_jax.fit.fit import Preempted
 from data_pipelines.command import disk_is_full
@@ -25,6 +26,7 @@ def run_trials(tasks: Sequence[Task], goal: Goal, grounds: Grounds) -> list[Outc
 
     Raises:
         DiskFullError: no space is left; nothing is wrong with the trials.
+        UnreachableError, StudyError: the database fails; neither is with it.
     """
     groups: dict[tuple, list[int]] = {}
     folders: list[Path] = []
@@ -49,7 +51,7 @@ def run_alike(tasks: Sequence[Task], goal: Goal, grounds: Grounds) -> list[Outco
     What breaks the training of several breaks all of them.
 
     Raises:
-        DiskFullError: no space is left.
+        DiskFullError, UnreachableError, StudyError: as `run_trials`.
     """
     try:
         if len(tasks) == 1:
@@ -67,8 +69,10 @@ def _failure(error: Exception, task: Task) -> Outcome:
     """Returns what became of a trial that ended with an error.
 
     Raises:
-        DiskFullError: no space is left.
+        DiskFullError, UnreachableError, StudyError: as `run_trials`.
     """
+    if isinstance(error, (StudyError, UnreachableError)):
+        raise error
     if isinstance(error, Pruned):
         return Outcome(pruned=True)
     if isinstance(error, Preempted):

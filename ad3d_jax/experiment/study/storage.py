@@ -17,17 +17,21 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import optuna
 import sqlalchemy
 from absl import logging
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import RDBStorage
 
+from ad3d_jax.experiment.status import Stopped
 from ad3d_jax.workdir import locks, names
 
 Result = TypeVar("Result")
 
-TRIES = 6  # of an operation before the database is given up
+FEW_TRIES = 6  # 15 seconds: to open a database, which may not be there at all
+TRIES = 27  # 10 minutes: of a database that was open, whose server may be restarted
 FIRST_PAUSE = 0.5  # seconds before the second try; each pause is twice the last
+LONGEST_PAUSE = 30.0  # seconds
 BUSY_SECONDS = 30  # that a write waits for another one, in SQLite
 DEAD = ("not a database", "malformed", "no such table", "no such column", "password")
 SCHEMES = {
@@ -39,6 +43,10 @@ SCHEMES = {
 
 class StudyError(ValueError):
     """A study that cannot begin or go on; the message names what is at fault."""
+
+
+class UnreachableError(Stopped):
+    """A database that was open cannot be reached; the same command goes on later."""
 
 
 class Pulse(NamedTuple):
@@ -60,7 +68,7 @@ class Database(NamedTuple):
 def open_database(
     address: str,
     pulse: Pulse = Pulse(),  # noqa: B008
-    tries: int = TRIES,
+    tries: int = FEW_TRIES,
 ) -> Database:
     """Opens a database of studies; SQLite's file and all tables are made if need be.
 
@@ -95,6 +103,8 @@ def open_database(
     else:
         # Heartbeats are compared without their time zone, so all must have one.
         arguments = {"options": "-c timezone=UTC", "connect_timeout": 10}
+        # A server that is gone without a word is noticed within a minute.
+        arguments |= {"keepalives_idle": 30, "tcp_user_timeout": 60_000}
         options = {"pool_pre_ping": True, "connect_args": arguments}
     whole = url.render_as_string(hide_password=False)
 
@@ -108,7 +118,10 @@ def open_database(
             )
             return Database(storage, name, lock, pulse)
 
-    return attempt(name, begin, tries)
+    try:
+        return attempt(name, begin, tries)
+    except UnreachableError as error:
+        raise StudyError(str(error)) from error
 
 
 def attempt(
@@ -120,12 +133,13 @@ def attempt(
     answer was lost.
 
     Raises:
-        StudyError: it failed too often, or the database is damaged; it is named.
+        UnreachableError: it failed too often; the database is named.
+        StudyError: the database is damaged; it is named.
     """
     name = database if isinstance(database, str) else database.name
     for number in range(1, tries + 1):
         try:
-            return operation()
+            result = operation()
         except (
             StorageInternalError,
             sqlalchemy.exc.SQLAlchemyError,
@@ -133,12 +147,20 @@ def attempt(
             TimeoutError,
         ) as error:
             reason = _reason(error)
-            if number == tries or any(word in reason for word in DEAD):
-                raise StudyError(
-                    f"study database {name}: {reason} (tried {number} times)"
-                ) from error
-            logging.warning("study database %s: %s; trying again", name, reason)
-            time.sleep(FIRST_PAUSE * 2 ** (number - 1))
+            sentence = f"study database {name}: {reason}"
+            if any(word in reason for word in DEAD):
+                raise StudyError(sentence) from error
+            if number == tries:
+                raise UnreachableError(f"{sentence} (tried {tries} times)") from error
+            pause = min(FIRST_PAUSE * 2 ** (number - 1), LONGEST_PAUSE)
+            logging.warning(
+                "%s; try %d of %d in %g s", sentence, number + 1, tries, pause
+            )
+            time.sleep(pause)
+        else:
+            if number > 1:
+                logging.warning("study database %s answers again", name)
+            return result
     raise AssertionError("unreachable")
 
 
@@ -160,6 +182,20 @@ def exclusive(database: Database) -> Iterator[None]:
         statement = sqlalchemy.text("SELECT pg_advisory_xact_lock(:number)")
         connection.execute(statement, {"number": number})
         yield
+
+
+def give_up_silent(database: Database, study: optuna.Study) -> None:
+    """Fails the trials of which no sign of life came within the grace.
+
+    Nothing reaches a server that is down: the silence counts from its start on.
+    """
+    if database.lock is None:
+        with database.storage.engine.connect() as connection:
+            statement = "SELECT extract(epoch FROM now() - pg_postmaster_start_time())"
+            up = connection.execute(sqlalchemy.text(statement)).scalar_one()
+        if up < database.pulse.grace:
+            return
+    optuna.storages.fail_stale_trials(study)
 
 
 @contextlib.contextmanager

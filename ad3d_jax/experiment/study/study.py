@@ -63,12 +63,13 @@ def study(
         space: what may change, a table or a file, see `space`.
         workdir: folder of the study; None = runs/studies/<name>.
         workers: processes on this machine; 1 = this process alone.
-        devices: numbers of GPUs that workers see, in turn; () = all.
+        devices: numbers of devices that workers use, in turn; () = all.
         **settings: fields of `Settings`, `trials` above all.
 
     Raises:
-        StudyError: a field, a setting or the database is at fault.
-        Stopped: the process was asked to stop; the same call goes on from there.
+        StudyError: a field, a setting, a device or the database is at fault.
+        Stopped: the process was asked to stop, or the database cannot be reached for
+            long (`UnreachableError`); the same call goes on from there.
         DiskFullError: no space is left.
     """
     config, settings = load(config), settings_of(settings)
@@ -77,13 +78,14 @@ def study(
         begun = open_job(config, space, settings, folder)
         begun.database.storage.engine.dispose()
         employ(config, space, settings, folder, workers, devices)
-        return result_of(begun.study, config, folder)
-    choose_devices(devices)
+        return result_of(begun, config, folder)
+    chosen = choose_devices(devices)
     remember_compiled(folder)
     with stoppable():
         begun = open_job(config, space, settings, folder)
+        begun = begun._replace(devices=chosen)
         worker.work(begun)
-    return result_of(begun.study, config, folder)
+    return result_of(begun, config, folder)
 
 
 def look(
@@ -97,7 +99,7 @@ def look(
     config, settings = load(config), settings_of(settings)
     folder = folder_of(config, space, settings, workdir)
     begun = open_job(config, space, settings, folder)
-    return result_of(begun.study, config, folder)
+    return result_of(begun, config, folder)
 
 
 def open_job(
@@ -162,8 +164,16 @@ def open_job(
     )
 
 
-def result_of(study: optuna.Study, config: ConfigDict, folder: Path) -> StudyResult:
-    """Returns what came of a study, and writes its page."""
+def result_of(job: worker.Job, config: ConfigDict, folder: Path) -> StudyResult:
+    """Returns what came of a study, and writes its page.
+
+    Raises:
+        UnreachableError: the database cannot be reached.
+    """
+    return storage.attempt(job.database, lambda: _result(job.study, config, folder))
+
+
+def _result(study: optuna.Study, config: ConfigDict, folder: Path) -> StudyResult:
     flags = flags_of(config)
     page = report.write_report(study, folder, flags)
     best = report.best_trial(study)
@@ -211,10 +221,32 @@ def stoppable() -> Iterator[None]:
             signal.signal(signal.SIGTERM, before)
 
 
-def choose_devices(numbers: Sequence[str]) -> None:
-    """Lets this process see some GPUs alone; must come before jax looks for devices."""
-    if numbers:
-        jax.config.update("jax_cuda_visible_devices", ",".join(map(str, numbers)))
+def choose_devices(numbers: Sequence[str]) -> list[jax.Device] | None:
+    """Returns the devices of these numbers, where jax computes from now on.
+
+    Of GPUs this process then sees no others, if jax has not looked for them before.
+
+    Args:
+        numbers: of devices; () = all, for which None is returned.
+
+    Raises:
+        StudyError: there is no such device.
+    """
+    if not numbers:
+        return None
+    jax.config.update("jax_cuda_visible_devices", ",".join(map(str, numbers)))
+    found = jax.local_devices()
+    if found[0].platform != "gpu":
+        there = {str(device.local_hardware_id): device for device in found}
+        missing = [number for number in map(str, numbers) if number not in there]
+        if missing:
+            raise StudyError(
+                f"devices: expected some of {', '.join(there)} "
+                f"({found[0].platform}), found {missing[0]}"
+            )
+        found = [there[number] for number in map(str, numbers)]
+    jax.config.update("jax_default_device", found[0])
+    return found
 
 
 def remember_compiled(folder: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import optuna
 from absl import logging
-from optuna.exceptions import UpdateFinishedTrialError
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from ad3d_jax.experiment.study import storage
@@ -118,32 +118,58 @@ def claim(
     """Takes up to `count` trials, alone; first gives up those whose workers have died.
 
     Raises:
-        StudyError: the database fails.
+        UnreachableError: the database cannot be reached.
+        StudyError: it is damaged.
     """
+    begun: list[int] = []  # numbers of the trials of this call, over all tries
 
     def take() -> Claim:
         with storage.exclusive(database), storage.quiet():
-            optuna.storages.fail_stale_trials(study)
-            for each in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-                # Its worker died between taking it and saying so.
-                if WORKER not in each.user_attrs:
-                    study.tell(each.number, state=TrialState.FAIL)
+            storage.give_up_silent(database, study)
+            for each in _running(study):
+                # Its worker died between taking it and saying so, or the database broke
+                # off an earlier try.
+                if WORKER not in each.user_attrs or each.number in begun:
+                    _release(database, study, each)
             taken = []
             while len(taken) < count:
-                one = _take(database, study, space, rules)
+                one = _take(database, study, space, rules, begun)
                 if one is None:
                     break
                 taken.append(one)
-            running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-            return Claim(taken, others=len(running) > len(taken))
+            return Claim(taken, others=len(_running(study)) > len(taken))
 
-    return storage.attempt(database, take)
+    def take_or_fail() -> Claim:
+        try:
+            return take()
+        except UpdateFinishedTrialError as error:
+            # Others hold the lock since the database broke ours, and gave it up.
+            raise StorageInternalError("the lock was lost") from error
+
+    return storage.attempt(database, take_or_fail)
+
+
+def _running(study: optuna.Study) -> list[FrozenTrial]:
+    return study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+
+
+def _release(database: Database, study: optuna.Study, trial: FrozenTrial) -> None:
+    """Ends a trial that was taken and never begun, which counts as no fault."""
+    database.storage.set_trial_user_attr(trial._trial_id, CAUSE, STOPPED)
+    study.tell(trial.number, state=TrialState.FAIL)
 
 
 def _take(
-    database: Database, study: optuna.Study, space: Space, rules: Rules
+    database: Database,
+    study: optuna.Study,
+    space: Space,
+    rules: Rules,
+    begun: list[int],
 ) -> Taken | None:
-    """Returns a trial that waits, one to be tried again or a new one, None if done."""
+    """Returns a trial that waits, one to be tried again or a new one, None if done.
+
+    Its number is added to `begun` before anything else can fail.
+    """
     trials = study.get_trials(deepcopy=False)
     waiting = [t for t in trials if t.state == TrialState.WAITING]
     if waiting:  # of a worker that died at this very place, or of Optuna's dashboard
@@ -156,11 +182,12 @@ def _take(
         study.add_trial(create_trial(state=TrialState.WAITING, **due))
     study.sampler = make_sampler(rules.sampler, rules.seed, slot)
     trial = study.ask()
+    begun.append(trial.number)
     fields = suggested(space, trial)
     trial.set_user_attr(SLOT, slot)
     trial.set_user_attr(FIELDS, fields)
     database.storage.record_heartbeat(trial._trial_id)
-    trial.set_user_attr(WORKER, f"{socket.gethostname()}:{os.getpid()}")
+    trial.set_user_attr(WORKER, name_of(socket.gethostname(), os.getpid()))
     twins = (
         each.value
         for each in trials
@@ -175,14 +202,22 @@ def _due(
 ) -> dict[str, Any] | None:
     """Returns the trial to be made next, None where every slot has its end or runs."""
     for slot, attempts in sorted(attempts_by_slot(trials).items()):
-        last = attempts[-1]
-        if last.state == TrialState.FAIL and again(attempts, rules.retries):
+        failed = all(each.state == TrialState.FAIL for each in attempts)
+        if failed and again(attempts, rules.retries):
+            # One that died while it was suggested has a part of its parameters.
+            whole = [each for each in attempts if FIELDS in each.user_attrs]
+            if not whole:
+                return _new(slot, space, rules)
             return {
-                "params": last.params,
-                "distributions": last.distributions,
+                "params": whole[-1].params,
+                "distributions": whole[-1].distributions,
                 "user_attrs": {SLOT: slot},
             }
-    slot = _next_slot(trials)
+    return _new(_next_slot(trials), space, rules)
+
+
+def _new(slot: int, space: Space, rules: Rules) -> dict[str, Any] | None:
+    """Returns the first trial of a slot, None where the study has no such slot."""
     due: dict[str, Any] = {"user_attrs": {SLOT: slot}}
     if rules.sampler == "grid":
         points = grid_points(space, rules.seed)
@@ -216,7 +251,38 @@ def again(attempts: Sequence[FrozenTrial], retries: int) -> bool:
     """
     causes = [t.user_attrs.get(CAUSE, LOST) for t in attempts]
     faults = sum(cause in (LOST, BROKEN) for cause in causes)
-    return causes[-1] != REFUSED and faults <= retries
+    return REFUSED not in causes and faults <= retries
+
+
+def name_of(host: str, process: int) -> str:
+    """Returns the name of a worker."""
+    return f"{host}:{process}"
+
+
+def lives(
+    database: Database, study: optuna.Study, worker: str, name: str, own: Sequence[int]
+) -> bool:
+    """Returns whether a worker still runs a trial; one that is silent is given up.
+
+    Args:
+        database: of the study.
+        study: of the trial.
+        worker: see `name_of`.
+        name: of the trial, see `Taken`.
+        own: numbers of trials that the caller runs, whose name may be the same.
+    """
+
+    def look() -> bool:
+        with storage.exclusive(database), storage.quiet():
+            storage.give_up_silent(database, study)
+            return any(
+                each.user_attrs.get(WORKER) == worker
+                and digest(each.user_attrs.get(FIELDS)) == name
+                and each.number not in own
+                for each in _running(study)
+            )
+
+    return storage.attempt(database, look)
 
 
 def report(database: Database, taken: Taken, step: int, value: float) -> bool:
@@ -239,8 +305,12 @@ def finish(
 ) -> bool:
     """Records what became of a trial; returns False where it had been given up before.
 
+    A stopped trial is given up unless the database answers soon: without a sign of life
+    that comes to the same.
+
     Raises:
-        StudyError: the database fails.
+        UnreachableError: the database cannot be reached.
+        StudyError: it is damaged.
     """
     if outcome.pruned:
         state, value = TrialState.PRUNED, None
@@ -273,7 +343,10 @@ def finish(
             )
             return False
 
-    return storage.attempt(database, tell)
+    stopped = outcome.cause == STOPPED
+    return storage.attempt(
+        database, tell, storage.FEW_TRIES if stopped else storage.TRIES
+    )
 
 
 def digest(fields: Mapping[str, Any] | None) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import optuna
 from absl import logging
 from ml_collections import ConfigDict
@@ -18,7 +19,12 @@ from ad3d_jax.experiment.study.grounds import Grounds
 from ad3d_jax.experiment.study.objective import Goal, Task
 from ad3d_jax.experiment.study.outcomes import run_trials
 from ad3d_jax.experiment.study.space import Space, changed
-from ad3d_jax.experiment.study.storage import Database, Heartbeat, StudyError
+from ad3d_jax.experiment.study.storage import (
+    Database,
+    Heartbeat,
+    StudyError,
+    UnreachableError,
+)
 from ad3d_jax.experiment.study.trials import (
     BROKEN,
     REFUSED,
@@ -28,6 +34,7 @@ from ad3d_jax.experiment.study.trials import (
     Taken,
 )
 from ad3d_jax.workdir import names
+from ad3d_jax.workdir.folder import Holder
 
 FULL = 0.9  # of the disk, above which there is a warning
 HOPELESS = 3  # trials that fail before any succeeds, after which a worker gives up
@@ -46,6 +53,7 @@ class Job(NamedTuple):
     folder: Path
     keep_best: int = 3  # trials whose trained state is kept
     together: int = 1  # trials that are taken at a time
+    devices: Sequence[jax.Device] | None = None  # that trials run on; None = all
 
 
 Run = Callable[[Sequence[Task], Goal, Grounds], list[Outcome]]
@@ -59,7 +67,8 @@ def work(job: Job, run: Run = run_trials) -> int:
         run: runs some trials and returns what became of each, in order.
 
     Raises:
-        StudyError: the database fails, or the first trials all do.
+        UnreachableError: the database cannot be reached for long.
+        StudyError: the database is damaged, or the first trials all fail.
         DiskFullError: no space is left; the trials are taken up again later.
         Stopped: the process was asked to.
     """
@@ -88,26 +97,37 @@ def work(job: Job, run: Run = run_trials) -> int:
 def _run(job: Job, taken: list[Taken], run: Run, grounds: Grounds) -> list[Outcome]:
     """Returns what becomes of the taken trials; those known are not run again."""
     new = [each for each in taken if each.known is None]
-    tasks = []
+    own = [each.trial.number for each in new]
+    tasks = [_task(job, each, own) for each in new]
     for each in new:
-
-        def report(percent: int, value: float, each: Taken = each) -> bool:
-            return trials.report(job.database, each, percent, value)
-
-        folder = job.folder / names.TRIALS / each.name
-        tasks.append(Task(changed(job.config, each.fields), folder, report))
         tqdm.write(f"trial {each.trial.number} begins: {each.fields}")
     done = iter([])
     if tasks:
         try:
             with Heartbeat(job.database, [each.trial._trial_id for each in new]):
                 done = iter(run(tasks, job.goal, grounds))
+        except UnreachableError:
+            raise
         except BaseException as error:
             for each in new:
                 outcome = Outcome(cause=STOPPED, reason=str(error))
                 trials.finish(job.database, job.study, each, outcome)
             raise
     return [next(done) if t.known is None else Outcome(t.known) for t in taken]
+
+
+def _task(job: Job, taken: Taken, own: Sequence[int]) -> Task:
+    """Returns what is to be run; `own` are the numbers of all that this worker runs."""
+
+    def report(percent: int, value: float) -> bool:
+        return trials.report(job.database, taken, percent, value)
+
+    def has_ended(holder: Holder) -> bool:
+        name = trials.name_of(holder.host, holder.pid)
+        return not trials.lives(job.database, job.study, name, taken.name, own)
+
+    config, folder = changed(job.config, taken.fields), job.folder / names.TRIALS
+    return Task(config, folder / taken.name, report, has_ended, job.devices)
 
 
 def tidy(job: Job) -> None:
