@@ -9,11 +9,12 @@ import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from absl import logging
 
 from ad3d_jax.workdir import fields, names
+from ad3d_jax.workdir.disk import DiskFullError, writing
 from ad3d_jax.workdir.json_files import read_json, to_json, write_json
 
 _ABSENT = "(absent)"
@@ -38,17 +39,10 @@ def open_workdir(
             configuration differs (the fields are listed with old and new value);
             `allow_change` names an unknown field.
         UnreadableError: there is a configuration, and it is damaged.
+        DiskFullError: no space is left.
     """
     folder = Path(path)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / names.LOCK, "a+", encoding="utf-8")  # noqa: SIM115
-    except OSError as error:
-        raise WorkdirError(
-            f"workdir {folder}: expected a folder that can be written to, "
-            f"found: {error.strerror}"
-        ) from error
-    with lock:
+    with writing(folder), _open_lock(folder) as lock:
         _take(lock, folder)
         try:
             _keep_config(folder, config, allow_change)
@@ -57,6 +51,18 @@ def open_workdir(
             # The file stays: were it removed, another process could hold a lock on it
             # while a third makes a new one.
             lock.truncate(0)
+
+
+def _open_lock(folder: Path) -> TextIO:
+    """Returns the open lock file of a folder, which is made if need be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return open(folder / names.LOCK, "a+", encoding="utf-8")
+    except OSError as error:
+        raise WorkdirError(
+            f"workdir {folder}: expected a folder that can be written to, "
+            f"found: {error.strerror}"
+        ) from error
 
 
 def _take(lock: Any, folder: Path) -> None:
@@ -133,6 +139,8 @@ def _keep_config(
         return
     try:
         write_json(path, new)
+    except DiskFullError:
+        raise
     except OSError as error:
         raise WorkdirError(f"{path}: cannot be written: {error.strerror}") from error
 

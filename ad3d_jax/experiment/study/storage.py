@@ -24,6 +24,7 @@ from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import RDBStorage
 
 from ad3d_jax.workdir import names
+from ad3d_jax.workdir.disk import writing
 
 Result = TypeVar("Result")
 
@@ -122,11 +123,13 @@ def attempt(
 
     Raises:
         StudyError: it failed too often, or the database is damaged; it is named.
+        DiskFullError: no space is left; it is named, too.
     """
     name = database if isinstance(database, str) else database.name
     for number in range(1, tries + 1):
         try:
-            return operation()
+            with writing(name):
+                return operation()
         except (
             StorageInternalError,
             sqlalchemy.exc.SQLAlchemyError,

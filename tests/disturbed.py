@@ -1,0 +1,130 @@
+"""Runs commands that die, or whose disk fills up, at a chosen event.
+
+Each is a process of its own, forked from one that has read the libraries but has not
+begun to use them, so that it starts at once. The system `bank` of `reference_systems`
+is known to it; its configuration is BANK.
+"""
+
+import dataclasses
+import multiprocessing
+import os
+import pkgutil
+import resource
+import runpy
+import signal
+import sys
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import NamedTuple
+
+BANK = Path(__file__).with_name("bank_config.py")
+FILLER = "filler"  # what takes the space of a disk
+
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload(
+    ["data_pipelines.builders.mvtec3d", "experiments.command", "reference_systems"]
+    + ["ad3d_jax.experiment.inspect", "ad3d_jax.experiment.run", __name__]
+)
+
+
+class Event(NamedTuple):
+    """What happens to a path, or the end of a call of a function, the nth time."""
+
+    what: str  # "open" to write, "os.rename", "os.mkdir", or "module:function"
+    place: str = "*"  # pattern of the path; of its new name, where it is renamed
+    count: int = 1
+
+
+class Ended(NamedTuple):
+    """How a command ended."""
+
+    status: int  # -9: killed
+    said: str  # on both streams
+
+
+def run(words, event=None, disk=None) -> Ended:
+    """Runs a command to its end.
+
+    Args:
+        words: the module, and its arguments.
+        event: at which the process is killed; None = at none.
+        disk: a folder; it is not killed, but from the event on there is no space here.
+    """
+    receiver, sender = processes.Pipe(duplex=False)
+    process = processes.Process(target=_command, args=(words, event, disk, sender))
+    process.start()
+    sender.close()
+    with open(receiver.fileno(), "rb", closefd=False) as stream:
+        said = stream.read().decode()
+    process.join()
+    return Ended(process.exitcode, said)
+
+
+def _command(words, event, disk, sender) -> None:
+    from reference_systems import bank
+
+    from ad3d_jax.systems import SYSTEMS, Entry
+
+    for stream in (1, 2):
+        os.dup2(sender.fileno(), stream)
+    sender.close()
+    hyper = {"learning_rate": 1e-3}
+    SYSTEMS["bank"] = Entry(_Bank, lambda config: bank(config.steps), hyper)
+    if event is not None:
+        _watch(event, (lambda: fill(disk)) if disk else _die)
+    sys.argv = list(words)
+    runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Bank:
+    steps: int = 6
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fill(disk: Path) -> None:
+    """Leaves no space on a disk of its own; elsewhere this process may write no more."""
+    if not os.path.ismount(disk):
+        _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+        return resource.setrlimit(resource.RLIMIT_FSIZE, (0, most))
+    with open(disk / FILLER, "wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(1 << 12))
+        except OSError:
+            return None
+
+
+def _watch(event: Event, act) -> None:
+    """Calls `act` once, when the event comes for the nth time."""
+    left = event.count
+
+    def count() -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            act()
+
+    if ":" in event.what:
+        module, name = event.what.split(":")
+        function = pkgutil.resolve_name(event.what)
+
+        def counted(*args, **kwargs):
+            result = function(*args, **kwargs)
+            count()
+            return result
+
+        setattr(sys.modules[module], name, counted)
+        return
+
+    def hook(what: str, args: tuple) -> None:
+        if what == event.what and left > 0:
+            path = args[1] if what == "os.rename" else args[0]
+            reads = what == "open" and args[2] & os.O_ACCMODE == os.O_RDONLY
+            if isinstance(path, str | Path) and not reads and fnmatch(path, event.place):
+                count()
+
+    sys.addaudithook(hook)
