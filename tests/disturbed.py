@@ -5,6 +5,7 @@ begun to use them, so that it starts at once. The system `bank` of `reference_sy
 is known to it; its configuration is BANK.
 """
 
+import contextlib
 import dataclasses
 import multiprocessing
 import os
@@ -22,8 +23,8 @@ FILLER = "filler"  # what takes the space of a disk
 
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(
-    ["data_pipelines.builders.mvtec3d", "experiments.command", "reference_systems"]
-    + ["ad3d_jax.experiment.inspect", "ad3d_jax.experiment.run", __name__]
+    ["tensorflow", "data_pipelines.builders.mvtec3d", "experiments.command"]
+    + ["ad3d_jax.experiment.inspect", "reference_systems", __name__]
 )
 
 
@@ -67,6 +68,7 @@ def _command(words, event, disk, sender) -> None:
 
     for stream in (1, 2):
         os.dup2(sender.fileno(), stream)
+    sys.stdout, sys.stderr = (open(n, "w", closefd=False) for n in (1, 2))
     sender.close()
     hyper = {"learning_rate": 1e-3}
     SYSTEMS["bank"] = Entry(_Bank, lambda config: bank(config.steps), hyper)
@@ -83,6 +85,17 @@ class _Bank:
 
 def _die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def small_files(limit: int):
+    """Makes writing beyond `limit` bytes of a file fail, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def fill(disk: Path) -> None:
@@ -124,7 +137,11 @@ def _watch(event: Event, act) -> None:
         if what == event.what and left > 0:
             path = args[1] if what == "os.rename" else args[0]
             reads = what == "open" and args[2] & os.O_ACCMODE == os.O_RDONLY
-            if isinstance(path, str | Path) and not reads and fnmatch(path, event.place):
+            if (
+                isinstance(path, str | Path)
+                and not reads
+                and fnmatch(path, event.place)
+            ):
                 count()
 
     sys.addaudithook(hook)

@@ -12,8 +12,8 @@ import time
 import numpy as np
 import pytest
 
-from data_pipelines import shards
 from ad3d_jax.workdir.disk import DiskFullError
+from data_pipelines import shards
 from data_pipelines.errors import CorruptSampleError, DatasetError
 from data_pipelines.prepared import open_prepared
 from data_pipelines.preprocess import prepare

@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+from disturbed import small_files
 from PIL import Image
 
 from ad3d_jax.experiment import run
@@ -12,6 +13,7 @@ from ad3d_jax.experiment.config import load
 from ad3d_jax.experiment.data import data_folder
 from ad3d_jax.experiment.detector import load as load_detector
 from ad3d_jax.experiment.inspect import inspect
+from ad3d_jax.workdir.disk import DiskFullError
 from data_pipelines.unlabelled import read_folder
 
 
@@ -88,3 +90,13 @@ def test_an_image_with_two_files_of_points_is_refused(finished, inbox, tmp_path)
         shutil.copy(path, path.with_suffix(".tiff"))
     with pytest.raises(ValueError, match="twin"):
         read_folder(inbox, "raw", {}, ("rgb", "xyz"))
+
+
+def test_a_full_disk_leaves_no_scores_of_another_time(finished, inbox, tmp_path):
+    out = tmp_path / "out"
+    expected = scores(inspect(finished[0], inbox, out))
+    with small_files(0):
+        with pytest.raises(DiskFullError, match=f"^{out}/heat_maps/.*: no space is"):
+            inspect(finished[0], inbox, out)
+    assert not (out / "scores.csv").exists()
+    assert scores(inspect(finished[0], inbox, out)) == expected

@@ -15,8 +15,8 @@ from ad3d_jax.experiment.config import changed, flags_of, load, plain
 from ad3d_jax.experiment.study import report
 from ad3d_jax.experiment.study.trials import FIELDS
 from ad3d_jax.fit.fit import Preempted
-from data_pipelines.command import DONE, USAGE
 from ad3d_jax.workdir.disk import DiskFullError
+from data_pipelines.command import DONE, USAGE
 from experiments import command
 
 ROOT = Path(__file__).resolve().parents[2]

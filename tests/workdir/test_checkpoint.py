@@ -1,7 +1,5 @@
-import contextlib
 import os
 import random
-import resource
 import shutil
 import subprocess
 import sys
@@ -14,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from disturbed import small_files
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ad3d_jax.workdir.checkpoint import (
@@ -89,17 +88,6 @@ def saved(folder, steps, tree=lambda step: {"w": noise(step)}):
 def largest_file(folder):
     files = (path for path in folder.rglob("*") if path.is_file())
     return max(files, key=lambda path: path.stat().st_size)
-
-
-@contextlib.contextmanager
-def small_files(limit):
-    """Makes writing beyond `limit` bytes fail, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_tree_comes_back_with_the_same_bits(tmp_path):
