@@ -56,7 +56,7 @@ def run(words, event=None, disk=None) -> Ended:
     process.start()
     sender.close()
     with open(receiver.fileno(), "rb", closefd=False) as stream:
-        said = stream.read().decode()
+        said = stream.read().decode(errors="replace")
     process.join()
     return Ended(process.exitcode, said)
 
@@ -99,7 +99,7 @@ def small_files(limit: int):
 
 
 def fill(disk: Path) -> None:
-    """Leaves no space on a disk of its own; elsewhere this process may write no more."""
+    """Leaves no space on a disk of its own; else this process may write no more."""
     if not os.path.ismount(disk):
         _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
         return resource.setrlimit(resource.RLIMIT_FSIZE, (0, most))
@@ -137,11 +137,8 @@ def _watch(event: Event, act) -> None:
         if what == event.what and left > 0:
             path = args[1] if what == "os.rename" else args[0]
             reads = what == "open" and args[2] & os.O_ACCMODE == os.O_RDONLY
-            if (
-                isinstance(path, str | Path)
-                and not reads
-                and fnmatch(path, event.place)
-            ):
+            named = isinstance(path, str | os.PathLike)
+            if named and not reads and fnmatch(os.fspath(path), event.place):
                 count()
 
     sys.addaudithook(hook)

@@ -57,7 +57,7 @@ def disk(tmp_path_factory):
 
 
 def fills_up(disk, words, event, place):
-    """Runs a command on a disk that fills up, and makes space; what it says is right."""
+    """Runs a command on a disk that fills up, checks what it says, makes space."""
     ended = disturbed.run(words, event, disk)
     (disk / FILLER).unlink(missing_ok=True)
     assert ended.status == 3, (event, ended.said)
