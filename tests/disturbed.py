@@ -24,7 +24,8 @@ FILLER = "filler"  # what takes the space of a disk
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(
     ["tensorflow", "data_pipelines.builders.mvtec3d", "experiments.command"]
-    + ["ad3d_jax.experiment.inspect", "reference_systems", __name__]
+    + ["ad3d_jax.experiment.inspect", "matplotlib.backends.backend_agg"]
+    + ["reference_systems", __name__]
 )
 
 

@@ -14,10 +14,10 @@ from ad3d_jax.workdir.checkpoint import has_tree
 # From which event on there is no space, and what cannot be written then, by its place
 # on the disk. In the order of a run: each goes on from the one before.
 RUN = (
-    (Event("open", "*/test/good/rgb/000.png"), "cache/sample-set-"),
-    (Event("os.mkdir", "*/downloads"), "cache/biscuit-"),
     (Event("open", "*/run/lock"), "run"),
     (Event("open", "*/run/.*.partial"), "run/config.json"),
+    (Event("open", "*/test/good/rgb/000.png"), "cache/sample-set-"),
+    (Event("os.mkdir", "*/downloads"), "cache/biscuit-"),
     (Event("open", "*/log.jsonl"), "run/log.jsonl"),
     (Event("os.mkdir", "*/checkpoints/steps/4*"), "run/"),
     (Event("ad3d_jax.fit.gather:emitted"), "run/"),

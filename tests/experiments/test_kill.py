@@ -39,7 +39,8 @@ KILLS = (
     Event("os.rename", "*/metrics.json"),
     Event("os.rename", "*/report/index.html"),
 )
-TIMED = ("seconds", "images_per_second", "peak_memory")  # how such names begin
+# How the names of times and memory begin, and of what the place of the cache changes.
+OTHERS = ("seconds", "images_per_second", "peak_memory", "config_hash")
 
 
 def command(folder):
@@ -49,12 +50,12 @@ def command(folder):
 
 
 def figures(workdir):
-    """Returns all that a run says but for times: metrics, scores, maps and state."""
+    """Returns what a run gives, but for times: metrics, scores, maps and state."""
     metrics = json.loads((workdir / names.METRICS).read_text())
     rows = read_scores(workdir / names.SCORES)
     state = trees.by_path(load_tree(workdir / names.FINAL))
     return {
-        "metrics": {n: x for n, x in metrics.items() if not n.startswith(TIMED)},
+        "metrics": {n: x for n, x in metrics.items() if not n.startswith(OTHERS)},
         "scores": [row._replace(seconds=0) for row in rows],
         "maps": {p.name: p.read_bytes() for p in maps.files(workdir / names.MAPS)},
         "state": {path: (x.shape, x.tobytes()) for path, x in state.items()},
