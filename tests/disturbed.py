@@ -6,6 +6,7 @@ is known to it; its configuration is BANK.
 """
 
 import contextlib
+import ctypes
 import dataclasses
 import multiprocessing
 import os
@@ -13,7 +14,9 @@ import pkgutil
 import resource
 import runpy
 import signal
+import subprocess
 import sys
+from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import NamedTuple
@@ -37,6 +40,16 @@ class Event(NamedTuple):
     count: int = 1
 
 
+class Disk(NamedTuple):
+    """A folder of which all space can be taken."""
+
+    folder: Path  # as commands name it
+    seen: Path  # as it is seen from here
+    keeper: (
+        int | None
+    )  # the process that has mounted it; None = it is a folder like any
+
+
 class Ended(NamedTuple):
     """How a command ended."""
 
@@ -50,7 +63,8 @@ def run(words, event=None, disk=None) -> Ended:
     Args:
         words: the module, and its arguments.
         event: at which the process is killed; None = at none.
-        disk: a folder; it is not killed, but from the event on there is no space here.
+        disk: that it sees; from the event on there is no space on it, and the process
+            is not killed.
     """
     receiver, sender = processes.Pipe(duplex=False)
     process = processes.Process(target=_command, args=(words, event, disk, sender))
@@ -67,6 +81,8 @@ def _command(words, event, disk, sender) -> None:
 
     from ad3d_jax.systems import SYSTEMS, Entry
 
+    if disk and disk.keeper:
+        _enter(disk.keeper)
     for stream in (1, 2):
         os.dup2(sender.fileno(), stream)
     sys.stdout, sys.stderr = (open(n, "w", closefd=False) for n in (1, 2))
@@ -99,17 +115,57 @@ def small_files(limit: int):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def fill(disk: Path) -> None:
-    """Leaves no space on a disk of its own; else this process may write no more."""
-    if not os.path.ismount(disk):
+@contextlib.contextmanager
+def small_disk(folder: Path) -> Iterator[Disk]:
+    """Gives a folder that is a small disk of its own.
+
+    A process keeps it mounted, for those that enter its namespaces. Where that is not
+    allowed, it is a folder like any, see `fill`.
+    """
+    mount = 'mount -t tmpfs -o size=32m disk "$0" && echo mounted && exec sleep 9999'
+    keeper = subprocess.Popen(
+        ["sh", "-c", 'exec unshare -rm sh -c "$0" "$1"', mount, folder],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        if keeper.stdout.readline() == "mounted\n":
+            seen = Path(f"/proc/{keeper.pid}/root{folder}")
+            yield Disk(folder, seen, keeper.pid)
+        else:
+            yield Disk(folder, folder, None)
+    finally:
+        keeper.kill()
+        keeper.communicate()
+
+
+def make_space(disk: Disk) -> None:
+    """Undoes `fill`."""
+    (disk.seen / FILLER).unlink(missing_ok=True)
+
+
+def fill(disk: Disk) -> None:
+    """Leaves no space on a disk; where it is none, this process may write no more."""
+    if not disk.keeper:
         _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
         return resource.setrlimit(resource.RLIMIT_FSIZE, (0, most))
-    with open(disk / FILLER, "wb", buffering=0) as file:
+    with open(disk.folder / FILLER, "wb", buffering=0) as file:
         try:
             while True:
                 file.write(bytes(1 << 12))
         except OSError:
             return None
+
+
+def _enter(keeper: int) -> None:
+    """Makes this process, which has one thread, see what another has mounted."""
+    here, system = os.getcwd(), ctypes.CDLL(None, use_errno=True)
+    for kind in ("user", "mnt"):
+        with open(f"/proc/{keeper}/ns/{kind}") as namespace:
+            if system.setns(namespace.fileno(), 0):
+                raise OSError(ctypes.get_errno(), f"the {kind} namespace is closed")
+    os.chdir(here)
 
 
 def _watch(event: Event, act) -> None:

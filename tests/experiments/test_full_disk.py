@@ -1,11 +1,10 @@
 """A disk that fills up at any event is one sentence; with space, the run goes on."""
 
-import subprocess
-from pathlib import Path
+import shutil
 
 import disturbed
 import pytest
-from disturbed import FILLER, Event
+from disturbed import Event
 from test_kill import command, figures
 
 from ad3d_jax.workdir import names
@@ -37,31 +36,16 @@ PREDICT = (
 
 @pytest.fixture(scope="module")
 def disk(tmp_path_factory):
-    """Gives a folder on a small disk of its own.
-
-    It is seen through the process that has mounted it. Where that is not allowed, any
-    folder is given: see `disturbed.fill`.
-    """
-    folder = tmp_path_factory.mktemp("disk")
-    mount = 'mount -t tmpfs -o size=32m disk "$0" && echo mounted && exec sleep 9999'
-    keeper = subprocess.Popen(
-        ["sh", "-c", 'exec unshare -rm sh -c "$0" "$1"', mount, folder],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    mounted = keeper.stdout.readline() == "mounted\n"
-    yield Path(f"/proc/{keeper.pid}/root{folder}") if mounted else folder
-    keeper.kill()
-    keeper.communicate()
+    with disturbed.small_disk(tmp_path_factory.mktemp("disk")) as disk:
+        yield disk
 
 
 def fills_up(disk, words, event, place):
     """Runs a command on a disk that fills up, checks what it says, makes space."""
     ended = disturbed.run(words, event, disk)
-    (disk / FILLER).unlink(missing_ok=True)
+    disturbed.make_space(disk)
     assert ended.status == 3, (event, ended.said)
-    assert f"error: {disk / place}" in ended.said, (event, ended.said)
+    assert f"error: {disk.folder / place}" in ended.said, (event, ended.said)
     assert ": no space is left to write it; make space and run" in ended.said
     assert "Traceback" not in ended.said, (event, ended.said)
 
@@ -70,25 +54,27 @@ def fills_up(disk, words, event, place):
 def test_a_run_goes_on_when_space_is_made(disk, tmp_path):
     one = disturbed.run(command(tmp_path))
     assert one.status == 0, one.said
-    words, workdir = command(disk), disk / "run"
+    words, workdir = command(disk.folder), disk.seen / "run"
     for event, place in RUN:
         fills_up(disk, words, event, place)
         if event.place.endswith("final"):  # what is saved half is no trained state
             assert not has_tree(workdir / names.FINAL)
-            refused = disturbed.run((*words, "--mode=eval"))
+            refused = disturbed.run((*words, "--mode=eval"), disk=disk)
             assert refused.status == 1 and "no fitted state" in refused.said
         assert not [p for p in workdir.rglob("*.partial") if p.is_file()]
-    last = disturbed.run(words)
+    last = disturbed.run(words, disk=disk)
     assert last.status == 0, last.said
-    assert figures(workdir) == figures(tmp_path / "run")
+    copy = shutil.copytree(workdir, tmp_path / "copy")
+    assert figures(copy) == figures(tmp_path / "run")
 
-    samples = next(disk.glob("cache/sample-set-*/biscuit/train/good"))
-    output = disk / "output"
-    words = ["experiments.predict", f"--workdir={workdir}", f"--input={samples}"]
-    words.append(f"--output={output}")
+    samples = next(tmp_path.glob("cache/sample-set-*/biscuit/train/good"))
+    output = disk.folder / "output"
+    words = ["experiments.predict", f"--workdir={disk.folder / 'run'}"]
+    words += [f"--input={samples}", f"--output={output}"]
     for event, place in PREDICT:
         fills_up(disk, words, event, place)
-        assert not (output / names.SCORES).exists()
-    last = disturbed.run(words)
+        assert not (disk.seen / "output" / names.SCORES).exists()
+    last = disturbed.run(words, disk=disk)
     assert last.status == 0, last.said
-    assert len((output / names.SCORES).read_text().splitlines()) == 1 + 6
+    scores = (disk.seen / "output" / names.SCORES).read_text()
+    assert len(scores.splitlines()) == 1 + 6
