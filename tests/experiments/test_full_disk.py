@@ -40,6 +40,15 @@ def disk(tmp_path_factory):
         yield disk
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """Returns the folder of a whole run and of its data."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    ended = disturbed.run(command(folder))
+    assert ended.status == 0, ended.said
+    return folder
+
+
 def fills_up(disk, words, event, place):
     """Runs a command on a disk that fills up, checks what it says, makes space."""
     ended = disturbed.run(words, event, disk)
@@ -51,9 +60,7 @@ def fills_up(disk, words, event, place):
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_when_space_is_made(disk, tmp_path):
-    one = disturbed.run(command(tmp_path))
-    assert one.status == 0, one.said
+def test_a_run_goes_on_when_space_is_made(disk, undisturbed, tmp_path):
     words, workdir = command(disk.folder), disk.seen / "run"
     for event, place in RUN:
         fills_up(disk, words, event, place)
@@ -65,11 +72,14 @@ def test_a_run_goes_on_when_space_is_made(disk, tmp_path):
     last = disturbed.run(words, disk=disk)
     assert last.status == 0, last.said
     copy = shutil.copytree(workdir, tmp_path / "copy")
-    assert figures(copy) == figures(tmp_path / "run")
+    assert figures(copy) == figures(undisturbed / "run")
 
-    samples = next(tmp_path.glob("cache/sample-set-*/biscuit/train/good"))
+
+@pytest.mark.slow
+def test_a_prediction_gives_all_when_space_is_made(disk, undisturbed):
+    samples = next(undisturbed.glob("cache/sample-set-*/biscuit/train/good"))
     output = disk.folder / "output"
-    words = ["experiments.predict", f"--workdir={disk.folder / 'run'}"]
+    words = ["experiments.predict", f"--workdir={undisturbed / 'run'}"]
     words += [f"--input={samples}", f"--output={output}"]
     for event, place in PREDICT:
         fills_up(disk, words, event, place)
