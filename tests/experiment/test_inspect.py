@@ -1,11 +1,11 @@
 """Prediction of a folder: every sample, under a name of its own, or named."""
 
 import csv
+import os
 import shutil
 
 import numpy as np
 import pytest
-from disturbed import small_files
 from PIL import Image
 
 from ad3d_jax.experiment import run
@@ -92,10 +92,16 @@ def test_an_image_with_two_files_of_points_is_refused(finished, inbox, tmp_path)
         read_folder(inbox, "raw", {}, ("rgb", "xyz"))
 
 
-def test_a_full_disk_leaves_no_scores_of_another_time(finished, inbox, tmp_path):
+def test_a_full_disk_leaves_no_scores_of_another_time(
+    finished, inbox, tmp_path, monkeypatch
+):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
     out = tmp_path / "out"
     expected = scores(inspect(finished[0], inbox, out))
-    with small_files(0):
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
         with pytest.raises(DiskFullError, match=f"^{out}/heat_maps/.*: no space is"):
             inspect(finished[0], inbox, out)
     assert not (out / "scores.csv").exists()
