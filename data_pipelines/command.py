@@ -3,7 +3,6 @@
 The statuses stand in a table of docs/commands.md.
 """
 
-import errno
 import os
 import re
 import sys
@@ -12,8 +11,8 @@ from contextlib import contextmanager
 
 from absl import app, flags
 
+from ad3d_jax.workdir import disk
 from ad3d_jax.workdir.places import local
-from data_pipelines.errors import DiskFullError
 
 DONE = 0
 MISTAKE = 1  # in the configuration or the data
@@ -98,14 +97,14 @@ def status_of(command: Callable[[], object]) -> int:
     except BrokenPipeError:  # who reads what is printed has ended, such as `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return MISTAKE
+    except disk.DiskFullError as full:
+        return refuse(str(full), DISK_FULL)
     except OSError as error:
-        if disk_is_full(error):
-            return refuse(f"no space is left: {error.filename or error}", DISK_FULL)
+        if disk.is_full(error):
+            return refuse(disk.sentence(error.filename or error), DISK_FULL)
         if error.filename is None:
             raise
         return refuse(f"{error.filename}: {error.strerror}", MISTAKE)
-    except DiskFullError as full:
-        return refuse(str(full), DISK_FULL)
     except MemoryError as error:
         return refuse(f"no memory is left: {error or 'of this machine'}", MISTAKE)
     except ValueError as mistake:
@@ -132,13 +131,3 @@ def sentence(error: Exception) -> str:
     """Returns the last line of an error; absl names the flag in it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else repr(error)
-
-
-def disk_is_full(error: BaseException | None) -> bool:
-    """Returns whether an error, or what caused it, is that no space is left."""
-    while error is not None:
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-        if full or isinstance(error, DiskFullError) or "ENOSPC" in str(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False

@@ -14,7 +14,3 @@ class CorruptSampleError(DatasetError):
         super().__init__(f"{path}: {reason}")
         self.path = Path(path)
         self.reason = reason
-
-
-class DiskFullError(DatasetError):
-    """No space is left where a cache was to be written."""

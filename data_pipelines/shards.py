@@ -1,7 +1,6 @@
 """Writes preprocessed records: TFDS shards, or NumPy files without TensorFlow."""
 
 import contextlib
-import errno
 import io
 import shutil
 from collections.abc import Callable, Iterable, Mapping
@@ -74,7 +73,6 @@ def write_tfds(
     Returns:
         The paths of the shards of each split, in order, relative to the folder.
     """
-    import tensorflow as tf
     import tensorflow_datasets as tfds
 
     from data_pipelines.builders.mvtec3d import Mvtec3d, Mvtec3dConfig
@@ -92,21 +90,14 @@ def write_tfds(
     tfds.disable_progress_bar()
     builder = Mvtec3d(data_dir=str(folder), config=config)
     download = tfds.download.DownloadConfig(manual_dir=str(folder.parent))
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):  # it speaks of downloads
-            builder.download_and_prepare(
-                download_dir=str(folder / "downloads"), download_config=download
-            )
-        shutil.rmtree(folder / "downloads")
-        for split in builder.info.splits.values():
-            for path in split.filepaths:
-                _sort_fields(Path(path))
-    except (tf.errors.OpError, RuntimeError) as error:  # TFDS makes one of the other
-        # A full disk or quota, a file that may grow no further.
-        full = (tf.errors.ResourceExhaustedError, tf.errors.OutOfRangeError)
-        if any(isinstance(cause, full) for cause in (error, error.__cause__)):
-            raise OSError(errno.ENOSPC, str(error)) from error
-        raise
+    with contextlib.redirect_stdout(io.StringIO()):  # it speaks of downloads
+        builder.download_and_prepare(
+            download_dir=str(folder / "downloads"), download_config=download
+        )
+    shutil.rmtree(folder / "downloads")
+    for split in builder.info.splits.values():
+        for path in split.filepaths:
+            _sort_fields(Path(path))
     return {
         split: [
             str(Path(path).relative_to(folder))

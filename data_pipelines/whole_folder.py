@@ -1,6 +1,5 @@
 """A folder that is complete or absent: it gets its name when all is written."""
 
-import errno
 import os
 import secrets
 import shutil
@@ -11,7 +10,8 @@ from pathlib import Path
 from absl import logging
 
 from ad3d_jax.workdir import locks
-from data_pipelines.errors import DatasetError, DiskFullError
+from ad3d_jax.workdir.disk import DiskFullError, writing
+from data_pipelines.errors import DatasetError
 from data_pipelines.prepared import MANIFEST
 
 
@@ -25,17 +25,15 @@ def complete_or_absent(folder: Path) -> Iterator[Path]:
     name = f".{folder.name}.{secrets.token_hex(8)}.unfinished"
     unfinished = folder.with_name(name)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(folder)
-        with _locked(unfinished):
-            yield unfinished
-            _take_place(unfinished, folder)
+        with writing(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            _remove_abandoned(folder)
+            with _locked(unfinished):
+                yield unfinished
+                _take_place(unfinished, folder)
+    except DiskFullError:
+        raise
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise DiskFullError(
-                f"no space is left in {folder.parent}; nothing was kept of what was "
-                "being written"
-            ) from error
         raise DatasetError(f"{folder.parent}: cannot be written: {error}") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from ad3d_jax import evaluate as evaluation
@@ -14,6 +13,7 @@ from ad3d_jax.experiment.detector import load
 from ad3d_jax.report import heat_map, overlay
 from ad3d_jax.workdir import maps, names
 from ad3d_jax.workdir.csv_files import write_csv
+from ad3d_jax.workdir.images import write_image
 from ad3d_jax.workdir.places import local, writable
 from data_pipelines.errors import CorruptSampleError, DatasetError
 from data_pipelines.unlabelled import collate, read_folder
@@ -32,6 +32,7 @@ def inspect(
     Raises:
         ValueError: the run is not finished, or there is nothing to score; or, after all
             others are scored and written, samples could not be read: each is named.
+        DiskFullError: no space is left; scores.csv is not there then.
     """
     workdir, source = local(workdir, "workdir"), local(source, "input")
     output = writable(output, "output")
@@ -53,14 +54,14 @@ def inspect(
             seen.append(name)
             yield collate([record], 1)
 
+    path = output / names.SCORES
+    path.unlink(missing_ok=True)  # it is there when all else is
     low, high = map_range(workdir)
     scored = evaluation.score_batches(detector.score_batch, batches())
     for batch, scores, seconds in scored:
         name = seen[len(rows)]
         write_images(output, name, batch, scores, low, high)
         rows.append((name, f"{scores.image[0]:.9g}", f"{seconds:.6g}"))
-    path = output / names.SCORES
-    output.mkdir(parents=True, exist_ok=True)
     write_csv(path, ("name", "score", "seconds"), rows)
     if left_out:
         count = f"{len(left_out)} of {len(left_out) + len(rows)} samples"
@@ -96,4 +97,4 @@ def write_images(
     for folder, image in images.items():
         path = output / folder / f"{names.plain_name(name)}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(path)
+        write_image(path, image)

@@ -87,6 +87,7 @@ def run(
     Raises:
         ValueError: a mistake, named before any work.
         Preempted: the process was asked to stop; the same call goes on from there.
+        DiskFullError: no space is left; likewise, when space is made.
     """
     if phases is not None:
         if "fit" not in mode:
@@ -291,6 +292,7 @@ def evaluate(run: Run, program: compilation.Compiled | None = None) -> dict:
     scored = evaluation.score_split(score, dataset, size)
     rows = evaluation.scored_rows(scored, rows_of(run.data.manifest, "test"))
     if processes.is_first():
+        (folder / names.METRICS).unlink(missing_ok=True)  # of an earlier scoring
         write_scores(folder / names.SCORES, rows)
         maps.write_maps(folder / names.MAPS, rows, scored.maps, scored.masks)
     processes.wait()

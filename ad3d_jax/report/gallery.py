@@ -19,6 +19,7 @@ from ad3d_jax.report.panels import (
 )
 from ad3d_jax.workdir import names
 from ad3d_jax.workdir.atomic import write_text
+from ad3d_jax.workdir.images import write_image
 from ad3d_jax.workdir.maps import without_channel
 
 CLEAN, ALTERED, MASK = "clean_", "altered_", "mask"
@@ -54,12 +55,10 @@ def write_gallery(
         draws: at least one, all with the same names.
         facts: what else the page says, by name.
     """
-    from PIL import Image
-
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     rows = tiles(draws)
-    Image.fromarray(sheet(rows)).save(folder / "sheet.png")
+    write_image(folder / "sheet.png", sheet(rows))
     body = (
         f"<header><h1>{text(title)}</h1>",
         paragraph(summary(draws), "lead"),

@@ -12,7 +12,8 @@ from ad3d_jax.workdir.unreadable import reading
 def write_arrays(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes arrays as a compressed npz file, whole or not at all.
 
-    OSError if the file cannot be written; an earlier file then stays as it was.
+    OSError if the file cannot be written, DiskFullError if no space is left; an
+    earlier file then stays as it was.
     """
     with open_whole(path) as file:
         np.savez_compressed(file, **arrays)

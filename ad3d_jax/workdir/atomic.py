@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from ad3d_jax.workdir.disk import writing
+
 UNFINISHED = ".partial"  # how the name of a file ends that is not yet whole
 
 
@@ -19,17 +21,19 @@ def open_whole(path: str | os.PathLike) -> Iterator[BinaryIO]:
     file of its own, and the one that ends last wins.
 
     Raises:
-        OSError: the folder is missing or cannot be written to, or the disk is full.
+        OSError: the folder is missing or cannot be written to.
+        DiskFullError: no space is left; it names `path`.
     """
     path = Path(path)
     # The name is not made from the path's, which may be as long as a name can be.
     unfinished = path.with_name(f".{secrets.token_hex(8)}{UNFINISHED}")
     try:
-        with unfinished.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
+        with writing(path):
+            with unfinished.open("xb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(path)
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise

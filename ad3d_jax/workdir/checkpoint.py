@@ -5,10 +5,12 @@ so that the structure is ours, and a manifest with path, shape, dtype and SHA-25
 each leaf. Orbax writes a step under a temporary name and renames it when complete.
 """
 
+import contextlib
 import hashlib
 import json
 import shutil
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +23,7 @@ from absl import logging
 
 from ad3d_jax.base import Tree
 from ad3d_jax.workdir import trees
+from ad3d_jax.workdir.disk import DiskFullError, writing
 
 # What orbax and `_remove` leave behind when the process dies at work.
 _UNFINISHED = (".orbax-checkpoint-tmp", ".removed")
@@ -55,7 +58,8 @@ class Checkpointer:
 
     `keep` is the number of newest steps that stay on disk. Saving is asynchronous: the
     arrays are copied before `save` returns and written afterwards. The failure of a
-    save is raised as CheckpointError by the next call of any method, `close` included.
+    save is raised as CheckpointError, or DiskFullError where no space is left, by the
+    next call of any method, `close` included.
     Of several processes the first alone may save, and any may load; neither waits for
     another.
     """
@@ -89,12 +93,10 @@ class Checkpointer:
                 step,
             )
         content = _encode(tree)
-        try:
+        with self._saving(step):
             self._folder.mkdir(parents=True, exist_ok=True)
             if not self._swept:
                 self._sweep()
-        except OSError as error:
-            raise self._save_error(step, error) from error
         self._pending = step, self._writer.submit(self._write, step, content)
 
     def latest(self) -> tuple[int, dict[str, Any]] | None:
@@ -131,7 +133,7 @@ class Checkpointer:
         return sorted(int(name) for name in names if name.isdecimal())
 
     def close(self) -> None:
-        """Waits for the last save; raises CheckpointError if it failed."""
+        """Waits for the last save; raises an error, as the class says, if it failed."""
         self._finish()
 
     def __enter__(self) -> "Checkpointer":
@@ -150,10 +152,8 @@ class Checkpointer:
         if self._pending is None:
             return
         (step, written), self._pending = self._pending, None
-        try:
+        with self._saving(step):
             written.result()
-        except (OSError, ValueError, RuntimeError) as error:
-            raise self._save_error(step, error) from error
         self._broken.discard(step)
         # A higher step belongs to a past from which the run has gone back; it does not
         # count, and goes only if it is known to be damaged.
@@ -171,17 +171,24 @@ class Checkpointer:
                 logging.info("removing %s, left by a run that died", entry)
                 shutil.rmtree(entry, ignore_errors=True)
 
-    def _save_error(self, step: int, error: Exception) -> CheckpointError:
-        return CheckpointError(
-            f"{self._folder}: saving step {step} failed: {error}", step
-        )
+    @contextlib.contextmanager
+    def _saving(self, step: int) -> Iterator[None]:
+        """Names the step that cannot be saved."""
+        try:
+            with writing(self._folder / str(step)):
+                yield
+        except DiskFullError:
+            raise
+        except (OSError, ValueError, RuntimeError) as error:
+            message = f"{self._folder}: saving step {step} failed: {error}"
+            raise CheckpointError(message, step) from error
 
 
 def save_tree(path: str | Path, tree: Tree) -> None:
     """Writes one tree of arrays as the folder `path`, in place of an earlier one.
 
     The earlier tree stays loadable until the new one is complete. CheckpointError if it
-    cannot be written.
+    cannot be written, DiskFullError if no space is left.
     """
     with Checkpointer(path, keep=1) as checkpointer:
         steps = checkpointer.steps()

@@ -8,12 +8,13 @@ import os
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 from absl import logging
 
 from ad3d_jax.workdir import fields, locks, names
 from ad3d_jax.workdir.atomic import write_bytes
+from ad3d_jax.workdir.disk import DiskFullError, writing
 from ad3d_jax.workdir.json_files import read_json, to_json, write_json
 
 _ABSENT = "(absent)"
@@ -61,17 +62,10 @@ def open_workdir(
             fields are listed with old and new value); `allow_change` names an unknown
             field.
         UnreadableError: there is a configuration, and it is damaged.
+        DiskFullError: no space is left.
     """
     folder = Path(path)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / names.LOCK, "a+", encoding="utf-8")  # noqa: SIM115
-    except OSError as error:
-        raise WorkdirError(
-            f"workdir {folder}: expected a folder that can be written to, "
-            f"found: {error.strerror}"
-        ) from error
-    with lock:
+    with writing(folder), _open_lock(folder) as lock:
         _take(lock, folder, has_ended)
         path = folder / names.CONFIG
         before = path.read_bytes() if path.exists() else None
@@ -86,6 +80,18 @@ def open_workdir(
             # The file stays: were it removed, another process could hold a lock on it
             # while a third makes a new one.
             lock.truncate(0)
+
+
+def _open_lock(folder: Path) -> TextIO:
+    """Returns the open lock file of a folder, which is made if need be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return open(folder / names.LOCK, "a+", encoding="utf-8")
+    except OSError as error:
+        raise WorkdirError(
+            f"workdir {folder}: expected a folder that can be written to, "
+            f"found: {error.strerror}"
+        ) from error
 
 
 def _take(lock: Any, folder: Path, has_ended: Callable[[Holder], bool]) -> None:
@@ -163,6 +169,8 @@ def _keep_config(
         return
     try:
         write_json(path, new)
+    except DiskFullError:
+        raise
     except OSError as error:
         raise WorkdirError(f"{path}: cannot be written: {error.strerror}") from error
 

@@ -61,7 +61,8 @@ def _within(table: Any, name: str) -> Any:
 def write_json(path: str | Path, value: Any) -> None:
     """Writes a value as JSON, whole or not at all; NaN and infinities become null.
 
-    OSError if the file cannot be written; an earlier file then stays as it was.
+    OSError if the file cannot be written, DiskFullError if no space is left; an
+    earlier file then stays as it was.
     """
     text = json.dumps(to_json(value), indent=2, ensure_ascii=False, allow_nan=False)
     # A name that is no UTF-8 is written as JSON writes such a character: \udcff.

@@ -8,6 +8,7 @@ from typing import Any
 
 from absl import logging
 
+from ad3d_jax.workdir.disk import writing
 from ad3d_jax.workdir.json_files import is_finite, to_json
 from ad3d_jax.workdir.unreadable import reading, reading_part
 
@@ -43,6 +44,8 @@ class Log:
         Raises:
             ValueError: a name that the log uses itself.
             TypeError: a value that JSON has no form for.
+            DiskFullError: no space is left; what was written of the line is cut off
+                when the log is opened again.
         """
         taken = [name for name in _OWN if name in values]
         if taken:
@@ -52,14 +55,17 @@ class Log:
         non_finite = [name for name, value in values.items() if not is_finite(value)]
         if non_finite:
             line["non_finite"] = non_finite
-        self._file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
-        self._file.flush()
-        if self._board is not None and "step" in values:
-            self._write_board(kind, line)
+        text = json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n"
+        with writing(self._path):
+            self._file.write(text)
+            self._file.flush()
+            if self._board is not None and "step" in values:
+                self._write_board(kind, line)
 
     def close(self) -> None:
         """Closes the file."""
-        self._file.close()
+        with writing(self._path):  # what a full disk has not taken is tried again
+            self._file.close()
         if self._board is not None:
             self._board.close()
 

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from ad3d_jax.workdir.arrays import read_arrays, write_arrays
+from ad3d_jax.workdir.atomic import UNFINISHED
+from ad3d_jax.workdir.disk import writing
 from ad3d_jax.workdir.scores import Row
 from ad3d_jax.workdir.unreadable import reading
 
@@ -18,7 +20,8 @@ def write_maps(
 ) -> None:
     """Writes `map` and `mask` of each sample as a file that has the sample's name.
 
-    The folder is emptied first: what an earlier scoring left there is no longer true.
+    The folder goes first: what an earlier scoring left there is no longer true. It is
+    there again when all is written.
 
     Args:
         folder: made if need be.
@@ -26,10 +29,14 @@ def write_maps(
         maps: [N,H,W] float32.
         masks: [N,H,W] bool.
     """
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    for row, map, mask in zip(rows, maps, masks, strict=True):
-        write_arrays(folder / (row.name + _ENDING), {"map": map, "mask": mask})
+    unfinished = folder.with_name(folder.name + UNFINISHED)
+    for each in (folder, unfinished):
+        shutil.rmtree(each, ignore_errors=True)
+    with writing(folder):
+        unfinished.mkdir(parents=True)
+        for row, map, mask in zip(rows, maps, masks, strict=True):
+            write_arrays(unfinished / (row.name + _ENDING), {"map": map, "mask": mask})
+        unfinished.rename(folder)
 
 
 def read_map(folder: Path, row: Row) -> tuple[np.ndarray, np.ndarray]:

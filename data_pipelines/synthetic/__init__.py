@@ -16,6 +16,7 @@ import numpy as np
 import tifffile
 from PIL import Image
 
+from ad3d_jax.workdir.disk import writing
 from data_pipelines.synthetic import sensor
 from data_pipelines.synthetic.defects import DEFECTS, DEPTH_ONLY, MAKERS
 from data_pipelines.synthetic.surfaces import SURFACES
@@ -147,7 +148,8 @@ def _settings_of(folder: Path) -> dict | None:
 def _replace(folder: Path, settings: dict) -> None:
     """Writes a category beside `folder` and moves it there at once."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".", dir=folder.parent) as scratch:
+    scratches = tempfile.TemporaryDirectory(prefix=".", dir=folder.parent)
+    with writing(folder), scratches as scratch:
         fresh = Path(scratch) / "fresh"
         _write_category(fresh, settings)
         # Another process may be putting the same category there at the same time.

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ad3d_jax.workdir.disk import DiskFullError
 from data_pipelines import shards
-from data_pipelines.errors import CorruptSampleError, DatasetError, DiskFullError
+from data_pipelines.errors import CorruptSampleError, DatasetError
 from data_pipelines.prepared import open_prepared
 from data_pipelines.preprocess import prepare
 from data_pipelines.whole_folder import complete_or_absent

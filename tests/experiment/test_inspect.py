@@ -1,6 +1,7 @@
 """Prediction of a folder: every sample, under a name of its own, or named."""
 
 import csv
+import os
 import shutil
 
 import numpy as np
@@ -14,6 +15,7 @@ from ad3d_jax.experiment.detector import load as load_detector
 from ad3d_jax.experiment.inspect import inspect
 from ad3d_jax.workdir import names
 from ad3d_jax.workdir.arrays import write_arrays
+from ad3d_jax.workdir.disk import DiskFullError
 from data_pipelines.unlabelled import read_folder
 
 
@@ -109,3 +111,19 @@ def test_an_image_with_two_files_of_points_is_refused(finished, inbox, tmp_path)
         shutil.copy(path, path.with_suffix(".tiff"))
     with pytest.raises(ValueError, match="twin"):
         read_folder(inbox, "raw", {}, ("rgb", "xyz"))
+
+
+def test_a_full_disk_leaves_no_scores_of_another_time(
+    finished, inbox, tmp_path, monkeypatch
+):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    out = tmp_path / "out"
+    expected = scores(inspect(finished[0], inbox, out))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(DiskFullError, match=f"^{out}/heat_maps/.*: no space is"):
+            inspect(finished[0], inbox, out)
+    assert not (out / "scores.csv").exists()
+    assert scores(inspect(finished[0], inbox, out)) == expected

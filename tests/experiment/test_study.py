@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 from ad3d_jax.experiment.study import objective, report, storage, trials, worker
 from ad3d_jax.experiment.study.storage import StudyError
 from ad3d_jax.experiment.study.trials import FIELDS, SLOT, Outcome, Rules
-from data_pipelines.errors import DiskFullError
+from ad3d_jax.workdir.disk import DiskFullError
 
 
 def job(folder, count=6, sampler="tpe", seed=3, retries=2, text=None, **more):

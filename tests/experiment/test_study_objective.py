@@ -12,7 +12,7 @@ import pytest
 from ad3d_jax.experiment.study import objective, outcomes, trials
 from ad3d_jax.experiment.study.grounds import Grounds, kinds_for
 from ad3d_jax.experiment.study.objective import Goal, Task
-from data_pipelines.errors import DiskFullError
+from ad3d_jax.workdir.disk import DiskFullError
 from data_pipelines.reader import Reader
 from experiments.configs import btf, simplenet
 
@@ -127,7 +127,7 @@ def test_no_space_left_is_no_fault_of_the_trial(cache, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Grounds, "open", full)
     task = Task(bank(cache), tmp_path, lambda *_: False)
-    with pytest.raises(DiskFullError):
+    with pytest.raises(DiskFullError, match=f"^{tmp_path}: no space is left"):
         run_alone(task, Goal(), Grounds())
 
 

@@ -15,8 +15,8 @@ from ad3d_jax.experiment.config import changed, flags_of, load, plain
 from ad3d_jax.experiment.study import report
 from ad3d_jax.experiment.study.trials import FIELDS
 from ad3d_jax.fit.fit import Preempted
+from ad3d_jax.workdir.disk import DiskFullError
 from data_pipelines.command import DONE, USAGE
-from data_pipelines.errors import DiskFullError
 from experiments import command
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -213,7 +213,7 @@ class Odd(Exception):
         (
             OSError(28, "No space left", "f"),
             3,
-            "error: no space is left: f\n",
+            "error: f: no space is left to write it; make space and run the same",
         ),
         (
             PermissionError(13, "Denied", "f"),

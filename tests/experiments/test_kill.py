@@ -1,83 +1,77 @@
-"""A run that is killed again and again ends with the figures of an undisturbed one."""
+"""A run that is killed at any event ends with the figures of an undisturbed one."""
 
 import json
-import os
-import random
 import signal
-import subprocess
-import sys
-import time
 
+import disturbed
 import pytest
+from disturbed import BANK, Event
 
-# A system that compiles in seconds: what is tested is the run, not the network.
-STEPS = 600  # 300 passes over 8 samples in batches of 4
-EVERY = 4  # steps from checkpoint to checkpoint
-OVERRIDES = {
-    "data.category": "bun",
-    "data.image_size": 64,
-    "data.batch_size": 4,
-    "data.sample_set.train": 8,
-    "data.sample_set.validation": 1,
-    "data.sample_set.test_good": 4,
-    "data.sample_set.test_per_defect": 1,
-    "model.epochs": 300,
-    "fit.checkpoint_every": EVERY,
-    "eval.batch_size": 4,
-}
-METRICS = ("i_auroc", "p_auroc", "aupro_30", "aupro_01", "i_ap", "p_ap", "p_f1max")
+from ad3d_jax.workdir import maps, names, trees
+from ad3d_jax.workdir.checkpoint import load_tree
+from ad3d_jax.workdir.scores import read_scores
 
-
-def start(workdir, cache):
-    flags = [f"--config.{name}={value}" for name, value in OVERRIDES.items()]
-    return subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "experiments.main",
-            "--config=experiments/configs/simplenet.py:cpu",
-            f"--workdir={workdir}",
-            f"--config.data.cache={cache}",
-            *flags,
-        ],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def checkpoints(workdir):
-    folder = workdir / "checkpoints" / "steps"
-    names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
-    return max((int(name) for name in names if name.isdigit()), default=0)
+# In the order of a run: each life reaches the next of them.
+KILLS = (
+    # Preparation: of the sample set, of the class.
+    Event("open", "*/test/good/xyz/001.tiff"),
+    Event("os.rename", "*/sample-set-*/biscuit"),
+    Event("os.mkdir", "*/downloads"),
+    Event("os.rename", "*.tfrecord-*", 2),
+    Event("open", "*/manifest.json"),
+    Event("os.rename", "*/cache/biscuit-*"),
+    # Training, in steps of two; then between the phases, before and after the save.
+    Event("os.rename", "*/origin.json"),
+    Event("os.rename", "*/steps/2"),
+    Event("os.mkdir", "*/steps/4*"),
+    Event("ad3d_jax.fit.fit:train"),
+    Event("ad3d_jax.fit.gather:announce"),
+    # Gathering: the rows are there, the memory is not.
+    Event("ad3d_jax.fit.gather:emitted"),
+    # The trained state.
+    Event("os.mkdir", "*/checkpoints/final"),
+    Event("os.mkdir", "*/checkpoints/final/*"),
+    Event("os.rename", "*/checkpoints/final/0"),
+    # Evaluation and report.
+    Event("os.rename", "*/scores.csv"),
+    Event("os.rename", "*/maps*/*.npz", 3),
+    Event("os.rename", "*/maps"),
+    Event("os.rename", "*/metrics.json"),
+    Event("os.rename", "*/report/index.html"),
+)
+# How the names of times and memory begin, and of what the place of the cache changes.
+OTHERS = ("seconds", "images_per_second", "peak_memory", "config_hash")
 
 
-def finish(workdir, cache):
-    process = start(workdir, cache)
-    _, errors = process.communicate(timeout=600)
-    assert process.returncode == 0, errors[-2000:]
-    metrics = json.loads((workdir / "metrics.json").read_text())
-    return {name: metrics[name] for name in METRICS}
+def command(folder):
+    place = f"--workdir={folder / 'run'}"
+    cache = f"--config.data.cache={folder / 'cache'}"
+    return "experiments.main", f"--config={BANK}", place, cache
+
+
+def figures(workdir):
+    """Returns what a run gives, but for times: metrics, scores, maps and state."""
+    metrics = json.loads((workdir / names.METRICS).read_text())
+    rows = read_scores(workdir / names.SCORES)
+    state = trees.by_path(load_tree(workdir / names.FINAL))
+    return {
+        "metrics": {n: x for n, x in metrics.items() if not n.startswith(OTHERS)},
+        "scores": [row._replace(seconds=0) for row in rows],
+        "maps": {p.name: p.read_bytes() for p in maps.files(workdir / names.MAPS)},
+        "state": {path: (x.shape, x.tobytes()) for path, x in state.items()},
+    }
 
 
 @pytest.mark.slow
-def test_five_kills_change_no_figure(tmp_path):
-    undisturbed = finish(tmp_path / "undisturbed", tmp_path / "cache")
-    assert undisturbed["p_auroc"] is not None
-    moments = random.Random(3)
-    workdir, kills = tmp_path / "killed", 0
-    while kills < 5:
-        before = checkpoints(workdir)
-        process = start(workdir, tmp_path / "cache")
-        # Each life may see a few checkpoints more than the last, then a random moment.
-        wanted = before + EVERY * moments.randint(2, 6)
-        while process.poll() is None and checkpoints(workdir) < wanted:
-            time.sleep(0.02)
-        time.sleep(moments.uniform(0.0, 0.5))
-        assert process.poll() is None, process.communicate()[1][-2000:]
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        kills += 1
-        assert checkpoints(workdir) < STEPS
-    assert finish(workdir, tmp_path / "cache") == undisturbed
+def test_twenty_kills_change_no_figure(tmp_path):
+    one = disturbed.run(command(tmp_path / "undisturbed"))
+    assert one.status == 0, one.said
+    words = command(tmp_path / "killed")
+    for event in KILLS:
+        ended = disturbed.run(words, event)
+        assert ended.status == -signal.SIGKILL, (event, ended.said)
+    last = disturbed.run(words)
+    assert last.status == 0, last.said
+    expected = figures(tmp_path / "undisturbed" / "run")
+    assert len(expected["scores"]) == len(expected["maps"]) > 3
+    assert figures(tmp_path / "killed" / "run") == expected

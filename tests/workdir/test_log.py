@@ -7,8 +7,10 @@ import types
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from disturbed import small_files
 
 from ad3d_jax.workdir import log as log_module
+from ad3d_jax.workdir.disk import DiskFullError
 from ad3d_jax.workdir.log import Log, read_log
 from ad3d_jax.workdir.unreadable import UnreadableError
 
@@ -158,3 +160,15 @@ def test_a_name_that_is_no_utf8_comes_back(tmp_path):  # B10
         log.write(kind="event", file="caf\udce9")
     (line,) = read_log(tmp_path / "log.jsonl")
     assert line["file"] == "caf\udce9"
+
+
+def test_a_line_that_a_full_disk_cuts_is_none(tmp_path):
+    path = tmp_path / "log.jsonl"
+    with pytest.raises(DiskFullError, match=f"^{path}: no space is left"):
+        with small_files(1000), Log(path) as log:
+            log.write("event", number=1)
+            log.write("event", text="x" * 2000)
+    assert path.stat().st_size == 1000  # a part of the line is there
+    with Log(path) as log:
+        log.write("event", number=2)
+    assert [line["number"] for line in read_log(path)] == [1, 2]

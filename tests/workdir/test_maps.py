@@ -2,8 +2,10 @@ import zipfile
 
 import numpy as np
 import pytest
+from disturbed import small_files
 
 from ad3d_jax.workdir import arrays, maps
+from ad3d_jax.workdir.disk import DiskFullError
 from ad3d_jax.workdir.names import sample_name
 from ad3d_jax.workdir.scores import Row
 from ad3d_jax.workdir.unreadable import UnreadableError
@@ -35,6 +37,19 @@ def test_an_earlier_scoring_leaves_nothing(tmp_path):
     maps.write_maps(tmp_path / "maps", ROWS, MAPS, MASKS)
     maps.write_maps(tmp_path / "maps", ROWS[:1], MAPS[:1], MASKS[:1])
     assert [x.name for x in (tmp_path / "maps").iterdir()] == ["good_000.npz"]
+
+
+def test_maps_are_all_there_or_none_is(tmp_path):
+    noise = np.random.default_rng(0).random((2, 64, 64), np.float32)
+    noise[0] = 0  # the first file is small
+    maps.write_maps(tmp_path / "maps", ROWS, noise, noise > 0)
+    with small_files(4096):
+        with pytest.raises(DiskFullError, match="hole_0%5f1.npz: no space is left"):
+            maps.write_maps(tmp_path / "maps", ROWS, noise, noise > 0)
+    assert maps.files(tmp_path / "maps") == []
+    maps.write_maps(tmp_path / "maps", ROWS, noise, noise > 0)
+    assert len(maps.files(tmp_path / "maps")) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["maps"]
 
 
 def test_samples_are_kept_by_name(tmp_path):

@@ -15,8 +15,7 @@ from ad3d_jax.experiment.study.stages import Pruned
 from ad3d_jax.experiment.study.storage import StudyError, UnreachableError
 from ad3d_jax.experiment.study.trials import BROKEN, REFUSED, STOPPED, Outcome
 from ad3d_jax.fit.fit import Preempted
-from data_pipelines.command import disk_is_full
-from data_pipelines.errors import DiskFullError
+from ad3d_jax.workdir.disk import DiskFullError, writing
 
 
 def run_trials(tasks: Sequence[Task], goal: Goal, grounds: Grounds) -> list[Outcome]:
@@ -54,31 +53,26 @@ def run_alike(tasks: Sequence[Task], goal: Goal, grounds: Grounds) -> list[Outco
         DiskFullError, UnreachableError, StudyError: as `run_trials`.
     """
     try:
-        if len(tasks) == 1:
-            values = [objective.value_of(tasks[0], goal, grounds)]
-        else:
-            values = together.values_of(tasks, goal, grounds)
+        with writing(tasks[0].folder):
+            if len(tasks) == 1:
+                values = [objective.value_of(tasks[0], goal, grounds)]
+            else:
+                values = together.values_of(tasks, goal, grounds)
+    except (DiskFullError, StudyError, UnreachableError):
+        raise  # nothing is wrong with the trials
     except Exception as error:  # noqa: BLE001 (whatever breaks costs these trials)
-        return [_failure(error, tasks[0])] * len(tasks)
+        return [_failure(error)] * len(tasks)
     except KeyboardInterrupt as stop:
         return [Outcome(cause=STOPPED, reason=str(stop))] * len(tasks)
     return [_ended(value, goal) for value in values]
 
 
-def _failure(error: Exception, task: Task) -> Outcome:
-    """Returns what became of a trial that ended with an error.
-
-    Raises:
-        DiskFullError, UnreachableError, StudyError: as `run_trials`.
-    """
-    if isinstance(error, (StudyError, UnreachableError)):
-        raise error
+def _failure(error: Exception) -> Outcome:
+    """Returns what became of a trial that ended with an error."""
     if isinstance(error, Pruned):
         return Outcome(pruned=True)
     if isinstance(error, Preempted):
         return Outcome(cause=STOPPED, reason=str(error))
-    if disk_is_full(error):
-        raise DiskFullError(f"{task.folder}: no space is left") from error
     if isinstance(error, ValueError):
         return Outcome(cause=REFUSED, reason=str(error))
     logging.error("%s", "".join(traceback.format_exception(error)))

@@ -25,6 +25,7 @@ from optuna.storages import RDBStorage
 
 from ad3d_jax.experiment.status import Stopped
 from ad3d_jax.workdir import locks, names
+from ad3d_jax.workdir.disk import writing
 
 Result = TypeVar("Result")
 
@@ -135,11 +136,13 @@ def attempt(
     Raises:
         UnreachableError: it failed too often; the database is named.
         StudyError: the database is damaged; it is named.
+        DiskFullError: no space is left; it is named, too.
     """
     name = database if isinstance(database, str) else database.name
     for number in range(1, tries + 1):
         try:
-            result = operation()
+            with writing(name):
+                result = operation()
         except (
             StorageInternalError,
             sqlalchemy.exc.SQLAlchemyError,
