@@ -119,9 +119,13 @@ def _while(params: Mapping[str, Any], inputs: list[Array], known: bool) -> list[
 
 
 def _scan(params: Mapping[str, Any], inputs: list[Array], known: bool) -> list[Array]:
-    fixed, count = params["num_consts"], params["num_carry"]
-    constants, carry = inputs[:fixed], inputs[fixed : fixed + count]
-    rows, length = inputs[fixed + count :], params["length"]
+    if "ft_in" in params:  # jax 0.11 has a tree of the three
+        constants, carry, rows = map(list, params["ft_in"].update(inputs).unpack())
+    else:
+        fixed, count = params["num_consts"], params["num_carry"]
+        constants, carry = inputs[:fixed], inputs[fixed : fixed + count]
+        rows = inputs[fixed + count :]
+    count, length = len(carry), params["length"]
 
     def advance(carry, row):
         found = evaluate(params["jaxpr"], [*constants, *carry, *row])

@@ -275,7 +275,7 @@ def test_a_loss_that_mixes_dtypes_is_refused():
     def make_system():
         return with_loss(lambda loss, batch, _: loss * (batch.id >= 0))
 
-    with pytest.raises(ContractError, match="TypePromotionError.*'float32', 'bool'"):
+    with pytest.raises(ContractError, match="TypePromotionError.*'bool', 'float32'"):
         check_system(make_system, make_batch, stochastic={"train"}, numbers={2})
 
 
