@@ -143,7 +143,7 @@ def with_tags(whole: bytes, *more: tuple[int, int, int, int]) -> bytes:
 
 @pytest.mark.parametrize("tags", [1, 500, 3000], ids="{} tags".format)
 def test_tags_that_ask_for_much_are_refused_unread(tmp_path, good, tags, monkeypatch):
-    """B3: each tag reads the same four megabytes as a million numbers."""
+    """Each tag reads the same four megabytes as a million numbers."""
     whole = tiff_bytes(good).ljust(5 * 2**20, b"\0")
     bomb = with_tags(whole, *((60000 + k, 4, 2**20 + 1, 8) for k in range(tags)))
     path = tmp_path / "a.tiff"
@@ -198,7 +198,7 @@ def test_strips_that_overlap_are_refused(tmp_path, good):
 def test_pngs_of_many_or_large_chunks_are_refused(
     tmp_path, kind, length, count, message
 ):
-    """B3: what lies around the pixels is limited, too."""
+    """What lies around the pixels is limited, too."""
     data = b"x" * length
     check = struct.pack(">I", zlib.crc32(kind + data))
     chunk = struct.pack(">I", length) + kind + data + check
@@ -264,7 +264,7 @@ def test_nonfinite_points_become_unmeasured(tmp_path, good):
 
 
 def test_nan_and_zero_are_one_thing(tmp_path, good):
-    """Case 09: two thirds of the points are unmeasured."""
+    """Two thirds of the points are unmeasured."""
     read = []
     for value in (np.nan, 0, -np.inf):
         cloud = good.copy()
@@ -303,7 +303,7 @@ TURNS += ["TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90"]
 @pytest.mark.parametrize("tag", range(1, 9))
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
 def test_images_are_turned_as_their_orientation_tag_says(tmp_path, tag, suffix):
-    """Case 16, by the table of the Exif standard."""
+    """By the table of the Exif standard."""
     stored = np.zeros((16, 24, 3), np.uint8)
     stored[:8, :8] = 255
     image = Image.fromarray(stored)
@@ -339,7 +339,7 @@ def png16(array: np.ndarray, colour: int) -> bytes:
 
 @pytest.mark.parametrize(("colour", "channels"), [(2, 3), (4, 2), (6, 4)])
 def test_colours_of_16_bits_are_refused(tmp_path, colour, channels):
-    """Case 04: of a camera of 12 bits the high byte holds ten grey levels."""
+    """Of a camera of 12 bits the high byte holds ten grey levels."""
     path = tmp_path / "a.png"
     values = np.random.default_rng(0).integers(0, 4096, (20, 20, channels))
     path.write_bytes(png16(values, colour))

@@ -123,7 +123,6 @@ def warnings(found) -> list[str]:
     "name", ["Thumbs.db", "desktop.ini", ".DS_Store", "._000.png", "ehthumbs.db"]
 )
 def test_rubbish_of_file_managers_is_passed_over(box, name):
-    """Case 28."""
     for place in ("", "test", "test/dent", "train/good", "train/good/rgb"):
         (box / place / name).write_bytes(b"x")
     (box / "train/good/rgb/@eaDir").mkdir()
@@ -131,7 +130,7 @@ def test_rubbish_of_file_managers_is_passed_over(box, name):
 
 
 def test_images_directly_in_a_defect_folder_are_named(box, write):
-    """Case 14: none of them becomes a sample."""
+    """None of them becomes a sample."""
     write.sample(box / "test/bump", "000", 9, gt=255)
     (box / "test/bump/rgb/000.png").rename(box / "test/bump/000.png")
     for name in ("rgb", "xyz", "gt"):

@@ -24,7 +24,7 @@ def test_what_was_measured_stays_as_it_is(good):
 
 
 def test_a_scan_that_looks_the_other_way_is_refused(good):
-    """Case 02: y and z point out of the scene."""
+    """Y and z point out of the scene."""
     with pytest.raises(CorruptSampleError, match="expected a positive z.*turn y and z"):
         checked_points(FILE, good * np.float32([1, -1, -1]))
 

@@ -156,7 +156,7 @@ def test_rests_of_an_ended_run_are_removed(run, tmp_path):
 
 
 def test_a_damaged_manifest_is_one_error_with_advice(run):
-    """B7: no flipped bit gives another label, id or order without a word."""
+    """No flipped bit gives another label, id or order without a word."""
     prepared = run()
     path = prepared.folder / "manifest.json"
     whole = path.read_bytes()
@@ -180,7 +180,7 @@ def test_a_damaged_manifest_is_one_error_with_advice(run):
 
 
 def test_work_at_once_with_equal_process_numbers(tmp_path, monkeypatch):
-    """B5: in containers every process may be number 1."""
+    """In containers every process may be number 1."""
     monkeypatch.setattr(os, "getpid", lambda: 1)
     folder = tmp_path / "class"
     with complete_or_absent(folder) as one:
@@ -229,7 +229,7 @@ def test_duplicates_and_differing_sizes_are_recorded(run, box, write):
 
 @pytest.mark.parametrize("format", ["npz", "tfds"])
 def test_samples_of_a_sensor_without_colour_are_told_apart(run, box, format):
-    """Case 12: black images beside the points; two samples are wholly the same."""
+    """Black images beside the points; two samples are wholly the same."""
     from PIL import Image
 
     from data_pipelines.samples import sample_id
@@ -298,7 +298,7 @@ def save_mask(path, *boxes, size=(64, 64)):
 
 @pytest.mark.parametrize("recipe", ["raw", "ast", "dsr", "plane"])
 def test_regions_that_vanish_in_resizing_are_counted(run, box, caplog, recipe):
-    """Case 07: at 16 of 64 pixels every fourth row and column is left."""
+    """At 16 of 64 pixels every fourth row and column is left."""
     save_mask(
         box / "test/dent/gt/000.png", (0, 0, 8, 8), (21, 21, 3, 3), (33, 41, 1, 9)
     )
@@ -343,7 +343,7 @@ def test_masks_that_are_inverted_are_refused(run, box):
 
 
 def test_flags_are_told_with_their_share(run, caplog):
-    """Case 17: a recipe that falls back in every sample says so."""
+    """A recipe that falls back in every sample says so."""
     plane = {"image_size": 16, "pad_to": 1, "removal_distance": 0.9}
     assert run(recipe="plane", parameters=plane).manifest["flags"]
     assert "11 of 11 samples (100 %)" in caplog.text
@@ -471,7 +471,7 @@ def test_cache_that_cannot_be_written(run, tmp_path):
 
 @pytest.mark.slow
 def test_same_bytes_from_every_process(box, tmp_path):
-    """B15: records and their fields are in one order."""
+    """Records and their fields are in one order."""
     found = []
     for name in ("one", "two", "three"):
         words = command(box, tmp_path / name, '--parameters={"image_size": 16}')

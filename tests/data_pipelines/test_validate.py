@@ -92,7 +92,7 @@ def test_command_line(box):
 
 
 def test_a_class_that_cannot_be_read_does_not_end_the_report(box, tmp_path):
-    """Case 28: a class that is a link; and a folder that is no class."""
+    """A class that is a link; and a folder that is no class."""
     shutil.copytree(box, tmp_path / "disk/lid")
     (box.parent / "a").symlink_to(tmp_path / "disk/lid")
     (box.parent / "notes").mkdir()

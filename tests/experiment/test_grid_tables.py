@@ -99,7 +99,7 @@ def test_gaps_are_shown_with_their_reasons(grid):
     assert rows["draem:cpu", "i_auroc", "mean"]["seeds"] == "2"
 
 
-def test_names_are_text_in_every_table(tmp_path):  # B10
+def test_names_are_text_in_every_table(tmp_path):
     odd = "<img src=x>|*[a](b)\n=1\udcff"
     content = {
         "systems": ["=cmd|'/c calc'!A1"],

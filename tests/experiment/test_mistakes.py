@@ -63,7 +63,7 @@ def test_a_missing_package_is_told_before_any_work(no_work, monkeypatch, capsys)
     assert not no_work.exists()
 
 
-def test_an_output_that_is_a_file_is_told_before_any_work(no_work):  # case 22
+def test_an_output_that_is_a_file_is_told_before_any_work(no_work):
     no_work.write_text("")
     with pytest.raises(ValueError, match="^output .*run: expected a folder that can"):
         inspect("gone", "gone", no_work)
@@ -117,7 +117,7 @@ NESTED_LESS = '{"a":' * 500 + "1" + "}" * 500
         ({"recipe": {"recipe": "rwa", "params": {}}}, "data.recipe: expected one of"),
     ],
 )
-def test_a_damaged_workdir_is_named(change, words, tmp_path):  # B9
+def test_a_damaged_workdir_is_named(change, words, tmp_path):
     folder = finished(tmp_path / "run")
     with pytest.raises(ValueError, match="no fitted state"):
         ad.load(folder)

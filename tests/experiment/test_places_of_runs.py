@@ -1,4 +1,4 @@
-"""Addresses of other file systems are refused wherever a place is named; case 23."""
+"""Addresses of other file systems are refused wherever a place is named."""
 
 import os
 

@@ -257,7 +257,7 @@ def test_training_steps_are_counted_from_passes_and_none_where_nothing_is_traine
 
 
 def test_steps_that_were_not_applied_are_in_the_metrics(finished, cache, tmp_path):
-    folder = tmp_path / "run"  # B12
+    folder = tmp_path / "run"
     shutil.copytree(finished, folder)
     with Log(folder / "log.jsonl") as log:
         for step in (1, 3, 3):  # a resumed run may say one twice

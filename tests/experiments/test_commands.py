@@ -133,7 +133,7 @@ def test_what_is_left_over_or_wrong_ends_with_one_sentence(
 
 
 def test_a_printed_command_can_be_pasted(values):
-    """Of a study, as a shell and then the flags read it; case 24."""
+    """Of a study, as a shell and then the flags read it."""
     start = changed(
         load("patchcore:cpu"),
         {

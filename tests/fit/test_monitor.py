@@ -9,7 +9,7 @@ from ad3d_jax.fit.monitor import NOT_APPLIED, Account
 from ad3d_jax.workdir.log import Log, read_log
 
 
-def test_a_step_that_is_not_applied_is_an_event_of_the_log(tmp_path):  # B12
+def test_a_step_that_is_not_applied_is_an_event_of_the_log(tmp_path):
     with Log(tmp_path / "log.jsonl") as log:
         account = Account("main", 4, 2, Options(batch_size=2, patience=3), log)
         for step, bad in ((1, 0), (2, 1), (3, 2), (4, 0)):

@@ -60,7 +60,7 @@ def test_a_missing_file_is_named_with_what_to_do(tmp_path):
         read_json(tmp_path / "a.json", hint="name a finished run")
 
 
-def test_a_name_that_is_no_utf8_comes_back(tmp_path):  # B10
+def test_a_name_that_is_no_utf8_comes_back(tmp_path):
     path = tmp_path / "x.json"
     write_json(path, {"root": "caf\udce9", "own": "é"})
     assert read_json(path) == {"root": "caf\udce9", "own": "é"}

@@ -155,7 +155,7 @@ def test_the_log_loads_no_large_package():
     assert not {"tensorflow", "tensorboard", "open3d", "matplotlib"} & set(names)
 
 
-def test_a_name_that_is_no_utf8_comes_back(tmp_path):  # B10
+def test_a_name_that_is_no_utf8_comes_back(tmp_path):
     with Log(tmp_path / "log.jsonl") as log:
         log.write(kind="event", file="caf\udce9")
     (line,) = read_log(tmp_path / "log.jsonl")

@@ -11,7 +11,7 @@ ADDRESSES = ("gs://bucket/run", "s3://bucket/run", "http://host/x", "file:///tmp
 
 
 @pytest.mark.parametrize("place", [*ADDRESSES, Path("gs://bucket/run"), "S3://b"])
-def test_an_address_is_refused(place):  # case 23
+def test_an_address_is_refused(place):
     with pytest.raises(ValueError, match="^workdir: expected a path of this machine"):
         local(place, "workdir")
 
@@ -32,7 +32,7 @@ def test_a_folder_is_made_and_nothing_is_left_in_it(tmp_path):
     assert os.listdir(tmp_path / "a" / "b") == []
 
 
-def test_a_file_is_no_folder(tmp_path):  # case 22
+def test_a_file_is_no_folder(tmp_path):
     (tmp_path / "f").write_text("")
     for place in (tmp_path / "f", tmp_path / "f" / "deeper"):
         with pytest.raises(
