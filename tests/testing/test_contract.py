@@ -267,7 +267,7 @@ def test_dtypes_that_are_mixed_are_refused(part):
         flag = jnp.array([True]) * jnp.ones(1)  # 1 by NumPy's rules
         return jax.tree.map(lambda x: x * flag.reshape((1,) * x.ndim), own(*arguments))
 
-    with pytest.raises(ContractError, match="TypePromotionError.*'bool', 'float32'"):
+    with pytest.raises(ContractError, match="TypePromotionError: Input dtypes"):
         check_system(lambda: spread(**{part: mixed}), make_batch, numbers={5})
 
 
@@ -275,7 +275,7 @@ def test_a_loss_that_mixes_dtypes_is_refused():
     def make_system():
         return with_loss(lambda loss, batch, _: loss * (batch.id >= 0))
 
-    with pytest.raises(ContractError, match="TypePromotionError.*'bool', 'float32'"):
+    with pytest.raises(ContractError, match="TypePromotionError: Input dtypes"):
         check_system(make_system, make_batch, stochastic={"train"}, numbers={2})
 
 
