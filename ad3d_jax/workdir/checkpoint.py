@@ -144,7 +144,7 @@ class Checkpointer:
 
     def _write(self, step: int, content: Tree) -> None:
         target, arguments = self._folder / str(step), ocp.args.PyTreeSave(content)
-        with _orbax() as orbax:
+        with _untraced(), _orbax() as orbax:
             orbax.save(target, arguments, force=True)
 
     def _finish(self) -> None:
@@ -302,6 +302,21 @@ def _read(folder: Path, step: int) -> tuple[dict[str, np.ndarray], list[_Leaf]]:
             f"{folder}: step {step} cannot be read: {type(error).__name__}: {reason}",
             step,
         ) from error
+
+
+@contextlib.contextmanager
+def _untraced() -> Iterator[None]:
+    """Keeps orbax from logging the trace of what it raises, which is told by us."""
+
+    def wanted(record) -> bool:
+        return not (record.exc_info and "orbax" in record.pathname)
+
+    logger = logging.get_absl_logger()
+    logger.addFilter(wanted)
+    try:
+        yield
+    finally:
+        logger.removeFilter(wanted)
 
 
 def _remove(folder: Path) -> None:
