@@ -278,8 +278,8 @@ def _read(
         CorruptSampleError: a file cannot be read, or does not fit the others or what
             was fitted.
     """
-    sample, _, flags = load_measured(files.rgb, files.points, intrinsics)
-    path = files.points if files.rgb is None else files.rgb
+    sample, _, flags = load_measured(files.image, files.points, intrinsics)
+    path = files.points if files.image is None else files.image
     if sizes:
         try:
             check_proportions(sample.size, sizes)

@@ -50,6 +50,17 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: CONTRACT not in item.nodeid)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Escapes names that are no UTF-8 in what is reported, which xdist cannot send."""
+    report = yield
+    report.sections = [
+        (title, text.encode(errors="backslashreplace").decode())
+        for title, text in report.sections
+    ]
+    return report
+
+
 MAPPINGS = Path("/proc/self/maps")
 
 
