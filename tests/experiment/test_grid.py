@@ -175,7 +175,7 @@ def test_a_killed_grid_goes_on_and_gives_the_same_table(tmp_path):
 
 @pytest.mark.slow
 def test_a_failing_cell_is_told_of(tmp_path):
-    broken = (*asked(tmp_path).overrides, "eval.batch_size=0")
+    broken = (*asked(tmp_path).overrides, f"data.root={tmp_path / 'nowhere'}")
     counts = run_cells(
         asked(tmp_path, categories=("bun",), seeds=(0,), overrides=broken),
         tmp_path / "table",
