@@ -25,6 +25,14 @@ import pytest  # noqa: E402
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 CONTRACT = "test_system_protocol.py"
+LONG = (  # files that take a worker minutes
+    CONTRACT,
+    "test_several_processes.py",
+    "test_notebooks.py",
+    "fit/test_population.py",
+    "testing/test_contract.py",
+    "systems/test_easynet.py",
+)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -46,8 +54,14 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 def pytest_collection_modifyitems(items):
-    """Puts the contract first, so that no worker is left alone with it at the end."""
-    items.sort(key=lambda item: CONTRACT not in item.nodeid)
+    """Puts what is long first, so that no worker is left alone with it at the end."""
+
+    def place(item):
+        return next(
+            (n for n, name in enumerate(LONG) if name in item.nodeid), len(LONG)
+        )
+
+    items.sort(key=place)
 
 
 @pytest.hookimpl(wrapper=True)
