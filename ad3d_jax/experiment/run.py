@@ -298,12 +298,13 @@ def evaluate(run: Run, program: compilation.Compiled | None = None) -> dict:
     processes.wait()
     chosen = evaluation.chosen_rows(rows, config.eval.images_per_defect)
     found = evaluation.samples_in_full(score, dataset, chosen, size)
+    host_bytes = limits(config, engine).host_bytes  # all processes measure together
     if not processes.is_first():
         return {}
     in_full = {rows[row].name: arrays for row, arrays in found.items()}
     maps.write_samples(folder / names.SAMPLES, in_full)
     metrics = {
-        **evaluation.measure(scored, rows, limits(config, engine).host_bytes),
+        **evaluation.measure(scored, rows, host_bytes),
         "seconds_fit": seconds_fit(folder),
         "peak_memory_bytes": memory.peak_bytes(),
         **run.facts,
