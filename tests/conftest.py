@@ -2,18 +2,14 @@
 
 import os
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
 
 # Several host devices and cheap compilation; must be set before jax starts.
-CHEAP = [
-    "--xla_force_host_platform_device_count=4",
-    "--xla_backend_optimization_level=0",
-    "--xla_llvm_disable_expensive_passes=true",
-]
-if version("jaxlib") < "0.11":  # later ones end the process at this flag
-    CHEAP.append("--xla_cpu_use_fusion_emitters=false")  # a third of the time
-os.environ.setdefault("XLA_FLAGS", " ".join(CHEAP))
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+    " --xla_llvm_disable_expensive_passes=true",
+)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
