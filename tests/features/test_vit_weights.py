@@ -36,6 +36,10 @@ def shapes(name, last_layer="block2"):
     return jax.eval_shape(build, jax.random.key(0))
 
 
+tokens_of = jax.jit(vit.vit_tokens, static_argnums=(1, 3, 4))
+maps_of = jax.jit(vit.vit_maps, static_argnums=(1, 3, 4))
+
+
 def in_memory(arrays):
     """A file of weights that was read, without a file."""
     return weights.WeightFile(Path("w.npz"), arrays, "0" * 64, {})
@@ -75,24 +79,24 @@ def test_files_of_public_size_are_what_is_loaded(name, parameters, entries):
 def test_tokens_are_those_of_the_written_out_network(name):
     public = drawn_weights(name, 1)
     rgb = image(2, 12)
-    found = vit.vit_tokens(read(public, name), name, rgb, LAYERS)
+    params = read(public, name)
+    found = tokens_of(params, name, rgb, LAYERS)
     pixels = normalised(rgb, IMAGENET)[0].astype(np.float64)
     expected = public_vits.tokens(public, pixels, heads=2, depth=2)
     for one, other in zip(found, expected, strict=True):
         assert one.shape == (1, *other.shape)
         np.testing.assert_allclose(one[0], other, rtol=2e-5, atol=2e-5)
-    maps = vit.vit_maps(read(public, name), name, rgb, ("norm2", "block1"))
-    prefix = TINY[name].prefix
-    for map, tokens in zip(maps, (found[3], found[0]), strict=True):
-        np.testing.assert_allclose(map.reshape(9, 8), tokens[0, prefix:], atol=1e-6)
+    (map,) = maps_of(params, name, rgb, ("block1",))
+    patches = found[0][0, TINY[name].prefix :]
+    np.testing.assert_allclose(map.reshape(9, 8), patches, atol=1e-6)
 
 
 def test_constants_of_the_input_are_those_asked_for():
     rgb, params = image(3, 12), read(drawn_weights("tiny", 4), "tiny")
-    (half,) = vit.vit_maps(params, "tiny", rgb, ("block1",), HALF)
+    (half,) = maps_of(params, "tiny", rgb, ("block1",), HALF)
     moved = (2 * rgb - 1) * np.float32(IMAGENET.std) + np.float32(IMAGENET.mean)
-    (same_pixels,) = vit.vit_maps(params, "tiny", moved, ("block1",))
-    (others,) = vit.vit_maps(params, "tiny", rgb, ("block1",))
+    (same_pixels,) = maps_of(params, "tiny", moved, ("block1",))
+    (others,) = maps_of(params, "tiny", rgb, ("block1",))
     np.testing.assert_allclose(half, same_pixels, atol=2e-5)
     assert np.abs(half - others).max() > 0.1
 
@@ -135,8 +139,8 @@ def test_only_the_blocks_asked_for_are_read():
     whole, first = read(public, "tiny"), read(public, "tiny", "norm1")
     assert set(whole) - set(first) == {"block2"}
     same(first, {k: x for k, x in whole.items() if k != "block2"})
-    (one,) = vit.vit_maps(first, "tiny", image(2, 12), ("norm1",))
-    (other,) = vit.vit_maps(whole, "tiny", image(2, 12), ("norm1",))
+    (one,) = maps_of(first, "tiny", image(2, 12), ("norm1",))
+    (other,) = maps_of(whole, "tiny", image(2, 12), ("norm1",))
     np.testing.assert_array_equal(one, other)
     with pytest.raises(ValueError, match="norm2 is deeper than .* end at block1"):
         vit.vit_maps(first, "tiny", image(2, 12), ("block1", "norm2"))

@@ -31,11 +31,11 @@ def test_parameters_are_the_public_ones_with_folded_scales(name):
 
 
 def test_sizes_of_the_taps():
-    layers = ("block1", "norm3", "norm12")
+    layers = ("block1", "norm2")
     found, _ = shapes(VITS["vit_base_patch8_224"], layers)
-    assert [y.shape for y in found] == 3 * [(2, 785, 768)]
+    assert [y.shape for y in found] == 2 * [(2, 785, 768)]
     found, _ = shapes(VITS["vit_small_patch14_reg4_dinov2"], layers, 392, 28)
-    assert [y.shape for y in found] == 3 * [(2, 5 + 28 * 2, 384)]
+    assert [y.shape for y in found] == 2 * [(2, 5 + 28 * 2, 384)]
 
 
 def test_nothing_behind_the_deepest_tap_is_made():
@@ -49,20 +49,23 @@ def test_nothing_behind_the_deepest_tap_is_made():
 
 
 def test_samples_do_not_see_each_other():
-    q, k, v = jax.random.normal(KEY, (3, 2, 2, 5, 4))
-    both = attention(q, k, v)
-    for sample in range(2):
-        one = attention(*(x[sample : sample + 1] for x in (q, k, v)))
-        np.testing.assert_allclose(both[sample], one[0], atol=1e-6)
-    # One token sees itself alone; equal keys see the mean of all values.
-    q1, k1, v1 = (x[:, :, :1] for x in (q, k, v))
-    np.testing.assert_allclose(attention(q1, k1, v1), v1, rtol=1e-6)
-    mean = jnp.broadcast_to(v.mean(2, keepdims=True), v.shape)
-    np.testing.assert_allclose(attention(q, jnp.ones_like(k), v), mean, atol=1e-6)
+    q, k, v = np.random.default_rng(0).standard_normal((3, 2, 2, 5, 4), np.float32)
+    attend = jax.jit(attention)
+    both = attend(q, k, v)
+    alone = attend(q[[0, 0]], k[[0, 0]], v[[0, 0]])
+    np.testing.assert_array_equal(alone, [both[0], both[0]])
+    # Equal keys give the mean of the values, one that stands out its own value.
+    np.testing.assert_allclose(
+        attend(q, np.ones_like(k), v),
+        np.repeat(v.mean(2, keepdims=True), 5, 2),
+        atol=1e-6,
+    )
+    k[:, :, 3] = 1000 * q[:, :, 0]
+    np.testing.assert_allclose(attend(q, k, v)[:, :, 0], v[:, :, 3], atol=1e-6)
 
 
 def test_random_weights_keep_the_scale_over_the_depth():
-    network = TINY.clone(width=64, heads=4, depth=8)
+    network = TINY.clone(width=64, heads=4, depth=4)
     x = jax.random.normal(KEY, (1, 12, 12, 3))
 
     def run(key):
