@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from ad3d_jax.base import Array
 from ad3d_jax.ops.knn import lowest
 
-CHUNK_BYTES = 2**23  # of distances that are compared at a time
+CHUNK_BYTES = 2**20  # of distances that are compared at a time
+BLOCK, FEW = 128, 32  # entries that are compared by their best one first
 LEAST_SQUARED_NORM = 1e-3  # below which the CUDA kernel chooses no point
 EPSILON = 1e-8  # keeps the weight of a centre in its own place finite
 NEAREST = 3  # centres that a point's features are interpolated from
@@ -63,25 +64,30 @@ def farthest_points(
     _check(xyz, valid)
     if count < 1:
         raise ValueError(f"count: expected at least 1 centre, found {count}")
-    x, y, z = planes = jnp.where(valid[None], xyz.T, 0.0)
-    may = valid & (x * x + y * y + z * z > least_squared_norm)
+    planes = _blocks(jnp.where(valid[None], xyz.T, 0.0), BLOCK, 0.0)
+    x, y, z = planes
+    may = valid & (jnp.sum(jnp.square(xyz), axis=1) > least_squared_norm)
     first = jnp.argmax(valid).astype(jnp.int32)
 
     def add(number, state):
         index, distance = state
-        px, py, pz = planes[:, index[number - 1]]
+        last = index[number - 1]
+        px, py, pz = planes[:, last // BLOCK, last % BLOCK]
         here = (x - px) ** 2 + (y - py) ** 2 + (z - pz) ** 2
         distance = jnp.minimum(distance, here)  # -1 stays where none may be chosen
-        nearness, farthest = lowest(-distance[None], 1)
-        chosen = jnp.where(nearness[0, 0] > 0, first, farthest[0, 0])
+        nearness, block = lowest(-jnp.max(distance, axis=1)[None], 1)
+        _, place = lowest(-distance[block[0]], 1)
+        farthest = (block * BLOCK + place)[0, 0]
+        chosen = jnp.where(nearness[0, 0] > 0, first, farthest)
         return index.at[number].set(chosen), distance
 
     index = jnp.full(count, first if start is None else start, jnp.int32)
     distance = jnp.where(may, jnp.inf, -1.0).astype(jnp.float32)
+    distance = _blocks(distance, BLOCK, -1.0)
     index, _ = jax.lax.fori_loop(1, count, add, (index, distance))
     found = jnp.broadcast_to(jnp.any(valid), (count,))
     index = jnp.where(found, index, 0)
-    return Centres(index, jnp.where(found[:, None], planes.T[index], 0.0), found)
+    return Centres(index, jnp.where(found[:, None], xyz[index], 0.0), found)
 
 
 def random_start(key: Array, valid: Array) -> jax.Array:
@@ -122,8 +128,8 @@ def nearest_points(xyz: Array, valid: Array, centres: Array, count: int) -> jax.
     def group(centre):
         px, py, pz = centre
         squared = (x - px) ** 2 + (y - py) ** 2 + (z - pz) ** 2
-        squared, index = lowest(jnp.where(valid, squared, jnp.inf)[None], count)
-        return jnp.where(squared < jnp.inf, index, index[:, :1])[0]
+        squared, index = _lowest(jnp.where(valid, squared, jnp.inf), count)
+        return jnp.where(squared < jnp.inf, index, index[:1])
 
     at_a_time = max(CHUNK_BYTES // (4 * len(xyz)), 1)
     return jax.lax.map(group, centres, batch_size=at_a_time)
@@ -159,8 +165,7 @@ def interpolation(
     def near(point):
         px, py, pz = point
         squared = (px - x) ** 2 + (py - y) ** 2 + (pz - z) ** 2
-        squared, index = lowest(jnp.where(found, squared, jnp.inf)[None], NEAREST)
-        return squared[0], index[0]
+        return _lowest(jnp.where(found, squared, jnp.inf), NEAREST)
 
     at_a_time = max(CHUNK_BYTES // (4 * len(centres)), 1)
     points = jnp.where(valid[:, None], xyz, 0.0)
@@ -170,6 +175,29 @@ def interpolation(
     known = valid[:, None] & (total > 0)
     weight = jnp.where(known, inverse / jnp.where(known, total, 1.0), 0.0)
     return Interpolation(index, weight)
+
+
+def _lowest(x: Array, count: int) -> tuple[Array, Array]:
+    """Returns the lowest values of [N], ascending, and their places.
+
+    The `count` blocks with the lowest minima hold them all: each of these minima comes
+    before whatever another block holds, of equal ones the lower place.
+    """
+    blocks = _blocks(x, FEW, jnp.inf)
+    if len(blocks) > count:
+        _, chosen = lowest(jnp.min(blocks, axis=1)[None], count)
+        chosen = jnp.sort(chosen[0])
+    else:
+        chosen = jnp.arange(len(blocks), dtype=jnp.int32)
+    values, place = lowest(blocks[chosen].reshape(1, -1), count)
+    return values[0], (chosen[place // FEW] * FEW + place % FEW)[0]
+
+
+def _blocks(x: Array, size: int, fill: float) -> Array:
+    """Returns [...,N] cut into [...,N/size,size], filled up at the end."""
+    more = -x.shape[-1] % size
+    x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, more)], constant_values=fill)
+    return x.reshape(*x.shape[:-1], -1, size)
 
 
 def _check(xyz: Array, valid: Array) -> None:

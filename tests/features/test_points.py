@@ -116,21 +116,22 @@ def test_tokens_are_those_of_point_bert(golden):
 
 
 def test_clouds_do_not_touch_each_other_and_gaps_may_hold_nan(one_block):
-    xyz, valid = organised(93, 94)
+    xyz, valid = organised(93, 94, 95)
     xyz = np.where(valid, xyz, np.nan)
-    together = small(one_block, xyz=xyz, valid=valid)
-    for n in range(2):
-        alone = small(one_block, xyz=xyz[n : n + 1], valid=valid[n : n + 1])
-        for one, other in zip(alone, together, strict=True):
-            np.testing.assert_allclose(one[0], other[n], atol=1e-5)
+    one, other = (
+        small(one_block, xyz=xyz[place], valid=valid[place])
+        for place in ([0, 1], [2, 0])
+    )
+    for first, second in zip(one, other, strict=True):
+        np.testing.assert_allclose(first[0], second[1], atol=1e-5)
+    assert np.abs(one.tokens[1] - other.tokens[0]).max() > 0.1
 
 
-@pytest.mark.parametrize("statistics", points.STATISTICS)
-def test_clouds_of_few_points_and_of_none_are_finite(one_block, statistics):
+def test_clouds_of_few_points_and_of_none_are_finite(one_block):
     xyz, valid = organised(93, 94)
     few = np.zeros_like(valid)
     few[0].reshape(-1)[np.flatnonzero(valid[0])[5:8]] = True
-    found = small(one_block, xyz=xyz, valid=few, statistics=statistics)
+    found = small(one_block, xyz=xyz, valid=few)
     assert np.isfinite(found.tokens).all()
     there = few.reshape(2, -1)
     np.testing.assert_allclose(found.weight.sum(-1), there, atol=1e-6)
@@ -141,10 +142,14 @@ def test_stochastic_depth_is_of_a_clouds_key():
     xyz, valid = organised(93, 93)
     params = public("point_mae", 81, "block2")
     run = partial(small, params, xyz=xyz, valid=valid, layers=("block2",))
-    keys = jax.random.split(jax.random.key(0), 2)
-    one, other = (run(keys=keys).tokens for keys in (keys, keys[::-1]))
-    np.testing.assert_array_equal(one, other[::-1])
-    assert np.abs(one - run().tokens).max() > 1e-3  # what is kept is enlarged
+    keys = jax.random.split(jax.random.key(9), 40).reshape(20, 2)
+    tokens = np.stack([run(keys=pair).tokens for pair in keys])
+    first = tokens[:, 0]
+    # The second block drops each of its two branches with 1/110: here one cloud's each.
+    alike = [np.abs(first - one).max((1, 2)) < 1e-5 for one in first]
+    assert max(map(np.sum, alike)) == 18
+    again = run(keys=keys[3, ::-1]).tokens
+    np.testing.assert_array_equal(again, tokens[3, ::-1])
 
 
 def test_unknown_names_are_told(one_block):
