@@ -9,6 +9,7 @@ import numpy as np
 
 from ad3d_jax.base import Array, Tree
 from ad3d_jax.features import weights
+from ad3d_jax.features.vit import BLOCK
 from ad3d_jax.workdir import trees
 
 # A checkpoint's parts around the network, outside first.
@@ -43,23 +44,18 @@ def read_points(file: str | os.PathLike, name: str, like: Tree) -> Tree:
     """
     file = weights.read(file)
     wanted = trees.by_name(like)
-    found = file.arrays
-    own = any(place.endswith("/kernel") for place in found)
+    own = any(place.endswith("/kernel") for place in file.arrays)
     if own:
-        form = like
+        found, form = file.arrays, wanted
     else:
+        found = _inside(weights.with_slashes(file.path, file.arrays))
         form = {_public(place): _turned_form(place, x) for place, x in wanted.items()}
-        found = _needed(_inside(found), form)
+    found = _needed(found, form)
     try:
         weights.fit(file.path, found, form)
     except ValueError as error:
         raise ValueError(f"{error}\n  expected the weights of {name}") from None
-    bad = [place for place, array in found.items() if not np.isfinite(array).all()]
-    if bad:
-        raise ValueError(
-            f"{file.path}: {len(bad)} of its weights hold values that are not finite,"
-            f" nothing was loaded: {', '.join(bad)}"
-        )
+    weights.check_finite(file.path, found)
     if not own:
         found = {
             place: _turned(place, found[_public(place)], leaf)
@@ -69,8 +65,7 @@ def read_points(file: str | os.PathLike, name: str, like: Tree) -> Tree:
 
 
 def _inside(found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Returns what stands in the innermost of the wrappers, names with "/"."""
-    found = {place.replace(".", "/"): array for place, array in found.items()}
+    """Returns what stands in the innermost of the wrappers."""
     for wrapper in WRAPPERS:
         inside = {
             place.removeprefix(wrapper): array
@@ -82,7 +77,7 @@ def _inside(found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _needed(
-    found: Mapping[str, np.ndarray], form: Mapping[str, jax.ShapeDtypeStruct]
+    found: Mapping[str, np.ndarray], form: Mapping[str, Array]
 ) -> dict[str, np.ndarray]:
     """Returns the arrays without those that are known and not asked for."""
     blocks = {_block(place) for place in form}
@@ -99,18 +94,20 @@ def _needed(
 
 def _block(place: str) -> str:
     """Returns the number of the block that a weight belongs to; "" = none."""
-    match = re.match(r"blocks/blocks/(\d+)/", place)
+    match = re.match(r"(?:blocks/blocks/|transformer/block)(\d+)/", place)
     return match[1] if match else ""
 
 
 def _public(place: str) -> str:
     """Returns the published name of one of this library's names."""
-    part, _, rest = place.partition("/")
-    rest = re.sub(r"blocks_(\d+)", r"blocks/blocks/\1", rest)
-    rest = re.sub(r"(conv|embed)_(\d)", r"\1/\2", rest).replace("/fc", "/mlp/fc")
-    above, slash, last = rest.rpartition("/")
-    rest = above + slash + PUBLIC.get(last, last)
-    return rest if part == "transformer" else f"encoder/{rest}"
+    part, *inner, last = place.split("/")
+    last = PUBLIC.get(last, last)
+    if part != "transformer":
+        inner = ["encoder", *inner]
+    elif inner and inner[0].startswith("block"):
+        number = int(inner[0].removeprefix("block")) - 1
+        inner = ["blocks/blocks", str(number), BLOCK[inner[1]][0]]
+    return re.sub(r"(conv|embed)_(\d)", r"\1/\2", "/".join([*inner, last]))
 
 
 def _turned_form(place: str, leaf: Array) -> jax.ShapeDtypeStruct:

@@ -123,7 +123,7 @@ def point_features(
         raise ValueError(
             f"statistics: expected one of {STATISTICS}, found {statistics!r}"
         )
-    blocks = sum(part.startswith("blocks_") for part in params["transformer"])
+    blocks = sum(part.startswith("block") for part in params["transformer"])
     for layer in layers:
         if LAYERS.index(layer) >= blocks:
             raise ValueError(

@@ -6,7 +6,7 @@ from flax import linen as nn
 from ad3d_jax.base import Array
 from ad3d_jax.nn.batch_norm import BatchNorm
 from ad3d_jax.nn.rows import SCORING, Rows
-from ad3d_jax.nn.transformer import HIGHEST, dense, kernel_init
+from ad3d_jax.nn.transformer import HIGHEST, dense
 
 WIDTHS = (128, 256, 512)  # of the layers before a token
 
@@ -52,7 +52,8 @@ class Beside(nn.Module):
         """Returns [B,G,M,features] from [B,G,1,C] and [B,G,M,D]."""
         ahead = one.shape[-1]
         inputs = ahead + other.shape[-1]
-        kernel = self.param("kernel", kernel_init, (inputs, self.features))
+        drawn = nn.initializers.lecun_normal()
+        kernel = self.param("kernel", drawn, (inputs, self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         shared = jnp.matmul(one, kernel[:ahead], precision=HIGHEST)
         shared = shared + bias[None, None, None]

@@ -64,10 +64,10 @@ class PointTransformer(nn.Module):
                 qkv_bias=False,
                 epsilon=1e-5,
                 drop_path=DROP_PATH * number / (DEPTH - 1),
-                name=f"blocks_{number}",
+                name=layer,
             )
             x = block(x + place, layer_keys(keys, number))
             taps[layer] = x
-        norm = layer_norm(1e-5, "norm")
+        norm = layer_norm("norm", 1e-5)
         normed = [norm(taps[layer])[:, int(self.class_token) :] for layer in layers]
         return jnp.concatenate(normed, axis=-1)

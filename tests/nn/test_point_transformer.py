@@ -39,8 +39,8 @@ def test_parameters_are_as_many_as_published(token, class_token, count):
 def test_nothing_behind_the_deepest_tap_is_made():
     inputs = jnp.zeros((1, 4, 12)), jnp.zeros((1, 4, 3)), ("block3", "block1")
     _, made = parameters(SMALL, *inputs)
-    blocks = {part for part in made["params"] if part.startswith("blocks")}
-    assert blocks == {"blocks_0", "blocks_1", "blocks_2"}
+    blocks = {part for part in made["params"] if part.startswith("block")}
+    assert blocks == {"block1", "block2", "block3"}
 
 
 def test_taps_stand_side_by_side_in_the_order_asked_for():
