@@ -36,7 +36,9 @@ def test_each_row_taps_all_its_layers(name):
         assert [s[1:3] for s in shapes] == [(n, n) for n in (112, 56, 28, 14, 7)]
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize(
+    "name", ["resnet18", "vit_small_patch8_224", "vit_base_patch8_224_augreg"]
+)
 def test_the_rows_constants_normalise_its_input(name):
     """An image of its mean colour is an image of zeros to the first layer."""
     row = EXTRACTORS[name]
