@@ -112,6 +112,7 @@ def test_a_contest_in_points_without_rivals_says_why(monkeypatch):
     monkeypatch.setattr(points, "torch_map", nowhere)
     found = points.compare(small=True, rounds=1)
     assert found["pixels"] == 576 > found["points"] > 200
+    assert (found["group_count"], found["group_size"]) == (16, 8)
     for stage in ("centres", "groups", "map"):
         assert found[stage]["ours"]["seconds_median"] > 0
         assert found[stage]["torch"]["reason"] == "none here"

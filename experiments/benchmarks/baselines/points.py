@@ -57,7 +57,7 @@ def compare(small: bool, rounds: int) -> dict:
     return {
         "pixels": side**2,
         "points": len(points),
-        "groups": groups,
+        "group_count": groups,
         "group_size": group_size,
         "channels": channels,
         "cells": cells,
