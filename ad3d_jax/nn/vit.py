@@ -1,10 +1,10 @@
 """Plain vision transformers: patches as tokens, pre-norm blocks, learned positions."""
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from ad3d_jax.base import Array
+from ad3d_jax.nn.transformer import HIGHEST, Block, layer_norm
 from ad3d_jax.ops.rescale import divisible
 from ad3d_jax.ops.resize import resize_bicubic, resize_bicubic_offset
 
@@ -76,7 +76,7 @@ class VisionTransformer(nn.Module):
             (self.patch, self.patch),
             self.patch,
             padding="VALID",
-            precision=jax.lax.Precision.HIGHEST,
+            precision=HIGHEST,
             name="patches",
         )(x)
         small = nn.initializers.truncated_normal(0.02)
@@ -92,50 +92,6 @@ class VisionTransformer(nn.Module):
             if f"norm{number}" in layers or number == deepest:
                 taps[f"norm{number}"] = norm(x)
         return tuple(taps[layer] for layer in layers)
-
-
-class Block(nn.Module):
-    """Self-attention and a perceptron four times as wide, each normed and residual."""
-
-    heads: int
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """Returns tokens [B,N,C] from [B,N,C]."""
-        width = x.shape[-1]
-        qkv = dense(3 * width, "qkv")(layer_norm("norm_1")(x))
-        qkv = qkv.reshape(*x.shape[:2], 3, self.heads, width // self.heads)
-        y = attention(*qkv.transpose(2, 0, 3, 1, 4))
-        x = x + dense(width, "out")(y.swapaxes(1, 2).reshape(x.shape))
-        y = dense(4 * width, "mlp_1")(layer_norm("norm_2")(x))
-        return x + dense(width, "mlp_2")(nn.gelu(y, approximate=False))
-
-
-def attention(q: Array, k: Array, v: Array) -> Array:
-    """Returns softmax(q k^T / sqrt(C)) v, [B,heads,N,C], of three such arrays.
-
-    One sample is computed at a time: [heads,N,N] logits of ViT-B/8 at 224 pixels are
-    30 MB.
-    """
-    precision = jax.lax.Precision.HIGHEST
-
-    def of_sample(qkv):
-        q, k, v = qkv
-        logits = jnp.einsum("hnc,hmc->hnm", q, k, precision=precision)
-        share = jax.nn.softmax(logits, axis=-1)
-        return jnp.einsum("hnm,hmc->hnc", share, v, precision=precision)
-
-    return jax.lax.map(of_sample, (q * q.shape[-1] ** -0.5, k, v))
-
-
-def dense(features: int, name: str) -> nn.Dense:
-    """Returns a linear layer with bias, in full float32."""
-    return nn.Dense(features, precision=jax.lax.Precision.HIGHEST, name=name)
-
-
-def layer_norm(name: str) -> nn.LayerNorm:
-    """Returns a layer norm of epsilon 1e-6 with exact statistics."""
-    return nn.LayerNorm(epsilon=1e-6, use_fast_variance=False, name=name)
 
 
 VITS = {

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from oracles.public_vits import FORMS, public_shapes
 
-from ad3d_jax.nn.vit import VITS, VisionTransformer, attention
+from ad3d_jax.nn.transformer import attention
+from ad3d_jax.nn.vit import VITS, VisionTransformer
 
 KEY = jax.random.key(0)
 TINY = VisionTransformer(4, 8, 2, grid=3, depth=2, registers=1)

@@ -2,11 +2,12 @@
 
     python -m experiments.benchmarks.baselines --output=FILE.json \
         [--small] [--rounds=5] \
-        [--operations=knn,coreset,fpfh,memory,synthesis,draem,easynet]
+        [--operations=knn,coreset,fpfh,points,memory,synthesis,draem,easynet]
 
-`knn`, `coreset`, `fpfh`: the engine of the memory banks. `memory`: the peak while a
-large bank is searched, against `knn.plan_bytes`. `synthesis`: DRAEM's anomalies.
-`draem`, `easynet`: score and training step of their networks.
+`knn`, `coreset`, `fpfh`: the engine of the memory banks. `points`: centres, groups and
+maps of point transformers. `memory`: the peak while a large bank is searched, against
+`knn.plan_bytes`. `synthesis`: DRAEM's anomalies. `draem`, `easynet`: score and training
+step of their networks.
 """
 
 import os
@@ -25,6 +26,7 @@ from experiments.benchmarks.baselines import (
     fpfh,
     knn,
     memory,
+    points,
     synthesis,
 )
 from experiments.benchmarks.speed import machine
@@ -34,6 +36,7 @@ OPERATIONS = {
     "knn": knn.compare,
     "coreset": coreset.compare,
     "fpfh": fpfh.compare,
+    "points": points.compare,
     "memory": memory.measure,
     "synthesis": synthesis.compare,
     "draem": draem.compare,
