@@ -29,8 +29,10 @@ def _resnet(name: str) -> Extractor:
 
 EXTRACTORS = {
     "resnet18": _resnet("resnet18"),
+    "resnet34": _resnet("resnet34"),
     "resnet50": _resnet("resnet50"),
     "wide_resnet50": _resnet("wide_resnet50"),
+    "wide_resnet101": _resnet("wide_resnet101"),
 }
 BACKBONES = tuple(EXTRACTORS)
 
