@@ -27,7 +27,7 @@ from ad3d_jax.systems.modalities import map_size
 FEATURES = {"views_fpfh": ("views", "fpfh"), "views": ("views",), "fpfh": ("fpfh",)}
 VIEWS = "extras.views", "extras.view_positions"
 POINTS_AT_A_TIME = 512  # whose features in all views are in memory, 25 MB of resnet18
-LEAST_NORM = 1e-12
+LEAST_LENGTH = 1e-12
 
 
 @dataclass(frozen=True)
@@ -126,8 +126,16 @@ def cell_features(config: Config, frozen: Tree, batch: Batch) -> Array:
         # The release turns the sensor's axes first, and with them the normals' signs.
         axes = np.float32([1, -1, -1]).reshape(1, 1, 1, 3)
         parts.append(fpfh(batch.xyz * axes, there))
-    points = jnp.concatenate([normalised(part) for part in parts], axis=-1)
-    return cell_pool(jnp.where(there, points, 0.0), config.cells)
+    return cell_pool(joined(parts, there), config.cells)
+
+
+def joined(parts: list[Array], there: Array) -> Array:
+    """Returns parts [B,H,W,d], each of length 1, side by side; 0 where is no point."""
+    vectors = []
+    for part in parts:
+        length = jnp.linalg.norm(part, axis=-1, keepdims=True)
+        vectors.append(part / jnp.maximum(length, LEAST_LENGTH))
+    return jnp.where(there, jnp.concatenate(vectors, axis=-1), 0.0)
 
 
 def view_features(
@@ -165,12 +173,6 @@ def view_features(
     nothing = jnp.zeros((pixels, sum(x.shape[-1] for x in maps)))
     found = jax.lax.fori_loop(0, chunks, describe, nothing)
     return found.reshape(*there.shape[:2], -1)
-
-
-def normalised(x: Array) -> Array:
-    """Returns vectors [...,D] of length 1; those that are 0 stay so."""
-    norm = jnp.linalg.norm(x, axis=-1, keepdims=True)
-    return x / jnp.maximum(norm, LEAST_NORM)
 
 
 def _asked(config: Config, batch: Batch) -> tuple[Array, Array]:

@@ -4,9 +4,9 @@
         --config.weights.backbone=timm/resnet18.tv_in1k \
         --config.data.root=FOLDER --config.data.category=cable_gland
 
-The rows of the paper's tables are variants (card: docs/systems/cpmf.md). Published means
-over the ten classes of MVTec 3D-AD: I-AUROC .9515, AUPRO .9293. `cpu` takes minutes on
-two cores.
+The rows of the paper's tables are variants (card: docs/systems/cpmf.md). Published
+means over the ten classes of MVTec 3D-AD: I-AUROC .9515, AUPRO .9293. `cpu` takes
+minutes on two cores.
 """
 
 from ml_collections import ConfigDict
@@ -15,7 +15,7 @@ from experiments.configs.base import TINY, apply_variants, base_config
 
 
 def backbone(name: str, source: str = "tv_in1k") -> dict[str, str]:
-    """Returns the fields of a network and of the weights that the release had for it."""
+    """Returns the fields of a network and of the set of weights that timm gave it."""
     return {"model.backbone": name, "model.source": source}
 
 
