@@ -97,7 +97,7 @@ def test_light_by_hand():
     assert tilted[24, 24] == np.rint(255 * 0.5 * 2 * 0.66 * 0.5)
     # Squares of 5 pixels around columns floor(24 - 17.14) to floor(24 + 17.14).
     assert (tilted < 255).sum() == 40 * 40 and (tilted[4:44, 4:44] < 255).all()
-    # Towards them 0.5 * 2 * 0.66 + 2 * 0.2 is more than white; beside, the mirror fades.
+    # Towards them 0.5 * 2 * 0.66 + 2 * 0.2 is more than white. Beside, it fades.
     facing = picture(0, 0, 1)
     assert facing[24, 24] == 255 and facing[24, 4] < 255
     # The lights behind shine on the other side as much.
