@@ -180,7 +180,7 @@ def _asked(config: Config, batch: Batch) -> tuple[Array, Array]:
     views, positions = batch.extras["views"], batch.extras["view_positions"]
     if views.shape[1] < config.views:
         raise ValueError(
-            f"model.views: the recipe has made {views.shape[1]} views, found "
-            f"{config.views}"
+            f"model.views: expected at most the {views.shape[1]} views that the recipe "
+            f"makes, found {config.views}"
         )
     return views[:, : config.views], positions[:, : config.views]

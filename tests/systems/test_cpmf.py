@@ -201,20 +201,22 @@ def test_parts_have_length_one_before_they_are_averaged():
 
 def test_views_beyond_those_asked_for_are_not_read():
     sample = drawn_sample(204)
-    batch = Batch(
-        xyz=sample.xyz[None],
-        extras={"views": sample.views[None], "view_positions": sample.positions[None]},
-    )
-    config = Config(features="views", views=2)
     frozen = {"backbone": backbone()}
-    found = jax.jit(functools.partial(cpmf.cell_features, config))(frozen, batch)
-    there = np.all(sample.xyz != 0, -1, keepdims=True)
-    first = view_features(
-        config, backbone(), sample.views[:2], sample.positions[:2], there
-    )
-    expected = cell_pool(joined([first[None]], there[None]))
-    close(np.asarray(found), np.asarray(expected), 1e-5)
-    with pytest.raises(ValueError, match="model.views: .* 3 views, found 4"):
+    config = Config(features="views", views=2)
+    cells = jax.jit(functools.partial(cpmf.cell_features, config))
+
+    def seen(*order):
+        views = {
+            "views": sample.views[None, list(order)],
+            "view_positions": sample.positions[None, list(order)],
+        }
+        return np.asarray(cells(frozen, Batch(xyz=sample.xyz[None], extras=views)))
+
+    np.testing.assert_array_equal(seen(0, 1, 2), seen(0, 1, 0))
+    assert not np.allclose(seen(0, 1, 2), seen(0, 2, 1), rtol=0.1)
+    with pytest.raises(ValueError, match="at most the 3 views .* makes, found 4"):
+        extras = {"views": sample.views[None], "view_positions": sample.positions[None]}
+        batch = Batch(xyz=sample.xyz[None], extras=extras)
         cpmf.cell_features(Config(views=4), frozen, batch)
 
 
