@@ -17,7 +17,7 @@ from ad3d_jax.features.patches import as_rows, cell_pool
 from ad3d_jax.features.weights import WeightFile
 from ad3d_jax.ops import coreset, knn
 from ad3d_jax.ops.fpfh import fpfh
-from ad3d_jax.systems import cpmf
+from ad3d_jax.systems import banks, cpmf
 from ad3d_jax.systems.cpmf import Config, joined, view_features
 from ad3d_jax.testing import make_batch
 from experiments.configs.cpmf import VARIANTS, get_config
@@ -46,9 +46,7 @@ def shape_of(**fields):
         ({}, 64 + 128 + 256 + 33),
         ({"features": "views"}, 448),
         ({"features": "fpfh", "backbone": ""}, 33),
-        ({"backbone": "resnet34", "views": 3}, 481),
         ({"backbone": "wide_resnet50"}, 1825),
-        ({"backbone": "wide_resnet101", "views": 1}, 1825),
     ],
 )
 def test_features_of_a_sample(fields, dimensions):
@@ -157,6 +155,8 @@ def test_rows_and_scores_are_the_releases(golden):
     scores = jax.jit(system.score)(jax.random.key(0), State(memory=memory), batch)
     np.testing.assert_allclose(scores.image, [golden["image"]], rtol=1e-3)
     close(scores.map[0, 1::2, 1::2, 0], golden["map"], 1e-3)
+    raw = banks.compare(CONFIG, State(memory=memory), cells[2:], (SIDE, SIDE))
+    close(raw.map[0, 1::2, 1::2, 0], golden["before"], 1e-3)
 
 
 # --- What the features are ------------------------------------------------------------
