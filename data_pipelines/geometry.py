@@ -12,6 +12,7 @@ from scipy.spatial import cKDTree
 from data_pipelines.errors import DatasetError
 
 FPFH_SIZE = 33
+POINTS_AT_A_TIME = 2**16  # of which normals are made; the neighbours of each take 720 B
 
 
 class Plane(NamedTuple):
@@ -181,15 +182,19 @@ def normals(
     points = np.asarray(points, np.float64)
     if not len(points):
         return np.zeros((0, 3))
-    count = min(neighbours, len(points))
-    distance, nearest = cKDTree(points).query(points, k=np.arange(1, count + 1))
-    near = distance <= radius
-    steps = np.where(near[..., None], points[nearest] - points[:, None], 0)
-    number = near.sum(1)
-    mean = steps.sum(1) / number[:, None]
-    steps = np.where(near[..., None], steps - mean[:, None], 0)
-    normal = np.linalg.eigh(np.einsum("nki,nkj->nij", steps, steps))[1][:, :, 0]
-    normal = np.where((number < 3)[:, None], [0.0, 0.0, 1.0], normal)
+    tree, count = cKDTree(points), min(neighbours, len(points))
+    found = []
+    for start in range(0, len(points), POINTS_AT_A_TIME):
+        some = points[start : start + POINTS_AT_A_TIME]
+        distance, nearest = tree.query(some, k=np.arange(1, count + 1))
+        near = distance <= radius
+        steps = np.where(near[..., None], points[nearest] - some[:, None], 0)
+        number = near.sum(1)
+        mean = steps.sum(1) / number[:, None]
+        steps = np.where(near[..., None], steps - mean[:, None], 0)
+        axes = np.linalg.eigh(np.einsum("nki,nkj->nij", steps, steps))[1]
+        found.append(np.where((number < 3)[:, None], [0.0, 0.0, 1.0], axes[:, :, 0]))
+    normal = np.concatenate(found)
     leaving = (normal * points).sum(1) > 0
     return np.where(leaving[:, None], -normal, normal)
 

@@ -5,12 +5,15 @@ from functools import partial
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 import reference_systems
 
 from ad3d_jax.base import Batch, System
 from ad3d_jax.experiment.config import load
 from ad3d_jax.experiment.state import build_system
 from ad3d_jax.testing import make_batch
+from data_pipelines.recipes import RECIPES, Sample
+from data_pipelines.samples import complete_parameters
 
 
 class Row(NamedTuple):
@@ -54,6 +57,18 @@ def tiny(name: str, *stochastic: str, **other) -> Row:
     return Row(maker, stochastic=frozenset(stochastic), **other)
 
 
+def with_views(count: int, **other) -> Batch:
+    """Returns boards with rendered views, as the variant `tiny` of CPMF has them."""
+    batch = make_batch(count, size=32, rails=True, **other)
+    names = ("views", "view_positions")
+    given = load("cpmf:tiny").data.recipe_parameters.to_dict()
+    asked = {**given, "image_size": 32, "extras": names}
+    params = complete_parameters("raw", asked)
+    made = [RECIPES["raw"].apply(params, Sample(xyz=xyz)).record for xyz in batch.xyz]
+    extras = {name: np.stack([record[name] for record in made]) for name in names}
+    return batch._replace(extras={**batch.extras, **extras})
+
+
 REFERENCES = {
     "restorer": reference("restorer", "train"),
     "critic": reference("critic", "train", "score"),
@@ -68,6 +83,7 @@ SYSTEMS = {
     "patchcore": tiny("patchcore", "gather"),
     "btf": tiny("btf", "gather"),
     "btf_hog": tiny("btf:tiny+hog"),
+    "cpmf": tiny("cpmf", "gather", make_batch=with_views),
     # As of `moments`; 2e-6 found.
     "padim": tiny("padim", rounding=5e-6),
     "simplenet": tiny("simplenet", "train"),

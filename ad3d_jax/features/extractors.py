@@ -43,8 +43,10 @@ def _vit(name: str, inputs: Inputs = IMAGENET) -> Extractor:
 
 EXTRACTORS = {
     "resnet18": _resnet("resnet18"),
+    "resnet34": _resnet("resnet34"),
     "resnet50": _resnet("resnet50"),
     "wide_resnet50": _resnet("wide_resnet50"),
+    "wide_resnet101": _resnet("wide_resnet101"),
     # DINO; also what feeds ImageNet's constants to supervised weights, as M3DM does.
     "vit_small_patch8_224": _vit("vit_small_patch8_224"),
     "vit_base_patch8_224": _vit("vit_base_patch8_224"),

@@ -102,6 +102,8 @@ def conv(
 
 RESNETS = {
     "resnet18": ResNet((2, 2, 2, 2)),
+    "resnet34": ResNet((3, 4, 6, 3)),
     "resnet50": ResNet((3, 4, 6, 3), bottleneck=True),
     "wide_resnet50": ResNet((3, 4, 6, 3), bottleneck=True, width=128),
+    "wide_resnet101": ResNet((3, 4, 23, 3), bottleneck=True, width=128),
 }

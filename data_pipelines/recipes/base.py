@@ -107,6 +107,8 @@ class Scene(NamedTuple):
     # Over the table [h,w] metres, and the range that is normalised; None = not known.
     height: np.ndarray | None = None
     height_range: tuple[float, float] | None = None
+    # As the sensor has it, where this is the resized scene; None = as `sample`.
+    sensed: Sample | None = None
 
 
 class Background(NamedTuple):
@@ -150,13 +152,19 @@ def check_choice(name: str, parameters: Parameters, allowed: tuple[str, ...]) ->
         )
 
 
-def check_whole(name: str, parameters: Parameters, least: int) -> None:
-    """Raises DatasetError unless a parameter is a whole number of at least `least`."""
+def check_whole(
+    name: str, parameters: Parameters, least: int, most: int | None = None
+) -> None:
+    """Raises DatasetError unless a parameter is a whole number from `least` on.
+
+    `most` is the largest that it may be; None = any.
+    """
     found = parameters[name]
-    if isinstance(found, bool) or not (isinstance(found, int) and found >= least):
+    whole = isinstance(found, int) and not isinstance(found, bool)
+    if not whole or found < least or (most is not None and found > most):
+        within = f"{least} or more" if most is None else f"{least} to {most}"
         raise DatasetError(
-            f"recipe: {name}: expected a whole number of {least} or more, found "
-            f"{parameters[name]!r}"
+            f"recipe: {name}: expected a whole number of {within}, found {found!r}"
         )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from ad3d_jax.features.patches import cell_pool
 from data_pipelines import geometry
 from data_pipelines.measured import measured
+from data_pipelines.recipes import views
 from data_pipelines.recipes.base import (
     NOTHING,
     Parameters,
@@ -24,13 +25,14 @@ FLAT = 1e-6  # metres; the least range of depths that is divided by
 
 
 class Maker(NamedTuple):
-    """How an extra is made of a scene at the size of the images, [...] float32."""
+    """How an extra is made of a scene at the size of the images."""
 
     make: Callable[[Parameters, Scene], np.ndarray]
     shape: Callable[[Parameters], tuple[int, ...]]
     defaults: Parameters = NOTHING
     check: Callable[[Parameters], None] = lambda parameters: None
     needs_height: bool = False  # over the table, which not every background step knows
+    dtype: str = "float32"
 
 
 def fpfh_cells(params: Parameters, scene: Scene) -> np.ndarray:
@@ -112,6 +114,10 @@ def _fpfh_shape(params: Parameters) -> tuple[int, ...]:
     return FPFH_CELLS, FPFH_CELLS, geometry.FPFH_SIZE
 
 
+def _position_shape(params: Parameters) -> tuple[int, ...]:
+    return params["views"], *sizes(params)[0], 2
+
+
 MAKERS: dict[str, Maker] = {
     "fpfh": Maker(fpfh_cells, _fpfh_shape, check=_check_open3d),
     "height_normalised": Maker(height_normalised, _image(1), needs_height=True),
@@ -119,4 +125,12 @@ MAKERS: dict[str, Maker] = {
         depth_normalised, _image(1), {"passes": 2}, _check_passes
     ),
     "normals": Maker(normals, _image(3)),
+    "views": Maker(
+        *(views.views, views.shape_of_views, views.DEFAULTS, views.check),
+        dtype="uint8",
+    ),
+    "view_positions": Maker(
+        *(views.view_positions, _position_shape, views.DEFAULTS, views.check),
+        dtype="int16",
+    ),
 }

@@ -71,8 +71,12 @@ def resized_scene(params: Parameters, scene: Scene) -> Scene:
     height = scene.height
     if height is not None:
         height = _picked(height, size, image_size)
-    sample = resized(params, scene.sample)
-    return scene._replace(sample=sample, maps=maps, height=height)
+    return scene._replace(
+        sample=resized(params, scene.sample),
+        maps=maps,
+        height=height,
+        sensed=scene.sample,
+    )
 
 
 def _picked(

@@ -14,7 +14,10 @@ from ad3d_jax.features import inputs, resnet, weights
 from ad3d_jax.nn.resnet import LAYERS
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "resnet_maps.npz"
-TORCH_NAMES = {"wide_resnet50": "wide_resnet50_2"}
+TORCH_NAMES = {
+    "wide_resnet50": "wide_resnet50_2",
+    "wide_resnet101": "wide_resnet101_2",
+}
 STEM = ("conv1",)
 
 
@@ -49,8 +52,10 @@ def stem_file(tmp_path):
     ("name", "whole", "entries", "through_layer3"),
     [
         ("resnet18", 11_689_512, 122, 2_782_784),
+        ("resnet34", 21_797_672, 218, None),
         ("resnet50", 25_557_032, 320, None),
         ("wide_resnet50", 68_883_240, 320, 24_862_528),
+        ("wide_resnet101", 126_886_696, 626, None),
     ],
 )
 def test_files_of_public_size_are_what_is_loaded(name, whole, entries, through_layer3):
@@ -311,7 +316,10 @@ def normalised(torch, rgb):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "side"),
-    [("resnet18", 224), ("resnet50", 96), ("wide_resnet50", 96), ("resnet50", 101)],
+    [
+        *[("resnet18", 224), ("resnet34", 96), ("resnet50", 96), ("resnet50", 101)],
+        *[("wide_resnet50", 96), ("wide_resnet101", 64)],
+    ],
 )
 def test_converted_weights_give_torchvisions_maps(name, side, tmp_path):
     torch, torchvision, _ = import_networks()

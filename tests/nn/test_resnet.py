@@ -40,7 +40,9 @@ def test_parameters_are_the_public_ones_with_folded_norms(name):
     ("name", "channels"),
     [
         ("resnet18", (64, 64, 128, 256, 512)),
+        ("resnet34", (64, 64, 128, 256, 512)),
         ("resnet50", (64, 256, 512, 1024, 2048)),
+        ("wide_resnet101", (64, 256, 512, 1024, 2048)),
         ("wide_resnet50", (64, 256, 512, 1024, 2048)),
     ],
 )

@@ -6,6 +6,7 @@ from scipy import ndimage
 
 from ad3d_jax.ops.resize import (
     at_size,
+    bilinear_at,
     resize_bicubic,
     resize_bicubic_offset,
     resize_bilinear,
@@ -33,6 +34,16 @@ def test_bilinear_reads_at_half_pixel_centres(size):
             np.testing.assert_allclose(
                 resize_bilinear(x, size)[b, ..., c], expected, atol=1e-5
             )
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_pixels_of_a_resized_image_without_the_image(size):
+    x = images()
+    random = np.random.default_rng(1)
+    columns, rows = random.integers(0, size[1], 40), random.integers(0, size[0], 40)
+    found = bilinear_at(x[1], np.stack([columns, rows], -1), size)
+    expected = np.asarray(resize_bilinear(x, size))[1, rows, columns]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -6,8 +6,10 @@ import numpy as np
 # and width of the first stage's 3x3 ones.
 FORMS = {
     "resnet18": ((2, 2, 2, 2), 1, 64),
+    "resnet34": ((3, 4, 6, 3), 1, 64),
     "resnet50": ((3, 4, 6, 3), 4, 64),
     "wide_resnet50": ((3, 4, 6, 3), 2, 128),
+    "wide_resnet101": ((3, 4, 23, 3), 2, 128),
 }
 
 
