@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from ad3d_jax.base import System
 from ad3d_jax.systems import (
     btf,
+    cfm,
     das3d,
     dbrn,
     draem,
@@ -31,6 +32,7 @@ class Entry(NamedTuple):
 
 SYSTEMS: dict[str, Entry] = {
     "btf": Entry(btf.Config, btf.btf, {}),
+    "cfm": Entry(cfm.Config, cfm.cfm, cfm.HYPER),
     "das3d": Entry(das3d.Config, das3d.das3d, das3d.HYPER),
     "dbrn": Entry(dbrn.Config, dbrn.dbrn, dbrn.HYPER),
     "draem": Entry(draem.Config, draem.draem, draem.HYPER),

@@ -1,0 +1,259 @@
+"""CFM: what the features of one modality say of those of the other.
+
+A. Costanzino, P. Zama Ramirez, G. Lisanti, L. Di Stefano, "Multimodal Industrial
+Anomaly Detection by Crossmodal Feature Mapping", CVPR 2024, arXiv 2312.04521. Written
+from the facts of the paper and of the authors' release; what differs is in the card
+`docs/systems/cfm.md`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ad3d_jax.base import (
+    Array,
+    Batch,
+    Scores,
+    State,
+    System,
+    Train,
+    Tree,
+    Update,
+    with_cache,
+)
+from ad3d_jax.features.extractors import BACKBONES, feature_maps
+from ad3d_jax.features.patches import cell_pool
+from ad3d_jax.features.pixels import rows_at_a_time, stored, upsampled
+from ad3d_jax.nn.feature_mapping import FeatureMapping
+from ad3d_jax.nn.scope import init_networks
+from ad3d_jax.ops.blur import mean_filter
+from ad3d_jax.ops.fpfh import fpfh
+from ad3d_jax.systems import backbones
+from ad3d_jax.systems.fields import Fields, at_least, numbers, one_of
+from ad3d_jax.systems.modalities import map_size
+
+HYPER: Mapping[str, float] = {"learning_rate": 1e-3}
+NEEDS = ("rgb", "xyz")
+FPFH_SUM = 200.0  # of each of a point's histograms
+SMOOTHING = (5, 5, 5, 5, 5, 7, 7, 7)  # sides of successive mean filters, pixels
+
+# How the distances in both modalities become one.
+AGGREGATIONS = {
+    "product": lambda rgb, points: rgb * points,
+    "sum": lambda rgb, points: rgb + points,
+    "max": jnp.maximum,
+    "min": jnp.minimum,
+    "rgb": lambda rgb, points: rgb,
+    "points": lambda rgb, points: points,
+}
+
+
+@dataclass(frozen=True)
+class Config(Fields):
+    """Structure of the system; a change of any field compiles anew."""
+
+    backbone: str = one_of(*BACKBONES, default="resnet18")
+    layers: tuple[str, ...] = ("layer2", "layer3")
+    source: str = "tv_in1k"  # set of weights that is accepted, see features.known
+    points: str = one_of("fpfh")  # what describes them
+    depth: int = at_least(1, 1)  # hidden layers of a mapping after its first one
+    aggregation: str = one_of(*AGGREGATIONS)
+    epochs: int = at_least(1, 250)
+    rows: int = at_least(1, 8)  # of pixels that are mapped at a time, at most
+
+
+def cfm(config: Config = Config()) -> System:  # noqa: B008 (immutable)
+    """Returns the system that `config` describes."""
+
+    def cache(state, batch):
+        return frozen_features(config, state, batch)
+
+    def init(key, batch):
+        first, *keys = jax.random.split(key, 3)
+        state = State(frozen=backbones.init_frozen(config, first), hyper=numbers(HYPER))
+
+        def features(state, batch):
+            return strips(config, with_cache(system, state, batch))[1](0)
+
+        rgb, points = (x.shape[-1] for x in jax.eval_shape(features, state, batch))
+        mappings = {
+            "to_points": FeatureMapping(points, config.depth),
+            "to_rgb": FeatureMapping(rgb, config.depth),
+        }
+        inputs = {"to_points": ((1, rgb),), "to_rgb": ((1, points),)}
+        return state._replace(params=init_networks(mappings, inputs, keys)[0])
+
+    def loss(keys, params, state, batch, across):
+        """Returns 1 - cosine in both modalities, means over the pixels of the batch.
+
+        Pixels without points do not count; where there are no others, it is 0.
+        """
+        starts, features = strips(config, batch)
+
+        @jax.checkpoint  # else the activations of all pixels are kept
+        def add(sums, start):
+            rgb, points = features(start)
+            to_points, to_rgb = mapped(config, params, rgb, points)
+            told = {
+                "points": 1 - cosine(to_points, points),
+                "rgb": 1 - cosine(to_rgb, rgb),
+                "pixels": jnp.ones(rgb.shape[:-1]),
+            }
+            told = {n: jnp.where(has_points(points), x, 0.0) for n, x in told.items()}
+            return {n: sums[n] + jnp.sum(x, (1, 2)) for n, x in told.items()}, None
+
+        nothing = dict.fromkeys(("points", "rgb", "pixels"), jnp.zeros(len(batch.rgb)))
+        sums, _ = jax.lax.scan(add, nothing, starts)
+        # The driver divides by the number of samples, on all devices as here.
+        samples = across.sum(jnp.sum(batch.weight))
+        pixels = across.sum(jnp.sum(batch.weight * sums["pixels"]))
+        scale = samples / jnp.where(pixels > 0, pixels, 1.0)
+        info = {f"loss_{name}": sums[name] * scale for name in ("points", "rgb")}
+        return info["loss_points"] + info["loss_rgb"], {}, info
+
+    def score(key, state, batch):
+        """Returns the smoothed disagreement of features and what is mapped to them."""
+        starts, features = strips(config, batch)
+
+        def compare(start):
+            rgb, points = features(start)
+            to_points, to_rgb = mapped(config, state.params, rgb, points)
+            far = distance(to_rgb, rgb), distance(to_points, points)
+            return [jnp.where(has_points(points), x, 0.0) for x in far]
+
+        rgb, points = map(joined, jax.lax.map(compare, starts))
+        smooth = AGGREGATIONS[config.aggregation](rgb, points)
+        for side in SMOOTHING:
+            smooth = mean_filter(smooth, side)
+        scores = normalised(smooth)
+        distances = {"distance_rgb": rgb, "distance_points": points}
+        return scores._replace(parts={**scores.parts, **distances})
+
+    system = System(
+        name="cfm",
+        needs_fit=NEEDS,
+        needs_score=NEEDS,
+        init=init,
+        phases=(Train("train", (Update(loss, optimizer),), 0, epochs=config.epochs),),
+        score=score,
+        pretrained=backbones.pretrained_parts(config),
+        cache=cache,
+    )
+    return system
+
+
+def optimizer(hyper: Mapping[str, Array], steps: int) -> optax.GradientTransformation:
+    """Adam with a constant rate (sheet §5)."""
+    return optax.adam(hyper["learning_rate"])
+
+
+# --- Features -------------------------------------------------------------------------
+
+
+def frozen_features(config: Config, state: State, batch: Batch) -> dict[str, Array]:
+    """Returns what is computed once a sample: maps of the network and of points.
+
+    Raises:
+        ValueError: the images are not square.
+    """
+    height, width = map_size(batch)
+    if height != width:
+        raise ValueError(
+            f"data.image_size: cfm needs square images, found {height} x {width}"
+        )
+    backbone = state.frozen["backbone"]
+    maps = feature_maps(backbone, config.backbone, batch.rgb, config.layers)
+    features = {f"rgb_{n}": x for n, x in zip(config.layers, maps, strict=True)}
+    there = jnp.all(batch.xyz != 0, axis=-1, keepdims=True)
+    points = fpfh(batch.xyz, there) / FPFH_SUM
+    return features | {"points": cell_pool(points, height)}
+
+
+def strips(config: Config, batch: Batch) -> tuple[Array, Callable]:
+    """Returns the first rows of strips of the image, and what makes their features.
+
+    That is a function from a first row to those of RGB [B,R,W,C] and of the points
+    [B,R,W,D], both float32, 0 where no point is near.
+    """
+    size = map_size(batch)
+    maps = tuple(batch.extras[f"rgb_{name}"] for name in config.layers)
+    count = rows_at_a_time(size[0], config.rows)
+    rgb, points = upsampled(maps, size), stored(batch.extras["points"])
+    starts = jnp.arange(0, size[0], count)
+    return starts, lambda start: (rgb(start, count), points(start, count))
+
+
+def has_points(features: Array) -> Array:
+    """Returns where points have features, [...] bool of [...,D]."""
+    return jnp.any(features != 0, axis=-1)
+
+
+# --- Mappings -------------------------------------------------------------------------
+
+
+def mapped(
+    config: Config, params: Tree, rgb: Array, points: Array
+) -> tuple[Array, Array]:
+    """Returns the features of the points as RGB tells them, and those of RGB."""
+
+    def apply(name, x, like):
+        mapping = FeatureMapping(like.shape[-1], config.depth)
+        return mapping.apply({"params": params[name]}, x)
+
+    return apply("to_points", rgb, points), apply("to_rgb", points, rgb)
+
+
+def cosine(x: Array, y: Array, least: float = 1e-6) -> Array:
+    """Returns the cosine of the angle between vectors [...,C], [...] float32.
+
+    A vector shorter than `least` counts as one of that length, as in PyTorch.
+    """
+    return jnp.sum(x * y, axis=-1) / (_norm(x, least) * _norm(y, least))
+
+
+def distance(x: Array, y: Array) -> Array:
+    """Returns how far two vectors [...,C] of length 1 end from each other, 0 to 2.
+
+    Both are brought to that length; one that is 0 stays so.
+    """
+    x, y = (v / _norm(v, 1e-12)[..., None] for v in (x, y))
+    return jnp.sqrt(jnp.sum(jnp.square(x - y), axis=-1))
+
+
+def _norm(x: Array, least: float) -> Array:
+    return jnp.sqrt(jnp.maximum(jnp.sum(jnp.square(x), axis=-1), least**2))
+
+
+# --- Scores ---------------------------------------------------------------------------
+
+
+def joined(strips: Array) -> Array:
+    """Returns strips [n,B,R,W] as maps [B,n*R,W,1]."""
+    number, batch, count, width = strips.shape
+    return strips.swapaxes(0, 1).reshape(batch, number * count, width, 1)
+
+
+def normalised(smooth: Array) -> Scores:
+    """Returns what each metric of the paper is measured on (sheet §6).
+
+    The image score is the largest value over the square root of the mean of those that
+    are not 0; `map`, of which AUPRO is taken, is divided by that mean, `map_p_auroc`
+    by the square root of the mean of all. Where all are 0, all results are.
+
+    Args:
+        smooth: [B,H,W,1] float32, at least 0.
+    """
+    axes = (1, 2, 3)
+    total = jnp.sum(smooth, axes, keepdims=True)
+    number = jnp.sum(smooth != 0, axes, jnp.float32, keepdims=True)
+    something = total > 0
+    of_all = jnp.where(something, jnp.mean(smooth, axes, keepdims=True), 1.0)
+    of_some = jnp.where(something, total / jnp.maximum(number, 1.0), 1.0)
+    return Scores(
+        map=smooth / of_some,
+        image=jnp.max(smooth / jnp.sqrt(of_some), axis=axes),
+        parts={"map_p_auroc": smooth / jnp.sqrt(of_all)},
+    )
