@@ -22,6 +22,8 @@ VARIANTS = {
     **{name: {"model.aggregation": name} for name in ("sum", "max", "min")},
     "rgb_only": {"model.aggregation": "rgb"},
     "points_only": {"model.aggregation": "points"},
+    # The background stays.
+    "raw": {"data.recipe": "raw"},
     # Light features, ours.
     "resnet18_fpfh": RESNET18_FPFH,
     # Minutes on two cores.
@@ -34,7 +36,6 @@ VARIANTS = {
     "tiny": {
         **TINY,
         **RESNET18_FPFH,
-        "data.recipe": "raw",
         "model.layers": ("layer1", "layer2"),
         "model.epochs": 20,
     },
@@ -48,4 +49,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.batch_size = 4
     config.data.recipe_parameters.interpolation = "bicubic"
     config.fit.max_grad_norm = None  # the release bounds nothing
-    return apply_variants(config, variant, VARIANTS)
+    config = apply_variants(config, variant, VARIANTS)
+    if config.data.recipe == "plane":
+        config.data.recipe_parameters.colour = "kept"
+    return config
