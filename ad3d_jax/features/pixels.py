@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from ad3d_jax.base import Array
+from ad3d_jax.features.point_maps import point_rows
+from ad3d_jax.ops.point_sets import Interpolation
 from ad3d_jax.ops.resize import bilinear_weights
 
 # (first row, number of rows) -> their features [B,rows,W,C] float32
@@ -35,6 +37,30 @@ def upsampled(maps: tuple[Array, ...], size: tuple[int, int]) -> Rows:
             x = jnp.einsum("rh,bhwc->brwc", down, x, precision=precision)
             parts.append(jnp.einsum("xw,brwc->brxc", across, x, precision=precision))
         return jnp.concatenate(parts, axis=-1)
+
+    return rows
+
+
+def interpolated(
+    tokens: Array, index: Array, weight: Array, size: tuple[int, int]
+) -> Rows:
+    """Returns the rows of point features that are brought back to their pixels.
+
+    Args:
+        tokens: [B,G,C] float32, of groups of points.
+        index: [B,H*W,3] int32, the groups that a pixel's features come from.
+        weight: [B,H*W,3] float32, 0 where no point is.
+        size: (H, W) of the pixels, a square.
+
+    See `point_maps.point_map`.
+    """
+
+    def rows(first, count):
+        def sample(tokens, *back):
+            way = Interpolation(*back)
+            return point_rows(tokens, way, size, size[0], first, count)
+
+        return jax.vmap(sample)(tokens, index, weight)
 
     return rows
 

@@ -16,6 +16,7 @@ import optax
 from ad3d_jax.base import (
     Array,
     Batch,
+    Pretrained,
     Scores,
     State,
     System,
@@ -24,10 +25,23 @@ from ad3d_jax.base import (
     Update,
     with_cache,
 )
-from ad3d_jax.features.extractors import BACKBONES, feature_maps
+from ad3d_jax.features.extractors import BACKBONES, deepest, feature_maps
 from ad3d_jax.features.patches import cell_pool
-from ad3d_jax.features.pixels import rows_at_a_time, stored, upsampled
+from ad3d_jax.features.pixels import (
+    interpolated,
+    rows_at_a_time,
+    stored,
+    upsampled,
+)
+from ad3d_jax.features.points import (
+    POINT_NETWORKS,
+    STATISTICS,
+    init_points,
+    point_features,
+    pretrained_points,
+)
 from ad3d_jax.nn.feature_mapping import FeatureMapping
+from ad3d_jax.nn.point_transformer import LAYERS as POINT_LAYERS
 from ad3d_jax.nn.scope import init_networks
 from ad3d_jax.ops.blur import mean_filter
 from ad3d_jax.ops.fpfh import fpfh
@@ -55,14 +69,30 @@ AGGREGATIONS = {
 class Config(Fields):
     """Structure of the system; a change of any field compiles anew."""
 
-    backbone: str = one_of(*BACKBONES, default="resnet18")
-    layers: tuple[str, ...] = ("layer2", "layer3")
-    source: str = "tv_in1k"  # set of weights that is accepted, see features.known
-    points: str = one_of("fpfh")  # what describes them
+    backbone: str = one_of(*BACKBONES, default="vit_base_patch8_224")
+    layers: tuple[str, ...] = ("norm12",)
+    source: str = "dino"  # set of weights that is accepted, see features.known
+    points: str = one_of(*POINT_NETWORKS, "fpfh")  # what describes them
+    # Of the network of points.
+    point_layers: tuple[str, ...] = ("block4", "block8", "block12")
+    point_source: str = ""  # set of weights that is accepted; "" = any
+    groups: int = at_least(3, 1024)
+    group_size: int = at_least(1, 128)  # points
+    statistics: str = one_of(*STATISTICS)  # of batch norms, see features.points
     depth: int = at_least(1, 1)  # hidden layers of a mapping after its first one
     aggregation: str = one_of(*AGGREGATIONS)
     epochs: int = at_least(1, 250)
     rows: int = at_least(1, 8)  # of pixels that are mapped at a time, at most
+
+    def __post_init__(self):
+        super().__post_init__()
+        deepest(self.backbone, self.layers)
+        unknown = set(self.point_layers) - set(POINT_LAYERS)
+        if self.points in POINT_NETWORKS and (unknown or not self.point_layers):
+            raise ValueError(
+                f"model.point_layers: expected some of {POINT_LAYERS}, found "
+                f"{self.point_layers}"
+            )
 
 
 def cfm(config: Config = Config()) -> System:  # noqa: B008 (immutable)
@@ -73,7 +103,7 @@ def cfm(config: Config = Config()) -> System:  # noqa: B008 (immutable)
 
     def init(key, batch):
         first, *keys = jax.random.split(key, 3)
-        state = State(frozen=backbones.init_frozen(config, first), hyper=numbers(HYPER))
+        state = State(frozen=init_frozen(config, first), hyper=numbers(HYPER))
 
         def features(state, batch):
             return strips(config, with_cache(system, state, batch))[1](0)
@@ -139,7 +169,7 @@ def cfm(config: Config = Config()) -> System:  # noqa: B008 (immutable)
         init=init,
         phases=(Train("train", (Update(loss, optimizer),), 0, epochs=config.epochs),),
         score=score,
-        pretrained=backbones.pretrained_parts(config),
+        pretrained=pretrained_parts(config),
         cache=cache,
     )
     return system
@@ -153,8 +183,28 @@ def optimizer(hyper: Mapping[str, Array], steps: int) -> optax.GradientTransform
 # --- Features -------------------------------------------------------------------------
 
 
+def pretrained_parts(config: Config) -> tuple[Pretrained, ...]:
+    """Returns the rows of `System.pretrained`: one network, or two."""
+    accepted = (config.point_source,) if config.point_source else ()
+    networks = config.points in POINT_NETWORKS
+    points = (pretrained_points(config.points, accepted),) if networks else ()
+    return (*backbones.pretrained_parts(config), *points)
+
+
+def init_frozen(config: Config, key: Array) -> dict:
+    """Returns `State.frozen` with random networks up to the deepest of the layers."""
+    one, other = jax.random.split(key)
+    frozen = backbones.init_frozen(config, one)
+    if config.points not in POINT_NETWORKS:
+        return frozen
+    last_layer = max(config.point_layers, key=POINT_LAYERS.index)
+    return {**frozen, "points": init_points(other, config.points, last_layer)}
+
+
 def frozen_features(config: Config, state: State, batch: Batch) -> dict[str, Array]:
-    """Returns what is computed once a sample: maps of the network and of points.
+    """Returns what is computed once a sample: of the image, and of the points.
+
+    A point counts if none of its coordinates is 0, as in the release.
 
     Raises:
         ValueError: the images are not square.
@@ -164,24 +214,43 @@ def frozen_features(config: Config, state: State, batch: Batch) -> dict[str, Arr
         raise ValueError(
             f"data.image_size: cfm needs square images, found {height} x {width}"
         )
-    backbone = state.frozen["backbone"]
-    maps = feature_maps(backbone, config.backbone, batch.rgb, config.layers)
-    features = {f"rgb_{n}": x for n, x in zip(config.layers, maps, strict=True)}
+    maps = feature_maps(
+        state.frozen["backbone"], config.backbone, batch.rgb, config.layers
+    )
+    found = {f"rgb_{name}": x for name, x in zip(config.layers, maps, strict=True)}
     there = jnp.all(batch.xyz != 0, axis=-1, keepdims=True)
-    points = fpfh(batch.xyz, there) / FPFH_SUM
-    return features | {"points": cell_pool(points, height)}
+    if config.points == "fpfh":
+        points = fpfh(batch.xyz, there) / FPFH_SUM
+        return found | {"points": cell_pool(points, height)}
+    points = point_features(
+        state.frozen["points"],
+        config.points,
+        batch.xyz,
+        there,
+        config.point_layers,
+        config.groups,
+        config.group_size,
+        config.statistics,
+    )
+    back = {"point_index": points.index, "point_weight": points.weight}
+    return found | {"tokens": points.tokens} | back
 
 
 def strips(config: Config, batch: Batch) -> tuple[Array, Callable]:
     """Returns the first rows of strips of the image, and what makes their features.
 
     That is a function from a first row to those of RGB [B,R,W,C] and of the points
-    [B,R,W,D], both float32, 0 where no point is near.
+    [B,R,W,D], both float32, the latter 0 where no point is near. All pixels have 385 MB
+    of features, and what they are made of 8 MB.
     """
-    size = map_size(batch)
-    maps = tuple(batch.extras[f"rgb_{name}"] for name in config.layers)
+    size, found = map_size(batch), batch.extras
+    rgb = upsampled(tuple(found[f"rgb_{name}"] for name in config.layers), size)
+    if config.points == "fpfh":
+        points = stored(found["points"])
+    else:
+        names = "tokens", "point_index", "point_weight"
+        points = interpolated(*(found[name] for name in names), size)
     count = rows_at_a_time(size[0], config.rows)
-    rgb, points = upsampled(maps, size), stored(batch.extras["points"])
     starts = jnp.arange(0, size[0], count)
     return starts, lambda start: (rgb(start, count), points(start, count))
 

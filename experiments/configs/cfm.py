@@ -1,8 +1,12 @@
-"""CFM (arXiv 2312.04521): `cfm.py[:variant]`, variants joined by '+'.
+"""CFM (arXiv 2312.04521): `cfm.py[:variant]`, variants joined by '+' (`s+deep`).
 
-    python -m experiments.main --config=cfm:resnet18_fpfh \
+    python -m experiments.main --config=cfm \
         --config.data.root=FOLDER --config.data.category=cable_gland \
-        --config.weights.backbone=timm/resnet18.tv_in1k
+        --config.weights.backbone=timm/vit_base_patch8_224.dino \
+        --config.weights.points=FILE
+
+Point-MAE's file is the published `pretrain.pth` through `tools/convert_torch.py`.
+`resnet18_fpfh` needs `--config.weights.backbone=timm/resnet18.tv_in1k` alone.
 """
 
 from ml_collections import ConfigDict
@@ -15,9 +19,22 @@ RESNET18_FPFH = {
     "model.source": "tv_in1k",
     "model.points": "fpfh",
 }
+
+
+def pruned(image: str, *points: str) -> dict:
+    """Returns a variant that ends at earlier blocks of both transformers."""
+    return {"model.layers": (image,), "model.point_layers": points}
+
+
 VARIANTS = {
-    # Mappings with five hidden layers more instead of one.
+    # The first 8, 4 and 1 blocks of both transformers: M, S and T of the paper.
+    "m": pruned("norm8", "block2", "block5", "block8"),
+    "s": pruned("norm4", "block2", "block3", "block4"),
+    "t": pruned("norm1", "block1"),
+    # The larger pair of mappings: five hidden layers after the first one.
     "deep": {"model.depth": 5},
+    # The point network's batch norms as in the release, with the cloud's statistics.
+    "batch_statistics": {"model.statistics": "batch"},
     # How the two distances are joined.
     **{name: {"model.aggregation": name} for name in ("sum", "max", "min")},
     "rgb_only": {"model.aggregation": "rgb"},
