@@ -52,7 +52,6 @@ from ad3d_jax.systems.modalities import map_size
 HYPER: Mapping[str, float] = {"learning_rate": 1e-3}
 NEEDS = ("rgb", "xyz")
 FPFH_SUM = 200.0  # of each of a point's histograms
-SMOOTHING = (5, 5, 5, 5, 5, 7, 7, 7)  # sides of successive mean filters, pixels
 
 # How the distances in both modalities become one.
 AGGREGATIONS = {
@@ -81,6 +80,8 @@ class Config(Fields):
     statistics: str = one_of(*STATISTICS)  # of batch norms, see features.points
     depth: int = at_least(1, 1)  # hidden layers of a mapping after its first one
     aggregation: str = one_of(*AGGREGATIONS)
+    # Sides of the mean filters that smooth the map one after the other, odd, pixels.
+    smoothing: tuple[int, ...] = (5, 5, 5, 5, 5, 7, 7, 7)
     epochs: int = at_least(1, 250)
     rows: int = at_least(1, 8)  # of pixels that are mapped at a time, at most
 
@@ -92,6 +93,10 @@ class Config(Fields):
             raise ValueError(
                 f"model.point_layers: expected some of {POINT_LAYERS}, found "
                 f"{self.point_layers}"
+            )
+        if not all(side % 2 for side in self.smoothing):
+            raise ValueError(
+                f"model.smoothing: expected odd numbers, found {self.smoothing}"
             )
 
 
@@ -139,7 +144,8 @@ def cfm(config: Config = Config()) -> System:  # noqa: B008 (immutable)
         sums, _ = jax.lax.scan(add, nothing, starts)
         # The driver divides by the number of samples, on all devices as here.
         samples = across.sum(jnp.sum(batch.weight))
-        pixels = across.sum(jnp.sum(batch.weight * sums["pixels"]))
+        pixels = jax.lax.stop_gradient(sums["pixels"])
+        pixels = across.sum(jnp.sum(batch.weight * pixels))
         scale = samples / jnp.where(pixels > 0, pixels, 1.0)
         info = {f"loss_{name}": sums[name] * scale for name in ("points", "rgb")}
         return info["loss_points"] + info["loss_rgb"], {}, info
@@ -156,7 +162,7 @@ def cfm(config: Config = Config()) -> System:  # noqa: B008 (immutable)
 
         rgb, points = map(joined, jax.lax.map(compare, starts))
         smooth = AGGREGATIONS[config.aggregation](rgb, points)
-        for side in SMOOTHING:
+        for side in config.smoothing:
             smooth = mean_filter(smooth, side)
         scores = normalised(smooth)
         distances = {"distance_rgb": rgb, "distance_points": points}

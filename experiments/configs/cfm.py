@@ -46,7 +46,8 @@ VARIANTS = {
     # Minutes on two cores.
     "cpu": {
         **RESNET18_FPFH,
-        "model.epochs": 10,
+        "model.epochs": 5,
+        "model.smoothing": (3, 3, 3, 3, 3, 5, 5),
         "data.image_size": 128,
     },
     # Seconds, for tests.
@@ -55,6 +56,7 @@ VARIANTS = {
         **RESNET18_FPFH,
         "model.layers": ("layer1", "layer2"),
         "model.epochs": 20,
+        "model.smoothing": (3, 3),
     },
 }
 

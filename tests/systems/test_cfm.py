@@ -1,13 +1,17 @@
 """CFM against its sheet and against the release on given features."""
 
+from functools import partial
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from oracles import public_point_transformers, public_vits
 
 from ad3d_jax.base import ALONE, Batch, State
+from ad3d_jax.features import weights
+from ad3d_jax.features.points import point_features
 from ad3d_jax.fit.step import begin, fixed_part, train_step
 from ad3d_jax.nn.feature_mapping import FeatureMapping
 from ad3d_jax.ops.blur import mean_filter
@@ -15,8 +19,12 @@ from ad3d_jax.systems import cfm
 from ad3d_jax.systems.cfm import AGGREGATIONS, Config, cosine, distance, normalised
 from ad3d_jax.systems.fields import numbers
 from ad3d_jax.testing import make_batch
+from data_pipelines.decode import read_rgb, read_xyz
+from data_pipelines.recipes import RECIPES, Sample
+from data_pipelines.samples import complete_parameters
 
-GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "cfm_given_features.npz")
+FOLDER = Path(__file__).parents[1] / "golden"
+GOLDEN = np.load(FOLDER / "cfm_given_features.npz")
 PAIRS = {"to_points": (768, 1152, 203), "to_rgb": (1152, 768, 204)}
 GIVEN = Config(backbone="resnet18", layers=("layer2",))
 RGB, POINTS = 12, 20  # features of a pixel, where they are given
@@ -153,7 +161,7 @@ def test_losses_of_known_angles():
 
 def test_smoothing_of_an_impulse():
     x = jnp.zeros((1, 61, 61, 1)).at[0, 30, 30, 0].set(1)
-    for side in cfm.SMOOTHING:
+    for side in Config().smoothing:
         x = mean_filter(x, side)
     np.testing.assert_allclose(x.sum(), 1, rtol=1e-5)
     along, offsets = np.asarray(x.sum((0, 1, 3))), np.arange(61) - 30
@@ -233,3 +241,96 @@ def test_images_must_be_square():
     system = cfm.cfm(GIVEN)
     with pytest.raises(ValueError, match="data.image_size: cfm needs square images"):
         jax.eval_shape(system.init, jax.random.key(0), batch)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"layers": ("layer9",)}, "model.layers"),
+        ({"point_layers": ("block13",)}, "model.point_layers"),
+        ({"points": "sift"}, "model.points"),
+        ({"aggregation": "mean"}, "model.aggregation"),
+        ({"smoothing": (5, 4)}, "model.smoothing: expected odd numbers"),
+        ({"groups": 2}, "model.groups: expected at least 3"),
+    ],
+)
+def test_a_wrong_field_is_named(change, words):
+    with pytest.raises(ValueError, match=words):
+        Config(**change)
+
+
+def test_features_of_a_sample_take_8_megabytes():
+    """What is kept of one sample at the paper's size, and what is made of it."""
+    system, config = cfm.cfm(), Config()
+    image = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
+    batch = Batch(rgb=image, xyz=image)
+    state = jax.eval_shape(system.init, jax.random.key(0), batch)
+    kept = jax.eval_shape(system.cache, state, batch)
+    assert kept["tokens"].shape == (1, 1024, 1152)
+    assert kept["rgb_norm12"].shape == (1, 28, 28, 768)
+    assert sum(x.size * x.dtype.itemsize for x in kept.values()) == 8_331_264
+    batch = batch._replace(extras=kept)
+    rgb, points = jax.eval_shape(lambda b: cfm.strips(config, b)[1](0), batch)
+    assert rgb.shape == (1, 8, 224, 768) and points.shape == (1, 8, 224, 1152)
+
+
+REAL = Config(
+    layers=("norm4",),
+    point_layers=("block2", "block3", "block4"),
+    groups=64,
+    group_size=32,
+    rows=1,
+)
+
+
+@pytest.mark.slow
+def test_features_of_a_real_sample(real_class):
+    """Seeded networks of four blocks on a scan, as the release extracts features."""
+    golden = np.load(FOLDER / "cfm_real_sample.npz")
+    system, place = cfm.cfm(REAL), real_class / "train" / "good"
+    recipe = RECIPES["raw"]
+    chosen = {"image_size": 224, "interpolation": "bicubic"}
+    sample = Sample(read_rgb(place / "rgb/000.png"), read_xyz(place / "xyz/000.tiff"))
+    params = recipe.fit(complete_parameters("raw", chosen), iter(()))
+    record = recipe.apply(params, sample).record
+    batch = Batch(
+        rgb=np.float32(record["rgb"])[None] / 255,
+        xyz=record["xyz"][None],
+        weight=np.ones(1, np.float32),
+    )
+    state = jax.eval_shape(system.init, jax.random.key(0), batch)
+    files = {
+        "backbone": public_vits.drawn_weights("vit_base_patch8_224", 221, 4),
+        "points": public_point_transformers.drawn_weights("point_mae", 222, 4),
+    }
+    for part in system.pretrained:
+        file = weights.WeightFile(Path("w.npz"), files[part.name], "0" * 64, {})
+        state = part.put(state, part.read(file, part.get(state)))
+    batch = batch._replace(extras=jax.jit(system.cache)(state, batch))
+    picked = np.s_[7::24]
+    _, features = cfm.strips(REAL, batch)
+    rows = [jax.jit(features)(start) for start in range(*picked.indices(224))]
+    rgb, points = (np.concatenate(x, 1)[0] for x in zip(*rows, strict=True))
+
+    def near(found, expected):
+        np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+
+    near(batch.extras["tokens"][0, :, ::32], golden["tokens_running"])
+    near(rgb[:, picked, ::32], golden["rgb"])
+    near(points[:, picked, ::32], golden["points_running"])
+    masked = np.unpackbits(golden["masked"]).reshape(224, 224)[picked] > 0
+    np.testing.assert_array_equal(~cfm.has_points(points), masked)
+
+    there = (batch.xyz != 0).all(-1, keepdims=True)
+    found = jax.jit(
+        partial(
+            point_features,
+            name="point_mae",
+            layers=REAL.point_layers,
+            groups=64,
+            group_size=32,
+            statistics="batch",
+        )
+    )(state.frozen["points"], xyz=batch.xyz, valid=there)
+    np.testing.assert_allclose(found.centres[0], golden["centres"], atol=1e-7)
+    near(found.tokens[0, :, ::32], golden["tokens_batch"])
