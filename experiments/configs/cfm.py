@@ -57,6 +57,7 @@ VARIANTS = {
         "model.layers": ("layer1", "layer2"),
         "model.epochs": 20,
         "model.smoothing": (3, 3),
+        "model.rows": 16,
     },
 }
 
