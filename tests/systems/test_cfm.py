@@ -1,5 +1,6 @@
 """CFM against its sheet and against the release on given features."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from data_pipelines.samples import complete_parameters
 FOLDER = Path(__file__).parents[1] / "golden"
 GOLDEN = np.load(FOLDER / "cfm_given_features.npz")
 PAIRS = {"to_points": (768, 1152, 203), "to_rgb": (1152, 768, 204)}
-GIVEN = Config(backbone="resnet18", layers=("layer2",))
+GIVEN = Config(backbone="resnet18", layers=("layer2",), points="fpfh")
 RGB, POINTS = 12, 20  # features of a pixel, where they are given
 LAYERS = {"input": "hidden0", "projection": "hidden1", "output": "output"}
 
@@ -208,7 +209,7 @@ def test_strips_do_not_matter():
     batch = batch._replace(extras={**batch.extras, "rgb_layer2": maps})
     whole = jax.image.resize(maps, (1, 12, 12, RGB), "bilinear")
     for most, count in ((1, 1), (5, 4), (12, 12), (50, 12)):
-        starts, features = cfm.strips(Config(layers=("layer2",), rows=most), batch)
+        starts, features = cfm.strips(replace(GIVEN, rows=most), batch)
         assert len(starts) == 12 // count
         parts = [features(start) for start in starts]
         rgb, points = (np.concatenate(x, 1) for x in zip(*parts, strict=True))
@@ -290,7 +291,8 @@ def test_features_of_a_real_sample(real_class):
     system, place = cfm.cfm(REAL), real_class / "train" / "good"
     recipe = RECIPES["raw"]
     chosen = {"image_size": 224, "interpolation": "bicubic"}
-    sample = Sample(read_rgb(place / "rgb/000.png"), read_xyz(place / "xyz/000.tiff"))
+    xyz, _ = read_xyz(place / "xyz/000.tiff")
+    sample = Sample(read_rgb(place / "rgb/000.png"), xyz)
     params = recipe.fit(complete_parameters("raw", chosen), iter(()))
     record = recipe.apply(params, sample).record
     batch = Batch(
