@@ -273,6 +273,9 @@ def test_features_of_a_sample_take_8_megabytes():
     batch = batch._replace(extras=kept)
     rgb, points = jax.eval_shape(lambda b: cfm.strips(config, b)[1](0), batch)
     assert rgb.shape == (1, 8, 224, 768) and points.shape == (1, 8, 224, 1152)
+    assert sum(x.size for x in jax.tree.leaves(state.params)) == 5_535_360
+    scores = jax.eval_shape(system.score, jax.random.key(0), state, batch)
+    assert scores.map.shape == (1, 224, 224, 1) and scores.image.shape == (1,)
 
 
 REAL = Config(
