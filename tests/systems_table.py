@@ -87,6 +87,7 @@ SYSTEMS = {
     # As of `moments`; 2e-6 found.
     "padim": tiny("padim", rounding=5e-6),
     "simplenet": tiny("simplenet", "train"),
+    "cfm": tiny("cfm"),
     "draem": tiny("draem", "train"),
     "easynet": tiny("easynet", "train", "gather"),
     # A second way to train one of the ten: two phases.

@@ -18,6 +18,17 @@ def resize_bilinear(x: jax.Array, size: tuple[int, int]) -> jax.Array:
     return jax.image.resize(x, shape, "bilinear", antialias=False)
 
 
+def bilinear_weights(length: int, size: int) -> np.ndarray:
+    """Returns what each of `size` outputs takes of each input, [size,length] float32.
+
+    Its product with a signal is that of `resize_bilinear` along one axis; some rows of
+    it give some rows of the result.
+    """
+    centres = np.clip((np.arange(size) + 0.5) * length / size - 0.5, 0, length - 1)
+    distances = np.abs(centres[:, None] - np.arange(length)[None])
+    return np.maximum(1 - distances, 0).astype(np.float32)
+
+
 def resize_bicubic(x: jax.Array, size: tuple[int, int]) -> jax.Array:
     """Returns [B,h,w,C], bicubic with antialias, as Pillow and torch do.
 

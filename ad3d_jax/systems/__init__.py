@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from ad3d_jax.base import System
 from ad3d_jax.systems import (
     btf,
+    cfm,
     cpmf,
     das3d,
     dbrn,
@@ -32,6 +33,7 @@ class Entry(NamedTuple):
 
 SYSTEMS: dict[str, Entry] = {
     "btf": Entry(btf.Config, btf.btf, {}),
+    "cfm": Entry(cfm.Config, cfm.cfm, cfm.HYPER),
     "cpmf": Entry(cpmf.Config, cpmf.cpmf, {}),
     "das3d": Entry(das3d.Config, das3d.das3d, das3d.HYPER),
     "dbrn": Entry(dbrn.Config, dbrn.dbrn, dbrn.HYPER),

@@ -94,6 +94,7 @@ def _compute(equation: JaxprEqn, inputs: list[Array]) -> list[Array]:
 CALLS = {
     "jit": "jaxpr",
     "checkpoint": "jaxpr",
+    "remat2": "jaxpr",  # the same, differentiated
     "closed_call": "call_jaxpr",
     "custom_jvp_call": "call_jaxpr",
     "custom_vjp_call": "call_jaxpr",

@@ -12,6 +12,7 @@ import pytest
 from ad3d_jax.ops import knn, point_sets
 from experiments.benchmarks.baselines import __main__ as baselines
 from experiments.benchmarks.baselines import (
+    cfm,
     comparison,
     coreset,
     draem,
@@ -210,12 +211,14 @@ def test_the_rivals_of_the_networks_have_the_published_sizes():
             "restore": torch_networks.AutoEncoder(128),
             "judge": torch_networks.UNet(64),
             "easynet": torch_networks.EasyNet(),
+            "mappings": torch_networks.Mappings(768, 1152),
         }
     counts = {name: torch_networks.parameters(x) for name, x in sizes.items()}
     assert counts == {
         "restore": 69_048_579,
         "judge": 28_374_146,
         "easynet": 140_599_314,
+        "mappings": 5_535_360,
     }
 
 
@@ -240,6 +243,14 @@ def test_a_contest_of_networks(module):
     for scope in ("score", "step"):
         for name in ("ours", "torch"):
             assert found[scope][name]["seconds_median"] > 0
+
+
+@pytest.mark.slow
+def test_a_contest_of_mappings():
+    pytest.importorskip("torch")
+    found = cfm.compare(small=True, rounds=1)
+    for name in ("ours", "torch"):
+        assert found["step"][name]["seconds_median"] > 0
 
 
 @pytest.mark.slow

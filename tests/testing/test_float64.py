@@ -63,6 +63,14 @@ def gradients(x):
     return jax.value_and_grad(loss)(x)
 
 
+def recomputed(x):
+    @jax.checkpoint
+    def add(total, row):
+        return total + jnp.sum(jnp.tanh(row * x)), None
+
+    return jax.grad(lambda x: jax.lax.scan(add, 0 * x[0, 0], x)[0])(x)
+
+
 def in_float64(function, *arguments):
     with jax.enable_x64(True):
         shapes = [jax.ShapeDtypeStruct(x.shape, np.float32) for x in arguments]
@@ -82,7 +90,7 @@ def test_elementwise_programs_are_those_of_numpy():
     close(in_float64(elementwise, X), elementwise_by_numpy(X))
 
 
-@pytest.mark.parametrize("function", [loops, solves, layers, gradients])
+@pytest.mark.parametrize("function", [loops, solves, layers, gradients, recomputed])
 def test_what_is_not_numpys_is_as_jax_computes_it_in_float64(function):
     with jax.enable_x64(True):
         expected = jax.jit(function)(jnp.asarray(X))
