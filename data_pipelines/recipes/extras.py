@@ -8,6 +8,7 @@ import numpy as np
 from ad3d_jax.features.patches import cell_pool
 from data_pipelines import geometry
 from data_pipelines.measured import measured
+from data_pipelines.recipes import patches
 from data_pipelines.recipes.base import (
     NOTHING,
     Parameters,
@@ -24,10 +25,11 @@ FLAT = 1e-6  # metres; the least range of depths that is divided by
 
 
 class Maker(NamedTuple):
-    """How an extra is made of a scene at the size of the images, [...] float32."""
+    """How an extra [...] is made of a scene at the size of the images."""
 
     make: Callable[[Parameters, Scene], np.ndarray]
     shape: Callable[[Parameters], tuple[int, ...]]
+    dtype: Callable[[Parameters], str] = lambda params: "float32"
     defaults: Parameters = NOTHING
     check: Callable[[Parameters], None] = lambda parameters: None
     needs_height: bool = False  # over the table, which not every background step knows
@@ -116,7 +118,10 @@ MAKERS: dict[str, Maker] = {
     "fpfh": Maker(fpfh_cells, _fpfh_shape, check=_check_open3d),
     "height_normalised": Maker(height_normalised, _image(1), needs_height=True),
     "depth_normalised": Maker(
-        depth_normalised, _image(1), {"passes": 2}, _check_passes
+        depth_normalised, _image(1), defaults={"passes": 2}, check=_check_passes
     ),
     "normals": Maker(normals, _image(3)),
+    "patches": Maker(
+        patches.patches, patches.shape, patches.dtype, patches.DEFAULTS, patches.check
+    ),
 }

@@ -41,9 +41,9 @@ def test_one_and_two_atoms_by_hand():
 def test_raw_atoms_as_scikit_learn(size, dimensions):
     random = np.random.default_rng(size)
     # Codes behind a ReLU: not negative, many of them 0, of all lengths.
-    atoms = np.maximum(random.normal(size=(300, size, dimensions)), 0)
-    atoms = np.float32(atoms * random.uniform(0.1, 3, (300, size, 1)))
-    target = np.float32(np.maximum(random.normal(size=(300, dimensions)), 0))
+    atoms = np.maximum(random.normal(size=(60, size, dimensions)), 0)
+    atoms = np.float32(atoms * random.uniform(0.1, 3, (60, size, 1)))
+    target = np.float32(np.maximum(random.normal(size=(60, dimensions)), 0))
     for count in (1, 3):
         expected = by_scikit_learn(atoms, target, count)
         result = found(atoms, target, count)
