@@ -5,12 +5,15 @@ from functools import partial
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 import reference_systems
 
 from ad3d_jax.base import Batch, System
 from ad3d_jax.experiment.config import load
 from ad3d_jax.experiment.state import build_system
 from ad3d_jax.testing import make_batch
+from data_pipelines.recipes import Sample, patches
+from data_pipelines.recipes.base import Scene
 
 
 class Row(NamedTuple):
@@ -54,6 +57,15 @@ def tiny(name: str, *stochastic: str, **other) -> Row:
     return Row(maker, stochastic=frozenset(stochastic), **other)
 
 
+def patched(*arguments, **named) -> Batch:
+    """Returns samples of `make_batch` with the patches of `shape_guided:tiny`."""
+    batch = make_batch(*arguments, size=32, rails=True, **named)
+    parameters = load("shape_guided:tiny").data.recipe_parameters
+    params = {**patches.DEFAULTS, "image_size": 32, "mask_size": None, **parameters}
+    made = [patches.patches(params, Scene(Sample(xyz=x), {})) for x in batch.xyz]
+    return batch._replace(extras={**batch.extras, "patches": np.stack(made)})
+
+
 REFERENCES = {
     "restorer": reference("restorer", "train"),
     "critic": reference("critic", "train", "score"),
@@ -71,6 +83,7 @@ SYSTEMS = {
     # As of `moments`; 2e-6 found.
     "padim": tiny("padim", rounding=5e-6),
     "simplenet": tiny("simplenet", "train"),
+    "shape_guided": tiny("shape_guided", "train", "gather", make_batch=patched),
     "draem": tiny("draem", "train"),
     "easynet": tiny("easynet", "train", "gather"),
     # A second way to train one of the ten: two phases.

@@ -28,9 +28,9 @@ LEAST = {"patch_points": 2, "patch_overlap": 1, "patch_limit": 1, "patch_seed": 
 
 
 def patches(params: Parameters, scene: Scene) -> np.ndarray:
-    """Returns the pixels of all patches, [patch_limit, patch_points], the nearest first.
+    """Returns the pixels of all patches, [patch_limit, patch_points].
 
-    A pixel's number, row by row, plus 1; rows of 0 stand for patches that there are
+    The nearest to the centre comes first. A pixel's number, row by row, plus 1; rows of 0 stand for patches that there are
     not. A point counts if none of its coordinates is 0. N points have
     round(N * patch_overlap / patch_points) patches; fewer than `patch_points` have
     none.

@@ -75,8 +75,5 @@ def get_config(variant: str = "") -> ConfigDict:
     config = base_config("shape_guided", recipe="plane")
     config.data.image_size = 224
     config.data.recipe_parameters.interpolation = "bicubic"
-    config.data.recipe_parameters.update(
-        patch_points=500, patch_overlap=10, patch_limit=640
-    )
     config.fit.max_grad_norm = None  # the release clips nothing
     return apply_variants(config, variant, VARIANTS)

@@ -175,9 +175,7 @@ def spread(sums: Mapping[str, Array]) -> tuple[float, float]:
     """
     count = float(sums["count"])
     if not count:
-        raise ValueError(
-            "shape_guided: the maps of the aligned samples are 0 throughout"
-        )
+        raise ValueError("shape_guided: a map of the aligned samples is 0 throughout")
     mean = float(sums["total"]) / count
     deviation = np.sqrt(max(float(sums["square"]) / count - mean**2, 0.0))
     return mean - DEVIATIONS * deviation, mean + DEVIATIONS * deviation

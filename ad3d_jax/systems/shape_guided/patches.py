@@ -122,9 +122,8 @@ def each(function: Callable, there: Array, at_a_time: int, *inputs: Array) -> Ar
         return jax.lax.fori_loop(0, -(-count // size), advance, results)
 
     results = jax.lax.map(lambda x: sample(*x), (jnp.sum(there, axis=1), *inputs))
-    return jnp.where(
-        there.reshape(*there.shape, *(1,) * (results.ndim - 2)), results, 0
-    )
+    known = there.reshape(*there.shape, *(1,) * (results.ndim - 2))
+    return jnp.where(known, results, 0)
 
 
 def lowest_at_pixels(patches: Patches, values: Array, size: tuple[int, int]) -> Array:

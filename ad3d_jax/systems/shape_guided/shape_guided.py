@@ -1,9 +1,9 @@
 """Shape-Guided: patches of a cloud choose which colours their image may be compared to.
 
-Y.-M. Chu, C. Liu, T.-I. Hsieh, H.-T. Chen, T.-L. Liu, "Shape-Guided Dual-Memory Learning
-for 3D Anomaly Detection", ICML 2023, PMLR 202:6185-6194. Reference: the authors' code,
-jayliu0313/Shape-Guided, whose constants are the defaults. What differs is in the card
-`docs/systems/shape_guided.md`.
+Y.-M. Chu, C. Liu, T.-I. Hsieh, H.-T. Chen, T.-L. Liu, "Shape-Guided Dual-Memory
+Learning for 3D Anomaly Detection", ICML 2023, PMLR 202:6185-6194. Reference: the
+authors' code, jayliu0313/Shape-Guided, whose constants are the defaults. What differs
+is in the card `docs/systems/shape_guided.md`.
 
 A network of signed distances, trained once for all classes, codes patches of points.
 One memory holds the codes of the class, another the image's features beside the
@@ -56,8 +56,8 @@ class Config(distances.Config):
         for name in ("neighbours", "rgb_neighbours"):
             if getattr(self, name) < self.atoms:
                 raise ValueError(
-                    f"model.{name}: expected at least model.atoms = {self.atoms}, found "
-                    f"{getattr(self, name)}"
+                    f"model.{name}: expected at least model.atoms = {self.atoms}, "
+                    f"found {getattr(self, name)}"
                 )
 
 
