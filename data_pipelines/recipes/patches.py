@@ -30,10 +30,10 @@ LEAST = {"patch_points": 2, "patch_overlap": 1, "patch_limit": 1, "patch_seed": 
 def patches(params: Parameters, scene: Scene) -> np.ndarray:
     """Returns the pixels of all patches, [patch_limit, patch_points].
 
-    The nearest to the centre comes first. A pixel's number, row by row, plus 1; rows of 0 stand for patches that there are
-    not. A point counts if none of its coordinates is 0. N points have
-    round(N * patch_overlap / patch_points) patches; fewer than `patch_points` have
-    none.
+    The nearest to the centre comes first. A pixel's number, row by row, plus 1; rows of
+    0 stand for patches that there are not. A point counts if none of its coordinates is
+    0. N points have round(N * patch_overlap / patch_points) patches; fewer than
+    `patch_points` have none.
 
     Raises:
         DatasetError: there are more patches than `patch_limit`.
@@ -52,7 +52,7 @@ def patches(params: Parameters, scene: Scene) -> np.ndarray:
             "data.recipe_parameters.patch_limit makes room for more"
         )
     xyz = normalised(xyz, there)
-    found = _spread(xyz, there, first_centre(params, xyz, there), limit, points)
+    found = spread_patches(xyz, there, first_centre(params, xyz, there), limit, points)
     made[:count] = np.asarray(found)[:count] + 1
     return made
 
@@ -98,7 +98,17 @@ def check(params: Parameters) -> None:
 
 
 @partial(jax.jit, static_argnames=("limit", "points"))
-def _spread(xyz, there, first, limit: int, points: int):
-    """Returns the points of `limit` patches [limit,points] int32."""
+def spread_patches(
+    xyz: np.ndarray, there: np.ndarray, first: int, limit: int, points: int
+) -> jax.Array:
+    """Returns the points of `limit` patches, [limit,points] int32.
+
+    Args:
+        xyz: [N,3] float32.
+        there: [N] bool, which points count.
+        first: number of the first centre.
+        limit: patches.
+        points: of a patch.
+    """
     centres = farthest_points(xyz, there, limit, first)
     return nearest_points(xyz, there, centres.xyz, points)

@@ -17,7 +17,7 @@ import optax
 from ad3d_jax.base import Array, Pretrained, State, Train, Tree, Update
 from ad3d_jax.features.signed_distance import read_signed_distance
 from ad3d_jax.nn.batch_norm import fold_modules
-from ad3d_jax.nn.scope import init_networks, scoring, training
+from ad3d_jax.nn.scope import Scope, init_networks, scoring, training
 from ad3d_jax.nn.signed_distance import DistanceDecoder, PatchEncoder
 from ad3d_jax.systems.fields import Fields, at_least
 from ad3d_jax.systems.shape_guided.patches import Patches, any_patch, cut, each
@@ -117,12 +117,7 @@ def phase(config: Config) -> Train:
         draw = jax.vmap(lambda *cloud: around(config.patches_per_cloud, *cloud))
         drawn = draw(keys, patches.points, patches.there)
         scope = training(params, state, batch, across)
-        codes = scope.apply("encoder", config.encoder, drawn.target)
-
-        def signed(query):
-            return config.decoder.apply({"params": params["decoder"]}, codes, query)
-
-        error = norm(drawn.target - pulled(signed, drawn.query))
+        error = norm(drawn.target - pulled(config, scope, drawn))
         return jnp.mean(error, axis=(1, 2)), scope.sums, {}
 
     def optimizer(hyper, steps):
@@ -167,16 +162,19 @@ def around(count: int, key: Array, points: Array, there: Array) -> Drawn:
     return Drawn(query, target)
 
 
-def pulled(signed, query: Array) -> Array:
-    """Returns points [...,3] moved to the surface by the distance and its gradient.
+def pulled(config: Config, scope: Scope, drawn: Drawn) -> Array:
+    """Returns the queries, moved by their distances along the gradients, [B,P,N,3].
 
-    Args:
-        signed: from points [...,3] to distances [...].
-        query: [...,3].
+    The surface is that of the targets, of which a point may be several.
     """
-    distance, pull = jax.vjp(signed, query)
+    codes = scope.apply("encoder", config.encoder, drawn.target)
+
+    def signed(query):
+        return config.decoder.apply({"params": scope.params["decoder"]}, codes, query)
+
+    distance, pull = jax.vjp(signed, drawn.query)
     (slope,) = pull(jnp.ones_like(distance))
-    return query - distance[..., None] * slope / norm(slope)[..., None]
+    return drawn.query - distance[..., None] * slope / norm(slope)[..., None]
 
 
 def norm(x: Array) -> Array:
