@@ -61,8 +61,8 @@ def test_extras_are_made_only_when_asked_for():
 @pytest.mark.parametrize(
     ("recipe", "can"),
     [
-        ("dsr", "fpfh, depth_normalised, normals"),
-        ("raw", "fpfh, depth_normalised, normals"),
+        ("dsr", "fpfh, depth_normalised, normals, patches"),
+        ("raw", "fpfh, depth_normalised, normals, patches"),
         ("points", "none"),
     ],
 )
