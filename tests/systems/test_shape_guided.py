@@ -5,6 +5,7 @@ How the stored outputs were made stands in tests/golden/README.md.
 
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,8 @@ import pytest
 from oracles.public_resnets import drawn_weights as drawn_resnet
 from oracles.signed_distance import drawn_weights
 
-from ad3d_jax.base import Batch, with_cache
+from ad3d_jax.base import Batch, Scores, State, System, with_cache
+from ad3d_jax.features.patches import as_rows
 from ad3d_jax.systems.shape_guided import distances, memories
 from ad3d_jax.systems.shape_guided.patches import (
     Patches,
@@ -27,11 +29,11 @@ from data_pipelines.recipes.patches import normalised, spread_patches
 from experiments.configs.shape_guided import VARIANTS, get_config
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "shape_guided"
-SIDE, POINTS, OVERLAP, TRAIN, LIMIT = 56, 64, 4, 4, 96
+SIDE, POINTS, OVERLAP, TRAIN, LIMIT = 56, 32, 1, 3, 48
 CONFIG = Config(backbone="resnet18", source="")
 
 
-def scans(count=6):
+def scans(count=5):
     """Colours [count,56,56,3] and points of an object; the last has a defect."""
     random = np.random.default_rng(84)
     y, x = np.meshgrid(np.arange(SIDE), np.arange(SIDE), indexing="ij")
@@ -92,34 +94,65 @@ def rows(batch: Batch, part: slice) -> Batch:
     return jax.tree.map(lambda x: x[part], batch)
 
 
+class Run(NamedTuple):
+    """A system with the weights of the goldens, and what it makes of the samples."""
+
+    system: System
+    state: State  # fitted
+    train: Batch  # with the features of the cache
+    test: Batch
+    emitted: dict  # by the training samples
+    seen: dict  # of the test samples, stage by stage
+    scores: Scores
+
+
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """(system, fitted state, seen by test samples) with the weights of the goldens."""
-    folder = tmp_path_factory.mktemp("weights")
-    system = shape_guided(CONFIG)
-    batch = samples()
-    like = jax.eval_shape(system.init, jax.random.key(0), batch)
-    np.savez(folder / "sdf.npz", **drawn_weights(82))
-    np.savez(folder / "resnet.npz", **drawn_resnet("resnet18", 81, 2))
-    by_name = {row.name: row for row in system.pretrained}
-    sdf = by_name["distances"]
-    network = by_name["backbone"]
-    state = like._replace(
-        memory=memories.empty(CONFIG, 192),
-        hyper={"learning_rate": np.float32(1e-4)},
-    )
-    state = sdf.put(state, sdf.read(folder / "sdf.npz", sdf.get(like)))
-    state = network.put(state, network.read(folder / "resnet.npz", network.get(like)))
-    cached = jax.jit(lambda s, b: with_cache(system, s, b))(state, batch)
+def run(tmp_path_factory) -> Run:
+    folder, key = tmp_path_factory.mktemp("weights"), jax.random.key(0)
+    system, batch = shape_guided(CONFIG), samples()
+    like = jax.eval_shape(system.init, key, batch)
+    names = {
+        f"sdf_model/{n.replace('.', '/')}": x for n, x in drawn_weights(82).items()
+    }
+    np.savez(folder / "distances.npz", **names)
+    np.savez(folder / "backbone.npz", **drawn_resnet("resnet18", 81, 2))
+    state = like._replace(memory=memories.empty(CONFIG, 192))
+    for row in system.pretrained:
+        state = row.put(state, row.read(folder / f"{row.name}.npz", row.get(like)))
+    state = state._replace(hyper={"learning_rate": np.float32(1e-4)})
+    with_cells = jax.jit(lambda s, b: with_cache(system, s, b))
+    cached = jax.device_get(with_cells(state, batch))
+    train, test = (rows(cached, x) for x in (slice(TRAIN), slice(TRAIN, None)))
     _, fill, align = system.phases
-    train = rows(jax.device_get(cached), slice(TRAIN))
-    emitted = jax.device_get(jax.jit(fill.emit)(jax.random.key(0), state, train))
-    state = fill.absorb(jax.random.key(0), state, emitted)
-    sums = jax.device_get(jax.jit(align.emit)(jax.random.key(0), state, train))
-    state = align.finish(jax.random.key(0), state, sums)
-    test = rows(jax.device_get(cached), slice(TRAIN, None))
-    scores = jax.device_get(jax.jit(system.score)(jax.random.key(0), state, test))
-    return system, state, train, test, scores
+    emitted = jax.device_get(jax.jit(fill.emit)(key, state, train))
+    state = fill.absorb(key, state, emitted)
+    sums = jax.device_get(jax.jit(align.emit)(key, state, train))
+    state = align.finish(key, state, sums)
+    seen = jax.device_get(jax.jit(stages)(state, test, emitted["codes"]))
+    scores = jax.device_get(jax.jit(system.score)(key, state, test))
+    return Run(system, state, train, test, emitted, seen, scores)
+
+
+def stages(state, test, train_codes):
+    """Returns what the system makes of test samples, and of training ones' codes."""
+    patches = cut(test)
+    codes = distances.encode(CONFIG, state, patches)
+    rebuild = partial(memories.rebuild, CONFIG)
+    found = rebuild(state.memory["codes"], codes, 10, False)
+    off = distances.distances(CONFIG, state, patches, found.rebuilt)
+    allowed = memories.library(state.memory, found.number, patches.there)
+    cells = as_rows(test.extras["rgb_cells"])
+    return {
+        "codes": codes,
+        "shape": found,
+        "sdf": lowest_at_pixels(patches, off, (SIDE, SIDE)),
+        "cover": cover(patches, (SIDE, SIDE), 28),
+        "colour": rebuild(state.memory["rgb"], cells, 5, False, allowed),
+        "train": [
+            rebuild(state.memory["codes"], train_codes, 10, itself).residual
+            for itself in (False, True)
+        ],
+    }
 
 
 def near(found, expected, tolerance=1e-4):
@@ -135,55 +168,44 @@ def test_patches_are_those_of_the_public_code():
     stored = samples().extras["patches"].astype(int) - 1
     for n, count in enumerate(golden()["counts"]):
         assert (stored[n, :count] >= 0).all() and (stored[n, count:] < 0).all()
-        np.testing.assert_array_equal(stored[n, :90, 0], golden()["centres"][n])
+        np.testing.assert_array_equal(stored[n, :45, 0], golden()["centres"][n])
     for n in range(2):
         expected = golden()[f"pixels_{n}"]
         np.testing.assert_array_equal(stored[TRAIN + n, : len(expected)], expected)
 
 
 def test_codes_and_their_neighbours_are_those_of_the_public_code(run):
-    _, state, _, test, _ = run
-    near(
-        state.memory["codes"].rows[::40] + state.memory["codes"].mean,
-        golden()["stored_codes"],
-    )
-    patches = cut(test)
-    codes = jax.jit(lambda s: distances.encode(CONFIG, s, patches))(state)
-    found = jax.jit(
-        lambda c: memories.rebuild(CONFIG, state.memory["codes"], c, 10, False)
-    )(codes)
+    bank, found = run.state.memory["codes"], run.seen["shape"]
+    near((bank.rows + bank.mean)[::20], golden()["stored_codes"])
     for n, count in enumerate(golden()["counts"][TRAIN:]):
-        near(codes[n, :count:5], golden()[f"codes_{n}"])
+        near(run.seen["codes"][n, :count:3], golden()[f"codes_{n}"])
         np.testing.assert_array_equal(found.number[n, :count], golden()[f"near_{n}"])
-        near(found.rebuilt[n, :count:5], golden()[f"rebuilt_{n}"])
+        near(found.rebuilt[n, :count:3], golden()[f"rebuilt_{n}"])
         near(np.max(found.residual[n, :count]), golden()[f"s3_{n}"])
+        near(run.seen["sdf"][n, ..., 0], golden()[f"sdf_{n}"])
 
 
-def test_cells_and_library_are_those_of_the_public_code(run):
-    _, state, _, test, _ = run
-    covered = np.asarray(cover(cut(test), (SIDE, SIDE), 28))
+def test_cells_and_their_neighbours_are_those_of_the_public_code(run):
+    bank, found = run.state.memory["rgb"], run.seen["colour"]
     used = np.unpackbits(golden()["used"]).astype(bool)
-    np.testing.assert_array_equal(state.memory["origin"], np.flatnonzero(used))
-    near(
-        (state.memory["rgb"].rows + state.memory["rgb"].mean)[::100, ::4],
-        golden()["rgb_rows"],
-    )
+    np.testing.assert_array_equal(run.state.memory["origin"], np.flatnonzero(used))
+    near((bank.rows + bank.mean)[::50, ::2], golden()["rgb_rows"])
     for n, count in enumerate(golden()["counts"][TRAIN:]):
+        covered = run.seen["cover"][n, :count]
         expected = np.unpackbits(golden()[f"cells_{n}"]).reshape(-1, 784)
-        np.testing.assert_array_equal(covered[n, :count:3], expected)
+        np.testing.assert_array_equal(covered, expected)
+        seen = covered.any(0)
+        np.testing.assert_array_equal(np.flatnonzero(seen), golden()[f"foreground_{n}"])
+        cell = run.state.memory["origin"][found.number[n, seen]]
+        np.testing.assert_array_equal(cell, golden()[f"rgb_near_{n}"])
+        near(found.residual[n, seen].max(), golden()[f"s2_{n}"])
 
 
 def test_maps_and_scores_are_those_of_the_public_code(run):
-    _, state, _, _, scores = run
-    np.testing.assert_allclose(
-        state.memory["line"]["factor"], golden()["weight"], rtol=1e-3
-    )
-    np.testing.assert_allclose(
-        state.memory["line"]["offset"],
-        golden()["bias"],
-        atol=1e-3 * np.abs(golden()["rgb_0"]).max(),
-    )
-    np.testing.assert_allclose(scores.image, golden()["image"], rtol=1e-3)
+    line, scores = run.state.memory["line"], run.scores
+    near(line["factor"], golden()["weight"], 1e-3)
+    near(line["offset"], golden()["bias"], 1e-3)
+    near(scores.image, golden()["image"], 1e-3)
     for n in range(2):
         for name, found in (("map", scores.map), *scores.parts.items()):
             # A level of the 8-bit blur is 1/255 of the largest value.
@@ -196,10 +218,14 @@ def test_maps_and_scores_are_those_of_the_public_code(run):
 
 
 def test_cells_of_a_pixel_wrap_and_are_replaced_as_in_the_release():
-    def of(*pixels):
-        index = np.array(pixels, np.int32)[None, None]
-        patch = Patches(np.ones((1, 1), bool), index, np.zeros((1, 1, len(pixels), 3)))
-        return np.flatnonzero(cover(patch, (224, 224), 28)[0, 0]).tolist()
+    covered = jax.jit(partial(cover, size=(224, 224), cells=28))
+
+    def of(first, last=None):
+        index = np.array([first, first if last is None else last], np.int32)
+        patch = Patches(
+            np.ones((1, 1), bool), index[None, None], np.zeros((1, 1, 2, 3))
+        )
+        return np.flatnonzero(covered(patch)[0, 0]).tolist()
 
     assert of(100 * 224 + 60) == [287, 341, 345, 399]  # around cell 12 * 28 + 7
     # Cell 0: 2, -2, 56, -56; numbers below 0 become the largest.
@@ -213,23 +239,16 @@ def test_cells_of_a_pixel_wrap_and_are_replaced_as_in_the_release():
 
 
 def test_patches_are_centred_and_their_largest_extent_is_one(run):
-    patches = cut(run[3])
+    patches = jax.jit(cut)(run.test)
     points = np.asarray(patches.points)[np.asarray(patches.there)]
     np.testing.assert_allclose(points.mean(1), 0, atol=1e-6)
     np.testing.assert_allclose(np.ptp(points, axis=1).max(1), 1, rtol=1e-5)
 
 
 def test_a_patch_that_is_stored_has_no_residual_unless_it_is_left_out(run):
-    _, state, train, _, _ = run
-    codes = jax.jit(lambda s: distances.encode(CONFIG, s, cut(train)))(state)
-    there = np.asarray(cut(train).there)
-    for itself in (False, True):
-        found = memories.rebuild(CONFIG, state.memory["codes"], codes, 10, itself)
-        residual = np.asarray(found.residual)[there]
-        if itself:
-            assert residual.min() > 1e-3
-        else:
-            assert residual.max() < 1e-5
+    there = run.emitted["there"]
+    with_itself, without = (residual[there] for residual in run.seen["train"])
+    assert with_itself.max() < 1e-4 and without.min() > 1e-2
 
 
 def test_two_ranges_are_put_on_each_other():
@@ -305,29 +324,24 @@ def test_features_of_the_release_have_768_numbers():
 
 
 def test_a_sample_without_patches_scores_zero(run):
-    system, state, _, test, _ = run
-    nothing = {**test.extras, "patches": 0 * test.extras["patches"]}
-    scores = jax.jit(system.score)(
-        jax.random.key(0), state, test._replace(extras=nothing)
-    )
-    assert not np.asarray(any_patch(test._replace(extras=nothing))).any()
+    extras = {**run.test.extras, "patches": 0 * run.test.extras["patches"]}
+    nothing = run.test._replace(extras=extras)
+    scores = jax.jit(run.system.score)(jax.random.key(0), run.state, nothing)
+    assert not np.asarray(any_patch(nothing)).any()
     assert not np.asarray(scores.image).any() and np.isfinite(scores.map).all()
 
 
 def test_a_class_without_patches_is_an_error(run):
-    system, state, _, _, _ = run
     rows = {"there": np.zeros((3, 4), bool), "codes": np.zeros((3, 4, 128))}
     with pytest.raises(ValueError, match="more than 10 patches in 3 .* found 0"):
-        system.phases[1].absorb(jax.random.key(0), state, rows)
+        run.system.phases[1].absorb(jax.random.key(0), run.state, rows)
 
 
 def test_samples_are_aligned_by_their_ids(run):
-    system, state, train, test, _ = run
-    memory = {**state.memory, "aligned": np.array([False, True, False, True])}
-    weigh = system.phases[2].weigh
-    found = weigh(state._replace(memory=memory), train)
-    np.testing.assert_array_equal(found, [0, 1, 0, 1])
-    np.testing.assert_array_equal(weigh(state._replace(memory=memory), test), [0, 0])
+    memory = {**run.state.memory, "aligned": np.array([False, True, True])}
+    state, weigh = run.state._replace(memory=memory), run.system.phases[2].weigh
+    np.testing.assert_array_equal(weigh(state, run.train), [0, 1, 1])
+    np.testing.assert_array_equal(weigh(state, run.test), [0, 0])
 
 
 @pytest.mark.parametrize(
@@ -346,7 +360,7 @@ def test_wrong_fields_are_refused(fields, message):
 
 def test_cells_that_do_not_divide_the_image_are_refused(run):
     with pytest.raises(ValueError, match="multiple of 28, found 50 x 50"):
-        cover(cut(run[3]), (50, 50), 28)
+        cover(cut(run.test), (50, 50), 28)
 
 
 # --- The configuration ----------------------------------------------------------------
