@@ -3,7 +3,7 @@
 How the stored outputs were made stands in tests/golden/README.md.
 """
 
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -111,9 +111,8 @@ def run(tmp_path_factory) -> Run:
     folder, key = tmp_path_factory.mktemp("weights"), jax.random.key(0)
     system, batch = shape_guided(CONFIG), samples()
     like = jax.eval_shape(system.init, key, batch)
-    names = {
-        f"sdf_model/{n.replace('.', '/')}": x for n, x in drawn_weights(82).items()
-    }
+    drawn = {n.replace(".", "/"): x for n, x in drawn_weights(82).items()}
+    names = {f"sdf_model/{name}": x for name, x in drawn.items()}
     np.savez(folder / "distances.npz", **names)
     np.savez(folder / "backbone.npz", **drawn_resnet("resnet18", 81, 2))
     state = like._replace(memory=memories.empty(CONFIG, 192))
@@ -222,10 +221,9 @@ def test_cells_of_a_pixel_wrap_and_are_replaced_as_in_the_release():
 
     def of(first, last=None):
         index = np.array([first, first if last is None else last], np.int32)
-        patch = Patches(
-            np.ones((1, 1), bool), index[None, None], np.zeros((1, 1, 2, 3))
-        )
-        return np.flatnonzero(covered(patch)[0, 0]).tolist()
+        there, points = np.ones((1, 1), bool), np.zeros((1, 1, 2, 3))
+        found = covered(Patches(there, index[None, None], points))
+        return np.flatnonzero(found[0, 0]).tolist()
 
     assert of(100 * 224 + 60) == [287, 341, 345, 399]  # around cell 12 * 28 + 7
     # Cell 0: 2, -2, 56, -56; numbers below 0 become the largest.
