@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from oracles.public_resnets import drawn_weights as drawn_resnet
 from oracles.signed_distance import drawn_weights
+from scipy.spatial import cKDTree
 
 from ad3d_jax.base import Batch, Scores, State, System, with_cache
 from ad3d_jax.features.patches import as_rows
@@ -275,23 +276,24 @@ def test_the_smallest_distance_that_is_not_zero_counts_at_a_pixel():
     np.testing.assert_allclose(found[0, ..., 0], [[0.4, 0.2], [0, 0]])
 
 
-def test_queries_lie_around_the_patch_at_two_distances():
+def test_queries_are_drawn_as_the_twenty_stored_sets_are():
     grid = np.stack(np.meshgrid(*[np.arange(8.0)] * 2, [0.0]), -1).reshape(-1, 3)
     points = np.float32(np.broadcast_to(grid, (4, 64, 3)))
     there = np.array([True, True, True, False])
     keys = jax.random.split(jax.random.key(0), 400)
-    drawn = jax.jit(jax.vmap(lambda key: distances.around(1, key, points, there)))(keys)
-    off = np.asarray(drawn.query - points[0][None, None])
-    squared = ((grid[:, None] - grid[None]) ** 2).sum(-1)
-    spread = np.sqrt(np.sort(squared, axis=1)[:, 50])  # itself is the first
-    wide = (off / spread[None, None, :, None]).std((1, 2, 3))
+    draw = jax.jit(jax.vmap(lambda key: distances.around(1, key, points, there)))
+    drawn = jax.device_get(draw(keys))
+    query, target = drawn.query[:, 0], drawn.target[:, 0]
+    # The stored form: the distance of the last of 51 neighbours, itself among them.
+    tree = cKDTree(grid)
+    spread = tree.query(grid, 51)[0][:, -1]
+    wide = ((query - grid[None]) / spread[None, :, None]).std((1, 2))
     near = wide < 0.75
     assert 0.57 < near.mean() < 0.73  # 13 of 20 sets
     np.testing.assert_allclose(wide[near].mean(), 0.5, rtol=0.02)
     np.testing.assert_allclose(wide[~near].mean(), 1.0, rtol=0.02)
-    squared = ((drawn.query[:, 0, :, None] - points[0][None, None]) ** 2).sum(-1)
-    expected = points[0][np.asarray(squared).argmin(-1)]
-    np.testing.assert_array_equal(drawn.target[:, 0], expected)
+    nearest = tree.query(query.reshape(-1, 3))[1]
+    np.testing.assert_array_equal(target.reshape(-1, 3), points[0][nearest])
 
 
 def test_patches_of_a_step_are_of_the_first_half():
