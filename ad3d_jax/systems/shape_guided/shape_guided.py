@@ -118,26 +118,29 @@ def shape_guided(config: Config = Config()) -> System:  # noqa: B008 (immutable)
     def rebuild(name, state, rows, *arguments):
         return memories.rebuild(config, state.memory[name], rows, *arguments)
 
-    def blurred(map):
-        return blur_8bit(map, config.blur_radius)
+    def blurred(maps):
+        """Returns maps by name, blurred; all at once, so that one program does."""
+        together = blur_8bit(jnp.concatenate(list(maps.values())), config.blur_radius)
+        return dict(zip(maps, jnp.split(together, len(maps)), strict=True))
 
     def score(key, state, batch):
         """Returns the larger of both maps, on one scale, and both scores' product."""
         seen = see(state, batch, itself=False)
-        parts = {f"map_{name}": blurred(what.map) for name, what in seen.items()}
+        maps = {f"map_{name}": what.map for name, what in seen.items()}
         if config.result != "fused":
+            parts = blurred(maps)
             image = seen[config.result].image
             return Scores(parts[f"map_{config.result}"], image, parts)
-        sdf, rgb = seen["sdf"], seen["rgb"]
         line = state.memory["line"]
-        aligned = jnp.maximum(rgb.map * line["factor"] + line["offset"], 0)
-        map = blurred(jnp.maximum(aligned, sdf.map))
-        return Scores(map, sdf.image * rgb.image, parts)
+        aligned = jnp.maximum(maps["map_rgb"] * line["factor"] + line["offset"], 0)
+        parts = blurred({**maps, "map": jnp.maximum(aligned, maps["map_sdf"])})
+        image = seen["sdf"].image * seen["rgb"].image
+        return Scores(parts.pop("map"), image, parts)
 
     def maps(state, batch):
         """Returns the blurred maps of samples that are in memory."""
         seen = see(state, batch, itself=True)
-        return {name: blurred(what.map) for name, what in seen.items()}
+        return blurred({name: what.map for name, what in seen.items()})
 
     phases = (distances.phase(config), memories.fill_phase(config, colours))
     if config.result == "fused":
