@@ -279,7 +279,7 @@ def test_the_smallest_distance_that_is_not_zero_counts_at_a_pixel():
     there = np.array([[True, True, False]])
     values = np.float32([[[0.5, 0.2, 0.0], [0.3, 0.4, 0.0], [9, 9, 9]]])
     patches = Patches(there, pixel, np.zeros((1, 3, 3, 3)))
-    found = lowest_at_pixels(patches, values, (2, 2))
+    found = jax.jit(partial(lowest_at_pixels, size=(2, 2)))(patches, values)
     np.testing.assert_allclose(found[0, ..., 0], [[0.4, 0.2], [0, 0]])
 
 
@@ -366,9 +366,9 @@ def test_wrong_fields_are_refused(fields, message):
         Config(**fields)
 
 
-def test_cells_that_do_not_divide_the_image_are_refused(run):
+def test_cells_that_do_not_divide_the_image_are_refused():
     with pytest.raises(ValueError, match="multiple of 28, found 50 x 50"):
-        cover(cut(run.test), (50, 50), 28)
+        cover(jax.eval_shape(cut, samples()), (50, 50), 28)
 
 
 # --- The configuration ----------------------------------------------------------------
