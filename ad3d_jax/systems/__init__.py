@@ -21,6 +21,7 @@ from ad3d_jax.systems import (
 )
 from ad3d_jax.systems.dsr import dsr as dsr2d
 from ad3d_jax.systems.dsr import dsr3d
+from ad3d_jax.systems.shape_guided import shape_guided
 
 
 class Entry(NamedTuple):
@@ -43,6 +44,9 @@ SYSTEMS: dict[str, Entry] = {
     "easynet": Entry(easynet.Config, easynet.easynet, easynet.HYPER),
     "padim": Entry(padim.Config, padim.padim, {}),
     "patchcore": Entry(patchcore.Config, patchcore.patchcore, {}),
+    "shape_guided": Entry(
+        shape_guided.Config, shape_guided.shape_guided, shape_guided.HYPER
+    ),
     "simplenet": Entry(simplenet.Config, simplenet.simplenet, simplenet.HYPER),
 }
 
