@@ -1,0 +1,56 @@
+"""M3DM: banks of points, of the image and of both fused, weighed by one-class SVMs.
+
+Y. Wang, J. Peng, J. Zhang, R. Yi, Y. Wang, C. Wang, "Multimodal Industrial Anomaly
+Detection via Hybrid Fusion", CVPR 2023, arXiv 2303.00601. Reference: the authors'
+release nomewang/M3DM, whose constants are the defaults, in inference mode. What differs
+is in the card `docs/systems/m3dm.md`.
+
+The point features are aligned with the image (`features`), fused with its own
+(`fusion`), kept in banks (`memory`), whose scores are put together (`decision`).
+"""
+
+import jax
+import jax.numpy as jnp
+
+from ad3d_jax.base import Scores, State, System
+from ad3d_jax.systems.fields import numbers
+from ad3d_jax.systems.m3dm import decision, features, fusion, memory
+from ad3d_jax.systems.m3dm.config import HYPER, UFF, Config
+from ad3d_jax.systems.modalities import map_size
+
+
+def m3dm(config: Config = Config()) -> System:  # noqa: B008 (immutable)
+    """Returns the system that `config` describes."""
+    fuses, weighs = "fused" in config.banks, config.decision == "svm"
+
+    def describe(state, batch):
+        """Returns what is known of each cell of each bank, before normalisation."""
+        rows = {}
+        if "xyz" in config.needs:
+            rows["points"] = features.of_points(config, batch)
+        if "rgb" in config.needs:
+            rows["rgb"] = features.of_rgb(batch)
+        if fuses:
+            beside = features.on_cells(config, rows["rgb"])
+            rows["fused"] = fusion.fused(state.params[UFF], rows["points"], beside)
+        return rows
+
+    def init(key, batch):
+        nets, fuse = jax.random.split(key)
+        state = State(frozen=features.init(config, nets), hyper=numbers(HYPER))
+        batch = features.with_shapes(config, state, batch)
+        if fuses:
+            ...
+        return state
+
+    def score(key, state, batch):
+        """Returns the banks' scores, weighed by the SVMs or added."""
+        rows = memory.normalised(state, describe(state, batch))
+        images, maps = memory.compare(config, state, rows, map_size(batch))
+        pixels = jnp.concatenate([maps[name] for name in config.banks], axis=-1)
+        if not weighs:
+            map, image = jnp.sum(pixels, axis=-1), jnp.sum(images, axis=-1)
+        else:
+            map = decision.weighed(state, "map", pixels)
+            image = decision.weighed(state, "image", images)
+        return Scores(map[..., None], image, parts=maps)
