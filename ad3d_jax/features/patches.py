@@ -103,7 +103,7 @@ def cell_pool(x: Array, cells: int = 28) -> Array:
     """
     if min(x.shape[1:3]) < 3:
         raise ValueError(f"cell_pool: expected sides of 3 or more, found {x.shape}")
-    rows, columns = (_cell_weights(side, cells) for side in x.shape[1:3])
+    rows, columns = (cell_weights(side, cells) for side in x.shape[1:3])
     precision = jax.lax.Precision.HIGHEST
     x = jnp.einsum("ih,bhwc->biwc", rows, x, precision=precision)
     return jnp.einsum("jw,biwc->bijc", columns, x, precision=precision)
@@ -123,7 +123,7 @@ def adaptive_bins(length: int, bins: int) -> tuple[np.ndarray, np.ndarray]:
     return i * length // bins, -(-(i + 1) * length // bins)
 
 
-def _cell_weights(side: int, cells: int) -> np.ndarray:
+def cell_weights(side: int, cells: int) -> np.ndarray:
     """Returns [cells,side] float32: each cell's weights of a side's pixels."""
     first, end = (edge[:, None] for edge in adaptive_bins(side - 2, cells))
     pixels = np.arange(side - 2)[None]
