@@ -4,7 +4,9 @@ import numpy as np
 
 from ad3d_jax.base import Array
 
-BYTES_OF_ROW = 12  # that training takes for a row besides the row: target, weight, order
+BYTES_OF_ROW = (
+    12  # that training takes for a row besides the row: target, weight, order
+)
 
 
 def weights(

@@ -39,9 +39,13 @@ def local_outlier_factor(
     others = present[None] & present[:, None] & ~jnp.eye(count, dtype=bool)
     squared = jnp.sum((points[:, None] - points[None]) ** 2, axis=-1)
     apart = jnp.where(others, jnp.sqrt(squared), jnp.inf)
-    distance, index = lowest(apart, min(neighbours, count - 1)) if count > 1 else (
-        jnp.full((count, 1), jnp.inf),
-        jnp.zeros((count, 1), jnp.int32),
+    distance, index = (
+        lowest(apart, min(neighbours, count - 1))
+        if count > 1
+        else (
+            jnp.full((count, 1), jnp.inf),
+            jnp.zeros((count, 1), jnp.int32),
+        )
     )
     near = distance < jnp.inf  # fewer than k may be present
     number = jnp.maximum(jnp.sum(near, axis=1, dtype=jnp.float32), 1.0)

@@ -34,7 +34,9 @@ def scene(seed, side=224):
     rgb is float32 in [0,1]; xyz in metres, (0, 0, 0) where nothing was measured.
     """
     generator = np.random.default_rng(seed)
-    v, u = np.meshgrid(np.linspace(-1, 1, side), np.linspace(-1, 1, side), indexing="ij")
+    v, u = np.meshgrid(
+        np.linspace(-1, 1, side), np.linspace(-1, 1, side), indexing="ij"
+    )
     a, b, c = generator.uniform(2, 6, 3)
     z = 0.64 + 0.01 * (u**2 + 0.5 * v**2) + 0.002 * np.sin(a * u) * np.cos(b * v)
     xyz = np.stack([0.036 + 0.05 * u, 0.05 * v - 0.001, z], -1)
@@ -47,7 +49,7 @@ def scene(seed, side=224):
     return rgb.astype(np.float32), xyz.astype(np.float32)
 
 
-def feature_maps(seed, side=224, grid=7, points=24, rgb=16):
+def feature_maps(seed, side=224, grid=28, points=24, rgb=16):
     """Returns smooth features of a `scene`'s pixels and of the image's places.
 
     [side,side,points] float32, 0 where no point was measured, and [grid,grid,rgb].

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ad3d_jax.features.extractors import BACKBONES
+from ad3d_jax.features.points import POINT_NETWORKS, STATISTICS
 from ad3d_jax.ops import coreset, knn
 from ad3d_jax.systems.fields import Fields, Range, at_least, one_of, within
 
@@ -27,11 +28,14 @@ class Config(Fields):
     banks: tuple[str, ...] = BANKS  # some of them, in this order
     decision: str = one_of("svm", "sum")  # how the banks' scores become one
     # Image network.
-    backbone: str = one_of(*BACKBONES, default="vit_base8_dino")
-    layers: tuple[str, ...] = ("norm",)
-    source: str = "dino"  # set of weights that is accepted, see features.known
-    # Point transformer.
-    point_encoder: str = "point_mae"
+    backbone: str = one_of(*BACKBONES, default="resnet18")
+    layers: tuple[str, ...] = ("layer2",)
+    source: str = ""  # set of weights that is accepted, see features.known
+    # Point transformer. Statistics of its batch norms: as stored, or those of the cloud
+    # itself, as published figures had them, since it never left its training mode.
+    point_network: str = one_of(*POINT_NETWORKS, default="point_mae")
+    point_layers: tuple[str, ...] = ("block4", "block8", "block12")
+    point_statistics: str = one_of(*STATISTICS)
     groups: int = at_least(3, 1024)
     group_size: int = at_least(1, 128)
     cells: int = at_least(1, 56)  # a side of the points' grid

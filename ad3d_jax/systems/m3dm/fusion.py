@@ -8,10 +8,9 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from ad3d_jax.base import Across, Array, Batch, Pretrained, State, Train, Tree, Update
+from ad3d_jax.base import Across, Array, Pretrained, Train, Tree, Update
 from ad3d_jax.features.feature_fusion import read_feature_fusion
 from ad3d_jax.nn.feature_fusion import FeatureFusion
 from ad3d_jax.systems.m3dm import features
@@ -51,7 +50,9 @@ def phase(config: Config) -> Train:
         """Returns the contrastive loss of a sample's cells among those of all."""
         points = features.of_points(config, batch)
         rgb = features.of_rgb(batch)
-        paired = rgb[:, pairing(config, rgb.shape[1])]
+        paired = features.on_cells(config, rgb)
+        if config.uff_pairing == "as_released":
+            paired = rgb[:, features.tiled(config, rgb.shape[1])]
 
         def heads(cells):
             return FeatureFusion().apply({"params": params[UFF]}, *cells)[2:]
@@ -74,24 +75,6 @@ def phase(config: Config) -> Train:
         batch_size=config.uff_batch_size,
         pretrained=UFF,
     )
-
-
-def pairing(config: Config, places: int) -> np.ndarray:
-    """Returns which place of the image each cell is paired with, [cells**2] int32.
-
-    Args:
-        config: says how: "aligned", or "as_released", where the rows of the image are
-            repeated and then read in another order, so that few belong together.
-        places: of the image's grid, a square.
-    """
-    cells = config.cells**2
-    number = np.arange(cells)
-    if config.uff_pairing == "as_released":
-        times = cells // places
-        return ((times * (number % places) + number // places) % places).astype("int32")
-    side = round(places**0.5)
-    row, column = (index * side // config.cells for index in divmod(number, config.cells))
-    return (row * side + column).astype(np.int32)
 
 
 def contrastive(

@@ -9,6 +9,8 @@ The point features are aligned with the image (`features`), fused with its own
 (`fusion`), kept in banks (`memory`), whose scores are put together (`decision`).
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
@@ -22,9 +24,10 @@ from ad3d_jax.systems.modalities import map_size
 def m3dm(config: Config = Config()) -> System:  # noqa: B008 (immutable)
     """Returns the system that `config` describes."""
     fuses, weighs = "fused" in config.banks, config.decision == "svm"
+    cache = partial(features.cached, config)
 
     def describe(state, batch):
-        """Returns what is known of each cell of each bank, before normalisation."""
+        """Returns the features of the places of each bank, before normalisation."""
         rows = {}
         if "xyz" in config.needs:
             rows["points"] = features.of_points(config, batch)
@@ -36,21 +39,47 @@ def m3dm(config: Config = Config()) -> System:  # noqa: B008 (immutable)
         return rows
 
     def init(key, batch):
-        nets, fuse = jax.random.split(key)
-        state = State(frozen=features.init(config, nets), hyper=numbers(HYPER))
-        batch = features.with_shapes(config, state, batch)
+        networks, fuse = jax.random.split(key)
+        state = State(frozen=features.init(config, networks), hyper=numbers(HYPER))
+        extras = jax.eval_shape(cache, state, batch)
+        batch = batch._replace(extras={**batch.extras, **extras})
         if fuses:
-            ...
-        return state
+            points = jax.eval_shape(partial(features.of_points, config), batch)
+            sizes = points.shape[-1], features.of_rgb(batch).shape[-1]
+            state = state._replace(params={UFF: fusion.init(fuse, *sizes)})
+        banks = memory.empty(config, describe, state, batch)
+        learned = {"decision": decision.empty(config)} if weighs else {}
+        return state._replace(memory={**banks, **learned})
 
     def score(key, state, batch):
         """Returns the banks' scores, weighed by the SVMs or added."""
         rows = memory.normalised(state, describe(state, batch))
         images, maps = memory.compare(config, state, rows, map_size(batch))
         pixels = jnp.concatenate([maps[name] for name in config.banks], axis=-1)
-        if not weighs:
-            map, image = jnp.sum(pixels, axis=-1), jnp.sum(images, axis=-1)
-        else:
-            map = decision.weighed(state, "map", pixels)
+        if weighs:
             image = decision.weighed(state, "image", images)
+            map = decision.weighed(state, "map", pixels)
+        else:
+            image, map = (jnp.sum(x, axis=-1) for x in (images, pixels))
         return Scores(map[..., None], image, parts=maps)
+
+    phases = [fusion.phase(config)] if fuses else []
+    if config.normalise != "none":
+        phases.append(memory.scales_phase(config, describe))
+    phases.append(memory.banks_phase(config, describe))
+    if weighs:
+        phases.append(decision.phase(config, describe))
+    return System(
+        name="m3dm",
+        needs_fit=config.needs,
+        needs_score=config.needs,
+        init=init,
+        phases=tuple(phases),
+        score=score,
+        pretrained=(
+            *features.pretrained_parts(config),
+            *((fusion.PRETRAINED,) if fuses else ()),
+        ),
+        cache=cache,
+        sharded=config.banks,
+    )

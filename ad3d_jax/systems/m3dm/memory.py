@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ad3d_jax.base import Array, Batch, Gather, Plan, State, Sum, Tree
+from ad3d_jax.base import Array, Batch, Gather, Plan, Select, State, Sum, Tree
 from ad3d_jax.ops import coreset, knn, reweight
 from ad3d_jax.ops.blur import blur_8bit, gaussian_blur
 from ad3d_jax.ops.resize import resize_bilinear
@@ -81,38 +81,38 @@ def normalised(state: State, rows: Mapping[str, Array]) -> dict[str, Array]:
 # --- The rows that are kept -----------------------------------------------------------
 
 
-def banks_phase(config: Config, describe: Describe, places: Mapping[str, int]) -> Gather:
-    """Returns the phase that fills all banks in one pass.
-
-    Args:
-        config: says what they keep.
-        describe: gives the features.
-        places: cells of a sample in each bank.
-    """
-    forms = {name: form(config, name, places) for name in config.banks}
-    select = {
-        name: coreset.greedy(each.fraction, each.start, each.projection, each.precision)
-        for name, each in forms.items()
-        if each.fraction < 1
-    }
+def banks_phase(config: Config, describe: Describe) -> Gather:
+    """Returns the phase that fills all banks in one pass."""
 
     def emit(key, state, batch):
         return normalised(state, describe(state, batch))
 
     def absorb(key, state, rows):
-        built = {name: kept(config, name, rows[name]) for name in config.banks}
-        made = {name: knn.build(x, config.chunk_bytes) for name, x in built.items()}
+        kept = {n: with_zero_row(config, n, rows[n].rows)[0] for n in config.banks}
+        made = {name: knn.build(x, config.chunk_bytes) for name, x in kept.items()}
         return state._replace(memory={**state.memory, **made})
 
-    return Gather("banks", emit, absorb, select=select, plan=partial(plan, forms))
+    return Gather(
+        name="banks",
+        emit=emit,
+        absorb=absorb,
+        select={name: choice(config, name) for name in config.banks},
+        plan=partial(plan, config),
+    )
 
 
-def form(config: Config, name: str, places: Mapping[str, int]) -> banks.Bank:
-    """Returns how a bank is chosen: greedily from row 0 on, a fraction of its rows."""
+def form(config: Config, name: str, places: int) -> banks.Bank:
+    """Returns how a bank is chosen: greedily from row 0 on, a fraction of its rows.
+
+    Args:
+        config: names the fraction.
+        name: of the bank.
+        places: of a sample in it.
+    """
     fraction = config.fraction
     if config.sizes == "as_coded" and name != "points" and "points" in config.banks:
-        # Of what the points have kept. Both floors are those of the release.
-        fraction = min(fraction**2 * (places["points"] / places[name]), 1.0)
+        # Of what the points have kept; one floor of both is the release's two.
+        fraction = min(fraction**2 * (config.cells**2 / places), 1.0)
     return banks.Bank(
         fraction=fraction,
         start="first",
@@ -123,39 +123,54 @@ def form(config: Config, name: str, places: Mapping[str, int]) -> banks.Bank:
     )
 
 
-def kept(config: Config, name: str, rows: Array | coreset.Chosen) -> np.ndarray:
-    """Returns the rows of a bank [N,D], on the host.
+def greedy(config: Config, name: str, places: int) -> Select:
+    """Returns the choice of a bank's rows, see `form`."""
+    each = form(config, name, places)
+    return coreset.greedy(each.fraction, each.start, each.projection, each.precision)
+
+
+def choice(config: Config, name: str) -> Select:
+    """Returns the choice of a bank's rows [T,P,D], whatever P is."""
+
+    def prepare(key, state, rows):
+        return greedy(config, name, rows.shape[1]).prepare(key, state, rows)
+
+    return greedy(config, name, config.cells**2)._replace(prepare=prepare)
+
+
+def with_zero_row(
+    config: Config, name: str, rows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the rows of a bank [N,D], and which of those given it has, [M] bool.
 
     With `zero_row` those of points that hold an exact 0 are left out, and a row of
-    zeros ends the bank. Meant for the background, whose features are 0; since it has
-    been normalised, nothing is left out, and the row is the mean feature.
+    zeros ends the bank. Meant for the background, whose features are 0; but here they
+    are normalised, so that nothing is left out, and the row is the mean feature.
     """
-    rows = rows.rows if isinstance(rows, coreset.Chosen) else rows
-    rows = np.asarray(rows).reshape(-1, rows.shape[-1])
     if name != "points" or not config.zero_row:
-        return rows
-    return np.concatenate([rows[(rows != 0).all(1)], np.zeros_like(rows[:1])])
+        return rows, np.ones(len(rows), bool)
+    stays = (rows != 0).all(1)
+    return np.concatenate([rows[stays], np.zeros_like(rows[:1])]), stays
 
 
-def plan(forms: Mapping[str, banks.Bank], state: State, shapes: Tree) -> Plan:
+def plan(config: Config, state: State, shapes: Tree) -> Plan:
     """Returns what all banks take together; they are chosen one after the other."""
-    plans = {
-        name: banks.plan(each, state, {"rows": shapes[name]})
-        for name, each in forms.items()
-    }
-    emitted = {n: 4 * each.rows * each.dimensions for n, each in plans.items()}
-    bank_bytes = sum(each.bank_bytes for each in plans.values())
+    plans = [
+        banks.plan(form(config, name, shapes[name].shape[1]), state, {"rows": shape})
+        for name, shape in shapes.items()
+    ]
+    emitted = sum(4 * each.rows * each.dimensions for each in plans)
+    bank_bytes = sum(each.bank_bytes for each in plans)
+    choosing = max(e.host_bytes - 4 * e.rows * e.dimensions for e in plans)
     return Plan(
-        rows=sum(each.rows for each in plans.values()),
-        kept=sum(each.kept for each in plans.values()),
-        dimensions=max(each.dimensions for each in plans.values()),
+        rows=sum(each.rows for each in plans),
+        kept=sum(each.kept for each in plans),
+        dimensions=max(each.dimensions for each in plans),
         bank_bytes=bank_bytes,
-        split_bytes=max(bank_bytes, *(each.split_bytes for each in plans.values())),
-        whole_bytes=max(each.whole_bytes for each in plans.values()),
-        host_bytes=sum(emitted.values())
-        + max(each.host_bytes - emitted[n] for n, each in plans.items())
-        + bank_bytes,
-        chunk=min(each.chunk for each in plans.values()),
+        split_bytes=max(bank_bytes, *(each.split_bytes for each in plans)),
+        whole_bytes=max(each.whole_bytes for each in plans),
+        host_bytes=emitted + choosing + bank_bytes,
+        chunk=min(each.chunk for each in plans),
     )
 
 
@@ -175,7 +190,9 @@ def compare(
     """
     images, maps = [], {}
     for name in config.banks:
-        image, map = compare_one(config, state.memory[name], rows[name], size)
+        softness = state.memory.get("softness", {}).get(name)
+        bank = state.memory[name]
+        image, map = compare_one(config, bank, rows[name], size, softness)
         factor = state.hyper[f"lambda_{name}"]
         images.append(factor * image)
         maps[name] = factor * map
@@ -183,12 +200,24 @@ def compare(
 
 
 def compare_one(
-    config: Config, bank: knn.Bank, rows: Array, size: tuple[int, int]
+    config: Config,
+    bank: knn.Bank,
+    rows: Array,
+    size: tuple[int, int],
+    softness: Array | None = None,
 ) -> tuple[Array, Array]:
-    """Returns image scores [B] and blurred maps [B,H,W,1] of one bank."""
+    """Returns image scores [B] and blurred maps [B,H,W,1] of one bank.
+
+    Args:
+        config, rows, size: as of `compare`.
+        bank: is compared with.
+        softness: [N], what the distance to each row of the bank is multiplied by.
+    """
     count, places, dimensions = rows.shape
     found = knn.nearest(bank, rows.reshape(-1, dimensions), mode=config.mode)
     distance, number = (x.reshape(count, places) for x in found)
+    if softness is not None:
+        distance = distance * jnp.asarray(softness)[number]
     image = reweight.image_score(
         bank,
         rows,
