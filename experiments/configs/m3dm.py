@@ -10,7 +10,7 @@
 
 The default is the release's "DINO+Point_MAE+Fusion" with its constants, the networks in
 inference mode. Published means over the ten classes of MVTec 3D-AD, I-AUROC / P-AUROC /
-AUPRO: .945 / .992 / .964. `light` needs no transformer of images. Card:
+AUPRO: .945 / .992 / .964. Card:
 docs/systems/m3dm.md.
 """
 
@@ -65,8 +65,9 @@ VARIANTS = {
         "model.uff_warm_up": 1 / 3,
     },
     # Networks.
-    "vit_base": {"model.backbone": "vit_base8", "model.source": ""},
-    "vit_small_dino": {"model.backbone": "vit_small8_dino", "model.source": ""},
+    "vit_in1k": {"model.source": "augreg_in21k_ft_in1k"},
+    "vit_in21k": {"model.source": "augreg_in21k"},
+    "vit_small": {"model.backbone": "vit_small_patch8_224"},
     "point_bert": {"model.point_network": "point_bert"},
     "batch_statistics": {"model.point_statistics": "batch"},
     # An exact choice of rows instead of the release's; many times faster on a CPU.

@@ -2,7 +2,7 @@
 
 import jax
 import numpy as np
-from public_m3dm import drawn, feature_maps, scene
+from oracles.public_m3dm import drawn, feature_maps, scene
 
 from ad3d_jax.base import Batch
 from ad3d_jax.features.feature_fusion import public_name
