@@ -55,7 +55,9 @@ def test_samples_do_not_see_each_other():
         one = attention(*(x[sample : sample + 1] for x in (q, k, v)))
         np.testing.assert_allclose(both[sample], one[0], atol=1e-6)
     # One token sees itself alone; equal keys see the mean of all values.
-    np.testing.assert_allclose(attention(q[:, :, :1], k[:, :, :1], v[:, :, :1]), v[:, :, :1], rtol=1e-6)
+    np.testing.assert_allclose(
+        attention(q[:, :, :1], k[:, :, :1], v[:, :, :1]), v[:, :, :1], rtol=1e-6
+    )
     mean = jnp.broadcast_to(v.mean(2, keepdims=True), v.shape)
     np.testing.assert_allclose(attention(q, jnp.ones_like(k), v), mean, atol=1e-6)
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ad3d_jax.features.extractors import BACKBONES
+from ad3d_jax.features.extractors import BACKBONES, deepest
 from ad3d_jax.features.points import POINT_NETWORKS, STATISTICS
 from ad3d_jax.ops import coreset, knn
 from ad3d_jax.systems.fields import Fields, Range, at_least, one_of, within
@@ -28,9 +28,9 @@ class Config(Fields):
     banks: tuple[str, ...] = BANKS  # some of them, in this order
     decision: str = one_of("svm", "sum")  # how the banks' scores become one
     # Image network.
-    backbone: str = one_of(*BACKBONES, default="resnet18")
-    layers: tuple[str, ...] = ("layer2",)
-    source: str = ""  # set of weights that is accepted, see features.known
+    backbone: str = one_of(*BACKBONES, default="vit_base_patch8_224")
+    layers: tuple[str, ...] = ("norm12",)
+    source: str = "dino"  # set of weights that is accepted, see features.known
     # Point transformer. Statistics of its batch norms: as stored, or those of the cloud
     # itself, as published figures had them, since it never left its training mode.
     point_network: str = one_of(*POINT_NETWORKS, default="point_mae")
@@ -68,6 +68,7 @@ class Config(Fields):
 
     def __post_init__(self):
         super().__post_init__()
+        deepest(self.backbone, self.layers)
         known = tuple(name for name in BANKS if name in self.banks)
         if not known or known != self.banks:
             raise ValueError(

@@ -10,7 +10,7 @@ import numpy as np
 
 from ad3d_jax.base import Array, Batch, Pretrained, State, Tree
 from ad3d_jax.features.extractors import (
-    extractor,
+    deepest,
     feature_maps,
     init_backbone,
     pretrained_backbone,
@@ -28,11 +28,11 @@ def init(config: Config, key: Array) -> dict[str, Tree]:
     image, points = jax.random.split(key)
     frozen = {}
     if "rgb" in config.needs:
-        deepest = max(config.layers, key=extractor(config.backbone).layers.index)
-        frozen["backbone"] = init_backbone(image, config.backbone, deepest)
+        last = deepest(config.backbone, config.layers)
+        frozen["backbone"] = init_backbone(image, config.backbone, last)
     if "xyz" in config.needs:
-        deepest = max(config.point_layers, key=POINT_LAYERS.index)
-        frozen["points"] = init_points(points, config.point_network, deepest)
+        last = max(config.point_layers, key=POINT_LAYERS.index)
+        frozen["points"] = init_points(points, config.point_network, last)
     return frozen
 
 
