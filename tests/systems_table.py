@@ -68,6 +68,8 @@ SYSTEMS = {
     "patchcore": tiny("patchcore", "gather"),
     "btf": tiny("btf", "gather"),
     "btf_hog": tiny("btf:tiny+hog"),
+    "m3dm": tiny("m3dm"),
+    "m3dm_nr": tiny("m3dm_nr", slow=True),
     # As of `moments`; 2e-6 found.
     "padim": tiny("padim", rounding=5e-6),
     "simplenet": tiny("simplenet", "train"),

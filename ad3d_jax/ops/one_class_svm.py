@@ -16,7 +16,7 @@ def weights(
 
     Args:
         rows: [N,D] float32, N > 0, finite; all of them are seen, each once a pass, in
-            an order that `seed` draws.
+            an order that `seed` draws. Computed in float64, as with M3DM's tensors.
         nu: in (0, 1]: the share of rows that may lie on the other side.
         iterations: passes over the rows, at most; it ends earlier where the loss falls
             by less than 0.001.
@@ -31,7 +31,7 @@ def weights(
     # Loads in seconds, and few need it.
     from sklearn.linear_model import SGDOneClassSVM
 
-    rows = np.asarray(rows, np.float32)
+    rows = np.asarray(rows, np.float64)
     if rows.ndim != 2 or not rows.size:
         raise ValueError(f"one-class SVM: expected rows [N,D], found {rows.shape}")
     if not 0 < nu <= 1:

@@ -83,6 +83,7 @@ VARIANTS = {
         "model.group_size": 8,
         "model.cells": 8,
         "model.fraction": 0.5,
+        "model.projection": "none",
         "model.precision": "float32",
         "model.blur_radius": 1.0,
         "model.chunk_bytes": 2**16,

@@ -9,7 +9,8 @@ from ad3d_jax.ops import one_class_svm
 
 def test_scores_are_a_weighted_sum():
     rows = np.random.default_rng(0).gamma(2.0, 1.0, (400, 3)).astype(np.float32)
-    machine = SGDOneClassSVM(nu=0.3, max_iter=1000, random_state=42).fit(rows)
+    machine = SGDOneClassSVM(nu=0.3, max_iter=1000, random_state=42)
+    machine.fit(rows.astype(np.float64))
     weights = one_class_svm.weights(rows, nu=0.3)
     np.testing.assert_allclose(
         rows @ weights, machine.score_samples(rows), rtol=1e-5, atol=1e-6

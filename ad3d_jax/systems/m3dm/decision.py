@@ -41,9 +41,10 @@ def phase(config: Config, describe: memory.Describe) -> Gather:
 
 
 def plan(state: State, shapes: Tree) -> Plan:
-    """Returns what the scores and the training of the SVMs take: 24 bytes a pixel."""
+    """Returns what the scores and the training of the SVMs take: 56 bytes a pixel."""
     samples, height, width, number = shapes["map"].shape
     rows, row = samples * height * width, 4 * number
+    trained = one_class_svm.BYTES_OF_ROW + number * one_class_svm.BYTES_OF_NUMBER
     return Plan(
         rows=rows,
         kept=rows,
@@ -51,7 +52,7 @@ def plan(state: State, shapes: Tree) -> Plan:
         bank_bytes=0,
         split_bytes=0,
         whole_bytes=height * width * row,
-        host_bytes=rows * (row + one_class_svm.BYTES_OF_ROW),
+        host_bytes=rows * (row + trained),
         chunk=height * width,
     )
 

@@ -61,7 +61,8 @@ def m3dm(config: Config = Config()) -> System:  # noqa: B008 (immutable)
             map = decision.weighed(state, "map", pixels)
         else:
             image, map = (jnp.sum(x, axis=-1) for x in (images, pixels))
-        return Scores(map[..., None], image, parts=maps)
+        parts = {f"map_{name}": each for name, each in maps.items()}
+        return Scores(map[..., None], image, parts)
 
     phases = [fusion.phase(config)] if fuses else []
     if config.normalise != "none":

@@ -337,7 +337,7 @@ def test_banks_of_a_whole_class():
 
 def test_pixels_of_a_whole_class_are_planned():
     shape = {"map": jax.ShapeDtypeStruct((244, 224, 224, 3), jnp.float32)}
-    assert decision.plan(None, shape).host_bytes == 24 * 244 * 50_176
+    assert decision.plan(None, shape).host_bytes == 56 * 244 * 50_176
 
 
 def test_variants_are_the_methods_of_the_release():
