@@ -94,6 +94,19 @@ def near(found, expected, part=1e-3):
     np.testing.assert_allclose(found, expected, rtol=0, atol=limit)
 
 
+def near_maps(found, expected):
+    """Requires maps [n,h,w] that agree but for one of their 256 levels here and there.
+
+    The blur cuts to whole levels. Distances to rows of the bank itself are 0 here and
+    rounding in the release, whose `torch.cdist` expands squares; where an interpolated
+    value lies at the border between two levels, that decides.
+    """
+    level = expected.max((1, 2), keepdims=True) / 255
+    apart = np.abs(found - expected) / level
+    assert apart.max() < 1.1
+    assert np.mean(apart > 0.25) < 0.04
+
+
 def test_the_three_banks_stage_by_stage():
     config, system, state = filled("triple")
     scales, expected = state.memory["scales"], golden()
@@ -113,7 +126,7 @@ def test_the_three_banks_stage_by_stage():
     np.testing.assert_allclose(rows["image"], expected["triple_train"], rtol=1e-3)
     for bank in range(3):
         pixels = rows["map"][:, 8::16, 8::16, bank]
-        near(pixels, expected["triple_train_maps"][..., bank])
+        near_maps(pixels, expected["triple_train_maps"][..., bank])
     state = phase.absorb(KEY, state, rows)
     learned = state.memory["decision"]
     np.testing.assert_allclose(
@@ -127,7 +140,7 @@ def compare_scores(method, system, state, test):
     scores = jax.jit(system.score)(KEY, state, test)
     expected = golden()[f"{method}_image"]
     np.testing.assert_allclose(scores.image, expected, rtol=1e-3)
-    near(scores.map[:, 8::16, 8::16, 0], golden()[f"{method}_map"])
+    near_maps(scores.map[:, 8::16, 8::16, 0], golden()[f"{method}_map"])
 
 
 @pytest.mark.slow

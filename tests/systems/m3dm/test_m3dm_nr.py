@@ -145,15 +145,17 @@ def test_the_odd_sample_is_no_reference_and_the_first_to_go():
 
 
 def test_distances_by_hand():
-    rows = references.unit(np.float32([[[1, 0], [0, 2]], [[1, 1], [0, -1]]]))
+    rows = references.unit(np.float32([[[1, 0], [0, 3]], [[2, 1], [0, -1]]]))
     known = references.references(rows, np.int32([0, 1]))
-    # A sample does not match itself: of (1,0) and (0,1) the nearest is (1,1).
+    # A sample does not match itself: of (1,0) and (0,1) the nearest is (2,1).
     distance, number = references.distances(known, rows, np.int32([0, 1]))
-    half = 1 - np.sqrt(0.5)
-    expected = [[half, half], [half, 1]]
-    np.testing.assert_allclose(distance, expected, atol=1e-6)
+    near, far = 1 - np.sqrt([0.8, 0.2])
+    np.testing.assert_allclose(distance, [[near, far], [near, 1]], atol=1e-6)
     np.testing.assert_array_equal(number, [[2, 2], [0, 0]])
-    np.testing.assert_allclose(known.suspicion, [0, 0, 0, 1], atol=1e-5)
+    np.testing.assert_allclose(known.suspicion, [0, 1, 0, 1], atol=1e-5)
+    # Of each sample the worst patch alone, times one less what it matched.
+    found = references.unlikeness(known, rows)
+    np.testing.assert_allclose(found, [far, 1], atol=1e-6)
 
 
 def test_shares_of_samples():
