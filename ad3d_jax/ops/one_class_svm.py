@@ -4,9 +4,9 @@ import numpy as np
 
 from ad3d_jax.base import Array
 
-BYTES_OF_ROW = (
-    12  # that training takes for a row besides the row: target, weight, order
-)
+# That training takes for a row: target and weight in float64, its place in the order;
+# and for each of its numbers, in float64.
+BYTES_OF_ROW, BYTES_OF_NUMBER = 20, 8
 
 
 def weights(
