@@ -82,7 +82,7 @@ VARIANTS = {
         "model.groups": 16,
         "model.group_size": 8,
         "model.cells": 8,
-        "model.fraction": 0.5,
+        "model.fraction": 0.25,  # of the image then 0.25, too: else its bank has all
         "model.projection": "none",
         "model.precision": "float32",
         "model.blur_radius": 1.0,
