@@ -91,6 +91,8 @@ SYSTEMS = {
     "cpmf": tiny(
         "cpmf", "gather", make_batch=with_extras("cpmf", "views", "view_positions")
     ),
+    "m3dm": tiny("m3dm"),
+    "m3dm_nr": tiny("m3dm_nr", slow=True),
     # As of `moments`; 2e-6 found.
     "padim": tiny("padim", rounding=5e-6),
     "simplenet": tiny("simplenet", "train"),

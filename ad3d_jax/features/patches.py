@@ -109,6 +109,17 @@ def cell_pool(x: Array, cells: int = 28) -> Array:
     return jnp.einsum("jw,biwc->bijc", columns, x, precision=precision)
 
 
+def adaptive_pool(x: Array, cells: int) -> Array:
+    """Returns the adaptive average of x [B,H,W,C] over cells x cells, float32.
+
+    Where `cells` is a multiple of H and W, each value is repeated.
+    """
+    rows, columns = (bin_weights(side, cells) for side in x.shape[1:3])
+    precision = jax.lax.Precision.HIGHEST
+    x = jnp.einsum("ih,bhwc->biwc", rows, x, precision=precision)
+    return jnp.einsum("jw,biwc->bijc", columns, x, precision=precision)
+
+
 def as_rows(grid: Array) -> Array:
     """Returns a grid of patches [B,h,w,D] as rows [B,h*w,D], line by line."""
     return grid.reshape(len(grid), -1, grid.shape[-1])
@@ -121,6 +132,14 @@ def adaptive_bins(length: int, bins: int) -> tuple[np.ndarray, np.ndarray]:
     """
     i = np.arange(bins)
     return i * length // bins, -(-(i + 1) * length // bins)
+
+
+def bin_weights(length: int, bins: int) -> np.ndarray:
+    """Returns [bins,length] float32: each bin's weights of a side's entries."""
+    first, end = (edge[:, None] for edge in adaptive_bins(length, bins))
+    entries = np.arange(length)[None]
+    inside = (entries >= first) & (entries < end)
+    return (inside / (end - first)).astype(np.float32)
 
 
 def cell_weights(side: int, cells: int) -> np.ndarray:

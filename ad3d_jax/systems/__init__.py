@@ -21,6 +21,8 @@ from ad3d_jax.systems import (
 )
 from ad3d_jax.systems.dsr import dsr as dsr2d
 from ad3d_jax.systems.dsr import dsr3d
+from ad3d_jax.systems.m3dm import config as m3dm_config
+from ad3d_jax.systems.m3dm import m3dm, m3dm_nr
 from ad3d_jax.systems.shape_guided import shape_guided
 
 
@@ -42,6 +44,8 @@ SYSTEMS: dict[str, Entry] = {
     "dsr": Entry(dsr2d.Config, dsr2d.dsr, dsr2d.HYPER),
     "dsr3d": Entry(dsr3d.Config, dsr3d.dsr3d, dsr3d.HYPER),
     "easynet": Entry(easynet.Config, easynet.easynet, easynet.HYPER),
+    "m3dm": Entry(m3dm_config.Config, m3dm.m3dm, m3dm_config.HYPER),
+    "m3dm_nr": Entry(m3dm_nr.Config, m3dm_nr.m3dm_nr, m3dm_config.HYPER),
     "padim": Entry(padim.Config, padim.padim, {}),
     "patchcore": Entry(patchcore.Config, patchcore.patchcore, {}),
     "shape_guided": Entry(

@@ -225,7 +225,9 @@ def _convolve(
 
 def _dilated(x, steps):
     """Returns x with zeros between the places of all axes but the first two."""
-    sizes = [step * (size - 1) + 1 for step, size in zip(steps, x.shape[2:], strict=True)]
+    sizes = [
+        step * (size - 1) + 1 for step, size in zip(steps, x.shape[2:], strict=True)
+    ]
     found = np.zeros((*x.shape[:2], *sizes), x.dtype)
     found[:, :, *(slice(None, None, step) for step in steps)] = x
     return found
