@@ -225,9 +225,7 @@ def _convolve(
 
 def _dilated(x, steps):
     """Returns x with zeros between the places of all axes but the first two."""
-    sizes = [
-        step * (size - 1) + 1 for step, size in zip(steps, x.shape[2:], strict=True)
-    ]
+    sizes = np.multiply(steps, np.subtract(x.shape[2:], 1)) + 1
     found = np.zeros((*x.shape[:2], *sizes), x.dtype)
     found[:, :, *(slice(None, None, step) for step in steps)] = x
     return found
