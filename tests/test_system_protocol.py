@@ -31,7 +31,7 @@ HALF_IMAGE = 0.05
 
 
 @functools.lru_cache(maxsize=2)  # the clauses of a system follow on each other
-def trial_of(name: str, whole: bool) -> Trial:
+def trial_of(name: str, whole: bool, /) -> Trial:  # one spelling, one trial
     """Returns the trial of a row; `whole` says whether it is fitted to the end."""
     row = TABLE[name]
 
