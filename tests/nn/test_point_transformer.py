@@ -1,4 +1,4 @@
-"""The point transformer's form; its numbers: features/test_points.py."""
+"""The point transformer's form; its numbers: features/test_point_tokens.py."""
 
 import jax
 import jax.numpy as jnp
