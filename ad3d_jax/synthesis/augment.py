@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ad3d_jax.ops.rotate import rotate
+from ad3d_jax.synthesis.colour_spaces import COLOUR_SPACES
 
 LEVELS = 256
 
@@ -22,7 +23,8 @@ def augment(key: jax.Array, image: jax.Array, operations: int = 3) -> jax.Array:
 
     Under vmap every operation runs for every row; `augment_rows` avoids it on CPU.
 
-    Source: DRAEM (arXiv 2108.07610); ranges of its published settings.
+    Source: DRAEM (arXiv 2108.07610); ranges of its loader and of imgaug 0.4.0, which it
+    calls.
     """
     order_key, *keys = jax.random.split(key, operations + 1)
     order = jax.random.permutation(order_key, len(OPERATIONS))
@@ -64,9 +66,28 @@ def adjust_gamma(image: jax.Array, gamma: jax.Array) -> jax.Array:
     return jnp.exp(gamma[None, None, :] * jnp.log(jnp.maximum(image, 1e-6)))
 
 
-def adjust_brightness(image: jax.Array, factor, shift) -> jax.Array:
-    """Returns factor * image + shift, clipped to [0,1]."""
-    return jnp.clip(factor * image + shift, 0.0, 1.0)
+def adjust_brightness(
+    image: jax.Array, space: jax.Array, factor, shift, shift_first
+) -> jax.Array:
+    """Returns the image with another brightness and the chroma that its space keeps.
+
+    Args:
+        image: [H,W,3] float32 in [0,1].
+        space: number of one of `COLOUR_SPACES`.
+        factor: of the brightness, which is in [0,1] and clipped to it each time.
+        shift: added to it.
+        shift_first: bool, which of both comes first.
+    """
+
+    def change(x):
+        shifted = factor * jnp.clip(x + shift, 0.0, 1.0)
+        scaled = jnp.clip(factor * x, 0.0, 1.0) + shift
+        return jnp.clip(jnp.where(shift_first, shifted, scaled), 0.0, 1.0)
+
+    changed = jax.lax.switch(
+        space, [lambda x, f=f: f(x, change) for f in COLOUR_SPACES], image
+    )
+    return jnp.clip(changed, 0.0, 1.0)
 
 
 def sharpen(image: jax.Array, factor) -> jax.Array:
@@ -196,12 +217,16 @@ def _random_gamma(key, image):
 
 
 def _random_brightness(key, image):
+    key, order_key, space_key = jax.random.split(key, 3)
     factor, shift = jax.random.uniform(key, (2,), minval=-1.0)
-    return adjust_brightness(image, 1.0 + 0.2 * factor, 30.0 / 255.0 * shift)
+    shift_first = jax.random.bernoulli(order_key)
+    space = jax.random.randint(space_key, (), 0, len(COLOUR_SPACES))
+    factor, shift = 1.0 + 0.2 * factor, 30.0 / 255.0 * shift
+    return adjust_brightness(image, space, factor, shift, shift_first)
 
 
 def _random_sharpness(key, image):
-    return sharpen(image, jax.random.uniform(key, (), maxval=3.0))
+    return sharpen(image, jax.random.uniform(key, (), maxval=2.0))
 
 
 def _random_hue_saturation(key, image):
