@@ -35,16 +35,19 @@ def focal_loss(
     return jnp.where(anomalous, alpha[1], alpha[0]) * loss
 
 
-def reconstruction_map(target: jax.Array, reconstruction: jax.Array) -> jax.Array:
+def reconstruction_map(
+    target: jax.Array, reconstruction: jax.Array, similarity: jax.Array | float = 1.0
+) -> jax.Array:
     """Returns squared error plus 1 - SSIM, means over channels: [B,H,W] float32.
 
     Args:
         target: [B,H,W,C] float32, in [0,1].
         reconstruction: [B,H,W,C] float32.
+        similarity: weight of the second term, >= 0.
     """
     squared = jnp.mean(jnp.square(target - reconstruction), axis=-1)
-    similarity = jnp.mean(ssim_map(target, reconstruction), axis=-1)
-    return squared + (1.0 - similarity)
+    ssim = jnp.mean(ssim_map(target, reconstruction), axis=-1)
+    return squared + similarity * (1.0 - ssim)
 
 
 def set_weighted_reconstruction(
@@ -55,6 +58,7 @@ def set_weighted_reconstruction(
     lambda_f: bool = True,
     lambda_m: bool = True,
     cap: jax.Array | float = 10.0,
+    similarity: jax.Array | float = 1.0,
 ) -> jax.Array:
     """Returns DBRN's reconstruction loss of each sample, [B] float32.
 
@@ -70,10 +74,11 @@ def set_weighted_reconstruction(
         lambda_f: False weighs the foreground by 1.
         lambda_m: False weighs the mask by 1.
         cap: largest weight, >= 1.
+        similarity: weight of 1 - SSIM beside the squared error.
 
     Source: DBRN (arXiv 2311.06797), Eq. (2).
     """
-    errors = reconstruction_map(target, reconstruction)
+    errors = reconstruction_map(target, reconstruction, similarity)
     altered = mask[..., 0] > 0.5
     on_object = (foreground[..., 0] > 0.5) & ~altered
     background = ~(altered | on_object)

@@ -32,12 +32,16 @@ class PairEmbed(nn.Module):
 
 
 class ImportanceScoring(nn.Module):
-    """Mixes the features of two modalities by a two-way classification of each pixel.
+    """Mixes the features of two modalities by scores of their importance.
+
+    Without `each_channel` a pixel's two scores come from a softmax and weigh all
+    channels alike; with it every channel has two scores of its own, between 0 and 1.
 
     Reference: Bi et al., arXiv 2311.06797, equations 3 and 4.
     """
 
     features: int = 64
+    each_channel: bool = False
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -46,13 +50,21 @@ class ImportanceScoring(nn.Module):
     ) -> tuple[Array, Array]:
         """Returns (fused [B,H,W,features], weights [B,H,W,2] float32).
 
-        `first` and `second` are [B,H,W,features]. The two weights of a pixel sum to 1;
-        weight 0 belongs to `first`.
+        `first` and `second` are [B,H,W,features]. Weight 0 belongs to `first`. The two
+        of a pixel sum to 1; with `each_channel` they are means over the channels.
         """
         x = jnp.concatenate([first, second], -1)
         hidden = ConvNormRelu(2 * self.features, dtype=self.dtype, name="hidden")
-        score = Conv(2, (3, 3), padding=1, dtype=self.dtype, name="score")
+        scores = 2 * self.features if self.each_channel else 2
+        score = Conv(scores, (3, 3), padding=1, dtype=self.dtype, name="score")
         logits = score(hidden(x, rows))
+        if self.each_channel:
+            weights = jnp.split(nn.sigmoid(logits.astype(jnp.float32)), 2, axis=-1)
+            fused = sum(
+                w.astype(self.dtype) * features
+                for w, features in zip(weights, (first, second), strict=True)
+            )
+            return fused, jnp.stack([jnp.mean(w, axis=-1) for w in weights], axis=-1)
         weights = jax.nn.softmax(logits.astype(jnp.float32), -1)
         # second + w (first - second): equal inputs come back without rounding.
         share = weights[..., :1].astype(self.dtype)

@@ -14,25 +14,35 @@ _kernel_init = nn.initializers.he_normal()
 
 
 class ResidualUnit(nn.Module):
-    """BN-ReLU-conv3x3 twice, beside a 1x1 convolution.
+    """Two convolutions 3x3 beside one 1x1.
 
-    Reference: Zhang et al., arXiv 1711.10684.
+    "conv_first" is conv-BN-ReLU-conv-BN, then the sum with conv-BN of the input, then
+    ReLU (He et al., arXiv 1512.03385); "norm_first" is BN-ReLU-conv twice, then the sum
+    with conv of the input (Zhang et al., arXiv 1711.10684).
     """
 
     features: int
+    order: str = "conv_first"
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, rows: Rows = SCORING) -> Array:
         """Returns [B,H,W,features] from [B,H,W,C]."""
         shortcut = Conv(self.features, (1, 1), dtype=self.dtype, name="shortcut")(x)
-        for n in (1, 2):
-            norm = BatchNorm(dtype=self.dtype, name=f"norm_{n}")
-            conv = conv3x3(
-                self.features, self.dtype, f"conv_{n}", kernel_init=_kernel_init
-            )
-            x = conv(nn.relu(norm(x, rows)))
-        return shortcut + x
+
+        def norm(name):
+            return BatchNorm(dtype=self.dtype, name=name)
+
+        def conv(name):
+            return conv3x3(self.features, self.dtype, name, kernel_init=_kernel_init)
+
+        if self.order == "norm_first":
+            for n in (1, 2):
+                x = conv(f"conv_{n}")(nn.relu(norm(f"norm_{n}")(x, rows)))
+            return shortcut + x
+        x = nn.relu(norm("norm_1")(conv("conv_1")(x), rows))
+        x = norm("norm_2")(conv("conv_2")(x), rows)
+        return nn.relu(norm("norm_shortcut")(shortcut, rows) + x)
 
 
 class ResUnet(nn.Module):
@@ -41,14 +51,16 @@ class ResUnet(nn.Module):
     The skips of the shallowest levels pass through dropout of the rates `skip_dropout`,
     at test time as well; a rate of 1 leaves the skip out.
 
-    Reference: named in Table III of arXiv 2311.06797; the layers are those of arXiv
-    1711.10684, the heads and skip dropout those of the Swin-Unet.
+    Reference: named in Table III of arXiv 2311.06797, which cites the Res-UNet of Xiao
+    et al. 2018, a U-Net of ResNet's units; heads and skip dropout are those of the
+    Swin-Unet.
     """
 
     out_channels: int
     widths: tuple[int, ...] = (64, 128, 256, 512, 1024)
     skip_dropout: tuple[float, ...] = (0.6, 0.4, 0.2)
     scales: int = 3
+    order: str = "conv_first"  # of a unit's layers
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -68,7 +80,9 @@ class ResUnet(nn.Module):
         divisible("ResUnet", x.shape, 2**levels)
 
         def unit(x, level, name):
-            layer = ResidualUnit(self.widths[level], self.dtype, name=f"{name}{level}")
+            layer = ResidualUnit(
+                self.widths[level], self.order, self.dtype, name=f"{name}{level}"
+            )
             return layer(x, rows)
 
         skips = []

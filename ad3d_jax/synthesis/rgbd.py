@@ -41,13 +41,15 @@ def corruption(hyper: Mapping[str, jax.Array]) -> Corruption:
 
     Args:
         hyper: "probability_normal", "probability_single", "beta_max" and perhaps
-            "probability_cut_out", [] each.
+            "probability_cut_out", "beta_min" and "threshold_noise", [] each.
     """
     return Corruption(
         p_normal=hyper["probability_normal"],
         p_cut_out=hyper.get("probability_cut_out", 0.0),
         p_single=hyper["probability_single"],
+        beta_low=hyper.get("beta_min", DEFAULTS.beta_low),
         beta_high=hyper["beta_max"],
+        threshold=hyper.get("threshold_noise", DEFAULTS.threshold),
     )
 
 

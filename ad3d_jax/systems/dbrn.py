@@ -22,11 +22,12 @@ from ad3d_jax.base import Scores, System, Train, Update, fold_each, sample_keys
 from ad3d_jax.nn.batch_norm import fold_modules
 from ad3d_jax.nn.scope import scoring, training
 from ad3d_jax.ops.blur import largest_mean
+from ad3d_jax.ops.perlin import MAX_EXPONENT
 from ad3d_jax.ops.resize import resize_bilinear
 from ad3d_jax.schedules import adam
 from ad3d_jax.synthesis.rgbd import corrupt, corruption, rotate_images
 from ad3d_jax.systems.dbrn_networks import build_networks, forward, input_shapes
-from ad3d_jax.systems.fields import SHARE, one_of, within
+from ad3d_jax.systems.fields import SHARE, Range, one_of, within
 from ad3d_jax.systems.modalities import Modalities, map_size
 from ad3d_jax.systems.textured import TEXTURES, Textured, init_state
 
@@ -38,21 +39,26 @@ HYPER: Mapping[str, float] = {
     "probability_normal": 0.5,
     "probability_cut_out": 0.25,
     "probability_single": 0.0,
+    "beta_min": 0.0,
     "beta_max": 0.8,
+    "threshold_noise": 0.5,
     "probability_identical_rgb": 0.25,
     "probability_identical_depth": 0.25,
     "focal_alpha": 0.75,
+    "focal_gamma": 2.0,
+    "lambda_max": 10.0,
+    "loss_similarity": 1.0,
     "loss_rgb": 1.0,
     "loss_depth": 1.0,
     "loss_focal": 1.0,
 }
-# What a network learns with; the paper uses three learning rates.
+# What a network learns with; the paper uses three learning rates, the third one for the
+# convolutions of importance scoring.
 RATES = {
     "rgb": "reconstruction",
     "depth": "reconstruction",
     "pair_embed": "discriminator",
     "discriminator": "discriminator",
-    "fusion": "importance",
 }
 
 
@@ -67,12 +73,15 @@ class Config(Textured):
     reconstruction: str = one_of("swin", "res_unet")
     discriminator: str = one_of("unet", "swin")
     fusion: str = one_of("importance", "early", "hadamard", "concat")
+    # Of importance scoring: two scores a pixel, or two of each channel.
+    importance: str = one_of("pixel", "channel")
     scales: int = one_of(3, 1)  # heads at 1/1, 1/4, 1/8; 1 is the single-scale row
     embed: int = 96  # width of the Swin-Unets
     window: int = 8  # attention window in tokens
     drop_path: float = within(SHARE, 0.1)  # stochastic depth, training only
     reconstruction_width: int = 64  # first width of res_unet
     reconstruction_levels: int = 4  # times that res_unet halves the image
+    residual_unit: str = one_of("conv_first", "norm_first")  # of res_unet
     discriminator_width: int = 64  # width of pair embedding and U-Net
     discriminator_levels: int = 5  # times that the U-Net halves the image
     pair_stride: int = 1  # stride of the pair embedding
@@ -80,6 +89,11 @@ class Config(Textured):
     skip_dropout: tuple[float, ...] = within(SHARE, (0.6, 0.4, 0.2))
     lambda_f: bool = True  # weight of the foreground in Eq. (2)
     lambda_m: bool = True  # weight of the mask in Eq. (2)
+    stop_gradient: bool = False  # of the discriminator, before the reconstruction
+    # Lowest and highest exponent of 2 in the frequencies of the noise.
+    noise_exponents: tuple[int, int] = within(
+        Range(0, MAX_EXPONENT, whole=True), (0, MAX_EXPONENT)
+    )
     rotation: float = 0.0  # degrees of random rotation of a training pair
     steps: int = 23_000
     passes: int = 1  # stochastic passes that are averaged at test time
@@ -89,6 +103,13 @@ class Config(Textured):
         super().__post_init__()
         if self.fusion == "early" and len(self.modalities) == 1:
             raise ValueError("model.fusion=early joins two modalities, found one")
+        if len(self.noise_exponents) != 2 or sorted(self.noise_exponents) != list(
+            self.noise_exponents
+        ):
+            raise ValueError(
+                "model.noise_exponents: expected the lowest and the highest, found "
+                f"{self.noise_exponents}"
+            )
         levels = self.reconstruction_levels
         if self.reconstruction == "res_unet" and self.scales == 3 and levels < 4:
             raise ValueError(
@@ -101,6 +122,8 @@ def dbrn(config: Config = Config()) -> System:  # noqa: B008 (frozen)
     """Returns the system that `config` describes."""
     networks = build_networks(config)
     seen = Modalities(config.modalities, "height")
+    scored = "fusion" in networks and config.fusion == "importance"
+    rates = {**RATES, "fusion": "importance" if scored else "discriminator"}
 
     def init(key, batch):
         shapes = input_shapes(config, networks, map_size(batch))
@@ -115,14 +138,18 @@ def dbrn(config: Config = Config()) -> System:  # noqa: B008 (frozen)
             clean, foreground = rotate_images(
                 turn_keys, clean, foreground, config.rotation
             )
-        chances, textures = corruption(state.hyper), state.frozen["textures"]
+        lowest, highest = config.noise_exponents
+        chances = corruption(state.hyper)._replace(
+            lowest_exponent=lowest, highest_exponent=highest
+        )
+        textures = state.frozen["textures"]
         return corrupt(fold_each(keys, 0), clean, foreground, textures, chances)
 
     def loss(keys, params, state, batch, across):
         """Reconstruction of both modalities plus focal segmentation, Eq. (5)."""
         hyper, made = state.hyper, make_anomalies(keys, state, batch)
         identical = None
-        if len(config.modalities) == 2:
+        if scored:
             draw = jax.vmap(jax.random.uniform)(fold_each(keys, 1))
             rgb, depth = (hyper[f"probability_identical_{m}"] for m in ("rgb", "depth"))
             second = (draw >= rgb) & (draw < rgb + depth)
@@ -141,6 +168,8 @@ def dbrn(config: Config = Config()) -> System:  # noqa: B008 (frozen)
                     made.mask,
                     lambda_f=config.lambda_f,
                     lambda_m=config.lambda_m,
+                    cap=hyper["lambda_max"],
+                    similarity=hyper["loss_similarity"],
                 )
                 for reconstruction in scales
             ]
@@ -148,17 +177,22 @@ def dbrn(config: Config = Config()) -> System:  # noqa: B008 (frozen)
             info[f"reconstruction_{modality}"] = term
             total = total + hyper[f"loss_{modality}"] * term
         alpha = (1.0 - hyper["focal_alpha"], hyper["focal_alpha"])
-        focal = losses.focal_loss(out.maps, made.mask[None, ..., 0], alpha=alpha)
+        focal = losses.focal_loss(
+            out.maps, made.mask[None, ..., 0], hyper["focal_gamma"], alpha
+        )
         info["focal"] = jnp.mean(focal, axis=(0, 2, 3))
         total = total + hyper["loss_focal"] * info["focal"]
         return total, scope.sums, {**info, "mask_area": made.area()}
 
     def optimizer(hyper, steps):
         """Adam with three learning rates under one schedule (paper §4.1; sheet §5)."""
-        rates = {group: hyper[f"learning_rate_{group}"] for group in RATES.values()}
+        groups = {name: rates[name] for name in networks}
         return optax.partition(
-            {g: adam(config.schedule, rate, steps) for g, rate in rates.items()},
-            {name: RATES[name] for name in networks},
+            {
+                group: adam(config.schedule, hyper[f"learning_rate_{group}"], steps)
+                for group in set(groups.values())
+            },
+            groups,
         )
 
     def score(key, state, batch):

@@ -47,7 +47,7 @@ def build_networks(config) -> dict:
         if config.reconstruction == "res_unet":
             levels = range(config.reconstruction_levels + 1)
             widths = tuple(config.reconstruction_width * 2**i for i in levels)
-            return ResUnet(widths=widths, **shared)
+            return ResUnet(widths=widths, order=config.residual_unit, **shared)
         return SwinUnet(
             embed=config.embed,
             window=config.window,
@@ -60,9 +60,11 @@ def build_networks(config) -> dict:
     if not early:
         stride = config.pair_stride
         modules["pair_embed"] = PairEmbed(features=width, stride=stride, dtype=dtype)
-    fusions = {"importance": ImportanceScoring, "concat": ConcatFusion}
-    if config.fusion in fusions and len(config.modalities) == 2:
-        modules["fusion"] = fusions[config.fusion](features=width, dtype=dtype)
+    if len(config.modalities) == 2 and config.fusion == "importance":
+        each_channel = config.importance == "channel"
+        modules["fusion"] = ImportanceScoring(width, each_channel, dtype)
+    if len(config.modalities) == 2 and config.fusion == "concat":
+        modules["fusion"] = ConcatFusion(width, dtype)
     if config.discriminator == "swin":
         modules["discriminator"] = SwinUnet(
             out_channels=2,
@@ -131,6 +133,8 @@ def forward(
     for modality, scales in reconstructions.items():
         original = jnp.stack([inputs[modality]] * len(scales))
         restored = jnp.stack(scales)
+        if config.stop_gradient:
+            restored = jax.lax.stop_gradient(restored)
         if identical is not None:
             same = identical[modality][None, :, None, None, None]
             restored = jnp.where(same, original, restored)

@@ -57,7 +57,7 @@ HYPER: Mapping[str, Range] = {
     **dict.fromkeys(("learning_rate", "weight_decay", "loss", "rotation"), FROM_ZERO),
     **dict.fromkeys(("dada_learning_rate", "dada_loss", "focal_gamma"), FROM_ZERO),
     **dict.fromkeys(("amplitude", "strength", "noise", "margin"), FROM_ZERO),
-    **dict.fromkeys(("probability", "drop", "decay", "beta_max"), SHARE),
+    **dict.fromkeys(("probability", "drop", "decay", "beta"), SHARE),
     **dict.fromkeys(("dropout", "focal_alpha"), SHARE),
     "lambda": FROM_ZERO,
     "nu": Range(0, 1, open=True),

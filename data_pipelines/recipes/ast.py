@@ -28,12 +28,13 @@ from data_pipelines.recipes.depth import background_surface, fill_gaps, two_mean
 
 DEFAULTS = {
     "passes": 3,  # of gap filling
-    "tau": None,  # metres; None = from the height of the class
+    "tau": None,  # metres; None = `tau_share` of the height of the class, kept within
+    "tau_least": 2e-3,  # metres
+    "tau_most": 7e-3,  # metres
+    "tau_share": 0.15,
     "normalisation": "class",  # or "image": minimum and maximum of each image
     "all_foreground": 0.98,  # of the measured pixels: above it no table was found
 }
-TAU_RANGE = (2e-3, 7e-3)  # metres
-TAU_SHARE = 0.15  # of the height of the class
 HEAD_ROOM = 1.1
 FLAT = 1e-6  # metres; the least range of heights that is divided by
 SAMPLED_SIDE = 256  # pixels a side that an image gives to the class-wide percentile
@@ -103,7 +104,8 @@ def fit(parameters: Parameters, samples: Iterable[Sample]) -> dict[str, Any]:
         )
     tau = parameters["tau"]
     if tau is None:
-        tau = float(np.clip(TAU_SHARE * np.median(tops), *TAU_RANGE))
+        tau = float(parameters["tau_share"] * np.median(tops))
+        tau = min(max(tau, parameters["tau_least"]), parameters["tau_most"])
     top = float(np.percentile(np.concatenate(values), 99.9))
     return {**parameters, "tau": tau, "height_max": max(HEAD_ROOM * top, FLAT)}
 
@@ -113,8 +115,15 @@ def check(parameters: Parameters) -> None:
     check_choice("normalisation", parameters, ("class", "image"))
     check_whole("passes", parameters, 0)
     check_share("all_foreground", parameters)
-    if parameters["tau"] is not None:
-        check_metres("tau", parameters)
+    check_share("tau_share", parameters)
+    for name in ("tau_least", "tau_most", "tau"):
+        if parameters[name] is not None:
+            check_metres(name, parameters)
+    if parameters["tau_least"] > parameters["tau_most"]:
+        raise DatasetError(
+            "recipe: tau_least: expected at most tau_most "
+            f"{parameters['tau_most']}, found {parameters['tau_least']}"
+        )
 
 
 def separate(params: Parameters, sample: Sample) -> Scene:

@@ -17,6 +17,7 @@ CPU = {
     "data.image_size": 64,
     "model.reconstruction": "res_unet",
     "model.reconstruction_width": 16,
+    "model.residual_unit": "norm_first",
     "model.discriminator_width": 16,
     "model.scales": 1,
     "model.skip_dropout": (1.0, 1.0, 1.0, 0.6),  # the three shallow skips are left out
@@ -35,23 +36,28 @@ CPU = {
     "fit.checkpoint_every": 200,
 }
 
+SINGLE_SCALE = {"model.scales": 1}
+
 VARIANTS = {
     # Modalities (Tables I and II; `depth` is ours).
     "rgb": {"model.modalities": ("rgb",)},
     "depth": {"model.modalities": ("depth",)},
     # Scales: the paper's "Ours" and "Ours (MS)"; MS is the default.
-    "single_scale": {"model.scales": 1},
-    # Table III, reconstruction + discriminator; the default is Swin + U-Net.
-    "res_unet": {"model.reconstruction": "res_unet"},
-    "swin": {"model.discriminator": "swin"},
-    # Table IV, loss weights; the default has both.
-    "lambda_none": {"model.lambda_f": False, "model.lambda_m": False},
-    "lambda_f": {"model.lambda_m": False},
-    "lambda_m": {"model.lambda_f": False},
-    # Table V, fusion; the default is the importance scoring module.
-    "early_fusion": {"model.fusion": "early"},
-    "hadamard": {"model.fusion": "hadamard"},
-    "concat": {"model.fusion": "concat"},
+    "single_scale": SINGLE_SCALE,
+    # The other tables have one scale; `single_scale` is a row of each.
+    # Tables III and VI, reconstruction + discriminator: Swin + U-Net.
+    "res_unet": {**SINGLE_SCALE, "model.reconstruction": "res_unet"},
+    "swin": {**SINGLE_SCALE, "model.discriminator": "swin"},
+    # Table IV, loss weights: both.
+    "lambda_none": {**SINGLE_SCALE, "model.lambda_f": False, "model.lambda_m": False},
+    "lambda_f": {**SINGLE_SCALE, "model.lambda_m": False},
+    "lambda_m": {**SINGLE_SCALE, "model.lambda_f": False},
+    # Table V, fusion: the importance scoring module.
+    "early_fusion": {**SINGLE_SCALE, "model.fusion": "early"},
+    "hadamard": {**SINGLE_SCALE, "model.fusion": "hadamard"},
+    "concat": {**SINGLE_SCALE, "model.fusion": "concat"},
+    # The other reading of importance scoring: two scores of each channel.
+    "channel_scores": {"model.importance": "channel"},
     # The public Swin-Unet's size.
     "224": {"data.image_size": 224, "model.window": 7, "model.texture_size": 224},
     "cpu": CPU,
@@ -69,6 +75,7 @@ VARIANTS = {
         **TINY,
         "model.reconstruction": "res_unet",
         "model.reconstruction_width": 8,
+        "model.residual_unit": "norm_first",
         "model.reconstruction_levels": 2,
         "model.discriminator_width": 8,
         "model.discriminator_levels": 2,

@@ -182,6 +182,23 @@ def test_importance_weights_sum_to_one_and_equal_inputs_pass_through():
     np.testing.assert_array_equal(same, first)
 
 
+def test_importance_of_each_channel_weighs_it_alone():
+    network = ImportanceScoring(4, each_channel=True)
+    first, second = images(2, 4, 8), images(2, 4, 8)
+    variables = network.init(KEY, first, second, TRAINING)
+    score = variables["params"]["score"]
+    score["kernel"] = jnp.zeros_like(score["kernel"])
+    logits = np.float32([-2, -1, 0, 1, 2, 1, 0, 3])
+    score["bias"] = jnp.asarray(logits)
+    fused, weights = network.apply(variables, first, second)
+    shares = 1 / (1 + np.exp(-logits))
+    one, other = np.asarray(first), np.asarray(second)
+    expected = shares[:4] * one + shares[4:] * other
+    np.testing.assert_allclose(fused, expected, rtol=1e-5)
+    means = np.broadcast_to([shares[:4].mean(), shares[4:].mean()], (2, 8, 8, 2))
+    np.testing.assert_allclose(weights, means, rtol=1e-5)
+
+
 @pytest.mark.parametrize("network", [TINY_SWIN, TINY_RES])
 def test_skip_dropout_follows_the_keys_and_each_row_its_own(network):
     x = images(3, 3)
