@@ -1,9 +1,11 @@
 """Resizing and cropping images and maps with one fixed rule each."""
 
+from collections.abc import Callable
+
 import numpy as np
 from PIL import Image
 
-INTERPOLATIONS = ("area", "bilinear", "bicubic", "lanczos")  # of images
+INTERPOLATIONS = ("area", "linear", "bilinear", "bicubic", "lanczos")  # of images
 
 
 def nearest_rows(size_in: int, size_out: int) -> np.ndarray:
@@ -57,32 +59,66 @@ def resize_image(
     """Resizes a uint8 image [H,W,C] to `size` (rows, columns).
 
     `area` averages each axis that shrinks over the area of each output pixel and
-    interpolates each axis that grows linearly between half-pixel centres. `bilinear`,
-    `bicubic` and `lanczos` are Pillow's, whose kernels widen where an axis shrinks;
-    the public implementations of most systems use one of these.
+    interpolates each axis that grows linearly between half-pixel centres. `linear`
+    interpolates in either case, as OpenCV does: what shrinks is not filtered.
+    `bilinear`, `bicubic` and `lanczos` are Pillow's, whose kernels widen where an axis
+    shrinks; the public implementations of most systems use one of these.
     """
     if image.shape[:2] == size:
         return image
-    if interpolation != "area":
+    if interpolation not in ("area", "linear"):
         kernel = Image.Resampling[interpolation.upper()]
         return np.asarray(Image.fromarray(image).resize(size[::-1], kernel))
-    rows = _weights(image.shape[0], size[0])
-    columns = _weights(image.shape[1], size[1])
-    out = np.tensordot(rows, image.astype(np.float32), axes=(1, 0))
-    out = np.einsum("oj,ijc->ioc", columns, out, optimize=True)
-    return np.ascontiguousarray(np.clip(np.rint(out), 0, 255).astype(np.uint8))
+    taps = _area if interpolation == "area" else _linear
+    out = _summed(image.astype(np.float32), size, taps)
+    return np.clip(np.rint(out), 0, 255).astype(np.uint8)
 
 
-def _weights(size_in: int, size_out: int) -> np.ndarray:
-    """Returns the [size_out, size_in] float32 matrix of one axis; rows sum to 1."""
+def resize_linear(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resizes [H,W,...] to `size` (rows, columns) between half-pixel centres, float32.
+
+    A bool array gives the share that is true.
+    """
+    array = array.astype(np.float32)
+    return array if array.shape[:2] == size else _summed(array, size, _linear)
+
+
+def _summed(array: np.ndarray, size: tuple[int, int], taps: Callable) -> np.ndarray:
+    """Returns [H,W,...] float32 with rows, then columns, summed from a few of them."""
+    for axis, length in enumerate(size):
+        if array.shape[axis] == length:
+            continue
+        lines = np.moveaxis(array, axis, 0)
+        out = 0.0
+        for source, weight in zip(*taps(lines.shape[0], length), strict=True):
+            weight = weight.reshape(-1, *[1] * (array.ndim - 1)).astype(np.float32)
+            out = out + weight * lines[source]
+        array = np.moveaxis(out, 0, axis)
+    return np.ascontiguousarray(array)
+
+
+def _area(size_in: int, size_out: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns which lines a line of the result is made of, and weights, [n,size_out].
+
+    Weights add up to 1; lines of no weight may occur.
+    """
+    if size_in < size_out:
+        return _linear(size_in, size_out)
     scale = size_in / size_out
-    out = np.arange(size_out, dtype=np.float64)[:, None]
-    source = np.arange(size_in, dtype=np.float64)[None, :]
-    if scale >= 1:
-        low, high = out * scale, (out + 1) * scale
-        overlap = np.minimum(high, source + 1) - np.maximum(low, source)
-        weights = np.clip(overlap, 0, None)
-    else:
-        centre = np.clip((out + 0.5) * scale - 0.5, 0, size_in - 1)
-        weights = np.clip(1 - np.abs(centre - source), 0, None)
-    return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+    low = np.arange(size_out) * scale
+    high = low + scale
+    source = np.floor(low).astype(int) + np.arange(int(np.ceil(scale)) + 1)[:, None]
+    overlap = np.minimum(high, source + 1) - np.maximum(low, source)
+    weights = np.where(source < size_in, np.clip(overlap, 0, None), 0)
+    return np.minimum(source, size_in - 1), weights / weights.sum(axis=0)
+
+
+def _linear(size_in: int, size_out: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the two lines next to the centre of each one, and weights, as `_area`."""
+    centre = (np.arange(size_out) + 0.5) * (size_in / size_out) - 0.5
+    centre = np.clip(centre, 0, size_in - 1)
+    first = np.floor(centre).astype(int)
+    share = centre - first
+    return np.stack([first, np.minimum(first + 1, size_in - 1)]), np.stack(
+        [1 - share, share]
+    )

@@ -35,7 +35,8 @@ def composed(
         extras: that it always makes; others are made where they are asked for.
         changes: of the defaults of its parts.
     """
-    defaults = {**resizing.DEFAULTS, **background.defaults, **changes}
+    of_scenes = {} if background.resized_first else resizing.SCENE_DEFAULTS
+    defaults = {**resizing.DEFAULTS, **of_scenes, **background.defaults, **changes}
     possible = (
         name
         for name, maker in MAKERS.items()

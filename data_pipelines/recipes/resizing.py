@@ -15,6 +15,7 @@ from data_pipelines.resize import (
     INTERPOLATIONS,
     centre_crop,
     resize_image,
+    resize_linear,
     resize_nearest,
     resized_size,
 )
@@ -22,9 +23,13 @@ from data_pipelines.resize import (
 DEFAULTS = {
     "image_size": 256,
     "mask_size": None,  # None = image_size
-    "interpolation": "area",  # of the image: area | bilinear | bicubic | lanczos
+    # Of the image: area | linear | bilinear | bicubic | lanczos.
+    "interpolation": "area",
     "resize_size": None,  # shorter side before a centre crop; None = no crop
 }
+# Of scenes that are resized after their background was found: nearest | linear. With
+# linear a pixel is valid, or foreground, if any of the four that it is made of is.
+SCENE_DEFAULTS = {"depth_interpolation": "nearest"}
 
 
 def check(parameters: Parameters) -> None:
@@ -43,6 +48,8 @@ def check(parameters: Parameters) -> None:
             f"found {resize_size!r}"
         )
     check_choice("interpolation", parameters, INTERPOLATIONS)
+    if "depth_interpolation" in parameters:
+        check_choice("depth_interpolation", parameters, ("nearest", "linear"))
 
 
 def resized(params: Parameters, sample: Sample) -> Sample:
@@ -67,7 +74,10 @@ def resized_scene(params: Parameters, scene: Scene) -> Scene:
     """Returns a scene with its sample and all of its maps resized and cropped."""
     image_size, _ = sizes(params)
     size = resized_size(scene.sample.size, image_size, params["resize_size"])
-    maps = {name: _picked(x, size, image_size) for name, x in scene.maps.items()}
+    resize_map = (
+        _picked if params["depth_interpolation"] == "nearest" else _interpolated
+    )
+    maps = {name: resize_map(x, size, image_size) for name, x in scene.maps.items()}
     height = scene.height
     if height is not None:
         height = _picked(height, size, image_size)
@@ -77,6 +87,13 @@ def resized_scene(params: Parameters, scene: Scene) -> Scene:
         height=height,
         sensed=scene.sample,
     )
+
+
+def _interpolated(
+    array: np.ndarray, size: tuple[int, int], cropped: tuple[int, int]
+) -> np.ndarray:
+    found = np.ascontiguousarray(centre_crop(resize_linear(array, size), cropped))
+    return found > 0 if array.dtype == bool else found
 
 
 def _picked(

@@ -3,8 +3,8 @@
     python -m experiments.main --config=das3d \
         --config.data.root=FOLDER --config.data.category=cable_gland
 
-The recipe rests on the paper's abstract (card: docs/systems/das3d.md). Published mean
-over the ten classes of MVTec 3D-AD: I-AUROC .982, P-AUROC .993. `cpu` trains in minutes
+The recipe rests on the paper's abstract and on summaries (card: docs/systems/das3d.md).
+Published mean over the ten classes of MVTec 3D-AD: I-AUROC .982, P-AUROC .993. `cpu` trains in minutes
 on two cores.
 """
 

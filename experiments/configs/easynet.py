@@ -26,6 +26,8 @@ VARIANTS = {
         "model.depth_range": "all_pixels",
         "model.depth_8bit": True,
         "model.bgr": True,
+        "data.recipe_parameters.interpolation": "linear",
+        "data.recipe_parameters.depth_interpolation": "linear",
     },
     # Light setting: minutes on two cores. The card gives the reason of each departure.
     "cpu": {

@@ -9,6 +9,7 @@ from data_pipelines.resize import (
     centre_crop,
     nearest_rows,
     resize_image,
+    resize_linear,
     resize_nearest,
     resized_size,
 )
@@ -64,6 +65,24 @@ def test_named_interpolations_are_pillows(name, size):
     kernel = getattr(Image, name.upper())
     expected = Image.fromarray(source).resize((size[1], size[0]), kernel)
     np.testing.assert_array_equal(resize_image(source, size, name), expected)
+
+
+@pytest.mark.parametrize("size", [(12, 9), (40, 20), (30, 70), (74, 106)])
+def test_linear_is_opencvs(size):
+    cv2 = pytest.importorskip("cv2")
+    source = image(37, 53)
+    expected = cv2.resize(source, size[::-1], interpolation=cv2.INTER_LINEAR)
+    found = resize_image(source, size, "linear").astype(int)
+    assert np.abs(found - expected).max() <= 1  # its weights have 11 bits
+    depth = np.random.default_rng(1).random((37, 53)).astype(np.float32)
+    expected = cv2.resize(depth, size[::-1], interpolation=cv2.INTER_LINEAR)
+    np.testing.assert_allclose(resize_linear(depth, size), expected, atol=1e-6)
+
+
+def test_linear_of_a_mask_by_hand():
+    mask = np.zeros((2, 4), bool)
+    mask[0, 1] = True
+    np.testing.assert_array_equal(resize_linear(mask, (1, 2)), [[0.25, 0]])
 
 
 def test_shorter_side_and_crop_by_hand():
