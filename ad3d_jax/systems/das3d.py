@@ -2,7 +2,8 @@
 
 K. Li, B. Dai, J. Fu, X. Hou, "DAS3D: Dual-modality Anomaly Synthesis for 3D Anomaly
 Detection", ECCV 2024 workshops, arXiv 2410.09821. We know its abstract, summaries of
-it and no code: the recipe below is ours, and the card `docs/systems/das3d.md` names every choice.
+it and no code: the recipe below is ours, and the card `docs/systems/das3d.md` names
+every choice.
 
 Each training step displaces depth smoothly and blends textures into the same pixels,
 restores each modality with its own network, and segments original against

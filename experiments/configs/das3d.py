@@ -4,8 +4,8 @@
         --config.data.root=FOLDER --config.data.category=cable_gland
 
 The recipe rests on the paper's abstract and on summaries (card: docs/systems/das3d.md).
-Published mean over the ten classes of MVTec 3D-AD: I-AUROC .982, P-AUROC .993. `cpu` trains in minutes
-on two cores.
+Published mean over the ten classes of MVTec 3D-AD: I-AUROC .982, P-AUROC .993. `cpu`
+trains in minutes on two cores.
 """
 
 from ml_collections import ConfigDict
