@@ -13,7 +13,7 @@ from ad3d_jax.ops.blur import mean_filter
 from ad3d_jax.ops.resize import resize_bilinear, resize_nearest
 
 
-def patchcore_patches(maps: tuple[Array, ...], dimensions: int) -> Array:
+def patchcore_patches(maps: tuple[Array, ...], dimensions: int, size: int = 3) -> Array:
     """Returns the patch features of the official PatchCore, [B,h,w,dimensions] float32.
 
     The definition: each position of a map becomes its 3x3 neighbourhood, flattened as
@@ -32,6 +32,7 @@ def patchcore_patches(maps: tuple[Array, ...], dimensions: int) -> Array:
     Args:
         maps: [B,h_l,w_l,C_l] float32 each.
         dimensions: length of a patch's vector, at least 1.
+        size: cells of a side of the neighbourhood, odd; 3 above.
 
     Raises:
         ValueError: no map, or dimensions below 1.
@@ -44,29 +45,32 @@ def patchcore_patches(maps: tuple[Array, ...], dimensions: int) -> Array:
         # Output k averages entries k * L … k * L + L - 1 of all layers' vectors, so
         # that a layer reaches a range of the outputs; two ranges may share one.
         first = layer * dimensions // len(maps)
-        channels, kernels = _pooled_kernels(x.shape[-1], dimensions, layer, len(maps))
+        channels, kernels = _pooled_kernels(
+            x.shape[-1], size, dimensions, layer, len(maps)
+        )
         part = resize_bilinear(_few_channels(x, channels, kernels), _grid(maps))
         behind = dimensions - first - part.shape[-1]
         total += jnp.pad(part, ((0, 0), (0, 0), (0, 0), (first, behind)))
     return total
 
 
-def concat_patches(maps: tuple[Array, ...]) -> Array:
-    """Returns 3x3 means of all maps on the first map's grid, [B,h,w,sum C] float32.
+def concat_patches(maps: tuple[Array, ...], size: int = 3) -> Array:
+    """Returns means of `size` x `size` cells on the first map's grid, [B,h,w,sum C].
 
-    Means have the divisor 9 also at the border, where zeros count, and are resized
-    bilinearly (half-pixel centres).
+    Float32. Means have the same divisor at the border, where zeros count, and are
+    resized bilinearly (half-pixel centres).
 
     Source: anomalib's PatchCore.
 
     Args:
         maps: [B,h_l,w_l,C_l] float32 each.
+        size: odd.
 
     Raises:
         ValueError: no map.
     """
     _check(maps)
-    means = [resize_bilinear(mean_filter(x, 3), _grid(maps)) for x in maps]
+    means = [resize_bilinear(mean_filter(x, size), _grid(maps)) for x in maps]
     return jnp.concatenate(means, axis=-1)
 
 
@@ -152,15 +156,16 @@ def cell_weights(side: int, cells: int) -> np.ndarray:
 
 
 def _pooled_kernels(
-    channels: int, dimensions: int, layer: int, layers: int
+    channels: int, size: int, dimensions: int, layer: int, layers: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns what a layer's outputs are sums of: channels and their 3x3 kernels.
+    """Returns what a layer's outputs are sums of: channels and their kernels.
 
     Returns:
-        [Q,D] int32 channels and [Q,3,3,D] float32 kernels: output d is the sum over q
-        of channel [q,d] correlated with kernel [:,:,d] of q.
+        [Q,D] int32 channels and [Q,size,size,D] float32 kernels: output d is the sum
+        over q of channel [q,d] correlated with kernel [:,:,d] of q.
     """
-    starts, ends = adaptive_bins(9 * channels, dimensions)
+    cells = size * size
+    starts, ends = adaptive_bins(cells * channels, dimensions)
     outputs = np.arange(
         layer * dimensions // layers, -(-(layer + 1) * dimensions // layers)
     )
@@ -170,32 +175,33 @@ def _pooled_kernels(
     bins = np.clip(bins, 0, dimensions - 1)
     starts, ends = starts[bins], ends[bins]
     share = inside / (layers * (ends - starts))
-    first = np.where(inside, starts, 9 * channels).min(1) // 9
-    last = (np.where(inside, ends, 0).max(1) - 1) // 9
+    first = np.where(inside, starts, cells * channels).min(1) // cells
+    last = (np.where(inside, ends, 0).max(1) - 1) // cells
     reach = int((last - first).max()) + 1
-    entries = 9 * first[:, None] + np.arange(9 * reach)[None]  # [D,9Q]
+    entries = cells * first[:, None] + np.arange(cells * reach)[None]  # [D,cells*Q]
     weights = sum(
         share[:, [n]]
         * ((entries >= starts[:, [n]]) & (entries < ends[:, [n]])).astype(float)
         for n in range(layers)
     )
     chosen = np.minimum(first[None] + np.arange(reach)[:, None], channels - 1)
-    kernels = weights.reshape(-1, reach, 3, 3).transpose(1, 2, 3, 0)
+    kernels = weights.reshape(-1, reach, size, size).transpose(1, 2, 3, 0)
     return chosen.astype(np.int32), kernels.astype(np.float32)
 
 
 def _few_channels(x: Array, channels: np.ndarray, kernels: np.ndarray) -> Array:
-    """Returns [B,h,w,D]: sums over q of chosen channels seen through 3x3 kernels."""
+    """Returns [B,h,w,D]: sums over q of chosen channels seen through kernels."""
     height, width = x.shape[1:3]
-    border = ((0, 0), (1, 1), (1, 1), (0, 0))
+    size = kernels.shape[1]
+    border = ((0, 0), (size // 2, size // 2), (size // 2, size // 2), (0, 0))
 
     def add(total, part):
         chosen, kernel = part
         picked = jnp.pad(jnp.take(x, chosen, axis=-1), border)
-        # Else the compiler may gather anew for each of the nine windows.
+        # Else the compiler may gather anew for each of the windows.
         picked = jax.lax.optimization_barrier(picked)
-        for row in range(3):
-            for column in range(3):
+        for row in range(size):
+            for column in range(size):
                 window = picked[:, row : row + height, column : column + width]
                 total += window * kernel[row, column].reshape(1, 1, 1, -1)
         return total, None

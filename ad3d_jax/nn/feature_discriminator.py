@@ -12,7 +12,7 @@ from ad3d_jax.nn.rows import SCORING, Rows
 
 dense = partial(
     nn.Dense,
-    kernel_init=nn.initializers.xavier_normal(),
+    kernel_init=nn.initializers.variance_scaling(1.0, "fan_avg", "normal"),
     precision=jax.lax.Precision.HIGHEST,
 )
 

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+BORDERS = ("reflect", "mirror")
+
 
 def filter_separable(
     x: jax.Array, rows: jax.Array, columns: jax.Array, border: str = "zero"
@@ -19,7 +21,8 @@ def filter_separable(
         rows: kernel along H, [2r+1] float32, may be traced.
         columns: kernel along W, [2s+1] float32.
         border: "zero" for zeros outside, "reflect" for mirrored pixels, the outermost
-            repeated (d c b a | a b c d | d c b a).
+            repeated (d c b a | a b c d | d c b a), "mirror" for those with the
+            outermost once (d c b | a b c d | c b a); the names are scipy's.
 
     Raises:
         ValueError: an even kernel, an unknown border, or a mirrored kernel whose radius
@@ -38,11 +41,11 @@ def band_matrix(kernel: jax.Array, length: int, border: str = "zero") -> jax.Arr
     radius = kernel.shape[0] // 2
     if kernel.shape[0] % 2 == 0:
         raise ValueError(f"kernel: expected an odd length, found {kernel.shape[0]}")
-    if border not in ("zero", "reflect"):
-        raise ValueError(f"border: expected 'zero' or 'reflect', found {border!r}")
-    if border == "reflect" and radius > length:
+    if border not in ("zero", *BORDERS):
+        raise ValueError(f"border: expected 'zero' or {BORDERS}, found {border!r}")
+    if border != "zero" and radius > length - (border == "mirror"):
         raise ValueError(
-            f"kernel: radius {radius} is larger than the image side {length}"
+            f"kernel: radius {radius} is too large for the image side {length}"
         )
     padded = jnp.pad(kernel, 1)  # the ends stand for all that is out of reach
 
@@ -54,6 +57,10 @@ def band_matrix(kernel: jax.Array, length: int, border: str = "zero") -> jax.Arr
     matrix = band(pixels)
     if border == "reflect":
         matrix += band(-1 - pixels) + band(2 * length - 1 - pixels)
+    if border == "mirror":
+        before = jnp.where((pixels > 0)[None], band(-pixels), 0.0)
+        behind = band(2 * (length - 1) - pixels)
+        matrix += before + jnp.where((pixels < length - 1)[None], behind, 0.0)
     return matrix
 
 

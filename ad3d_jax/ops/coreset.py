@@ -74,10 +74,9 @@ def greedy(
 
     Args:
         fraction: of the rows, in (0, 1]; see `coreset_size`. 1 keeps all, in order.
-        start: "first" picks row 0 first (BTF). "random" starts from the distances to
-            one random point, which is itself no pick (anomalib). "mean_of_ten" starts
-            from the mean distance to ten random points, which are no picks either
-            (PatchCore's approximate greedy).
+        start: "first" picks row 0 first (BTF), "random" a random one (anomalib).
+            "mean_of_ten" starts from the mean distance to ten random points, which
+            are no picks themselves (PatchCore's approximate greedy).
         projection: of the rows for the choice alone: "none", "sparse" (scikit-learn's
             at eps 0.9, none where that takes more dimensions than the rows have) or
             "dense" (to 128, none where the rows have no more).
@@ -220,7 +219,11 @@ def _caps(key: Array, rows: np.ndarray, start: str) -> np.ndarray:
     """Returns what a row's squared distance counts as at most, [N] float32."""
     if start == "first":
         return np.full(len(rows), np.inf, np.float32)
-    points = min(10, len(rows)) if start == "mean_of_ten" else 1
+    if start == "random":
+        caps = np.full(len(rows), np.finfo(np.float32).max)
+        caps[jax.random.randint(key, (), 0, len(rows))] = np.inf
+        return caps
+    points = min(10, len(rows))
     chosen = jax.random.choice(key, len(rows), (points,), replace=False)
 
     @jax.jit

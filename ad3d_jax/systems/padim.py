@@ -20,10 +20,10 @@ from ad3d_jax.features.extractors import feature_maps
 from ad3d_jax.features.modalities import needed_fields
 from ad3d_jax.features.patches import as_rows, replicate_patches
 from ad3d_jax.ops import gaussian
-from ad3d_jax.ops.blur import gaussian_blur
+from ad3d_jax.ops.blur import BORDERS, gaussian_blur
 from ad3d_jax.ops.resize import resize_bilinear
 from ad3d_jax.systems import backbones
-from ad3d_jax.systems.fields import Range, at_least, within
+from ad3d_jax.systems.fields import Range, at_least, one_of, within
 from ad3d_jax.systems.modalities import map_size
 
 
@@ -34,13 +34,12 @@ class Config(backbones.Backboned):
     layers: tuple[str, ...] = ("layer1", "layer2", "layer3")
     # Channels that are kept of a modality, 1 to all; 100 for resnet18.
     dimensions: int = within(Range(whole=True), 550)
-    channel_seed: int = at_least(
-        0, 1024
-    )  # of Python's generator, which draws the channels
-    epsilon: float = within(
-        Range(0, open=True), 0.01
-    )  # on the diagonal; anomalib has 0.01001
+    # Of Python's generator, which draws the channels.
+    channel_seed: int = at_least(0, 1024)
+    # On the diagonal; anomalib has 0.01001.
+    epsilon: float = within(Range(0, open=True), 0.01)
     sigma: float = 4.0  # of the map's Gaussian, pixels
+    border: str = one_of(*BORDERS)  # of that Gaussian; anomalib's is mirror
     block_bytes: int = gaussian.BLOCK_BYTES  # memory of the positions fitted at a time
 
 
@@ -90,7 +89,8 @@ def padim(config: Config = Config()) -> System:  # noqa: B008 (immutable)
         grid = embed(state, batch)
         distance = gaussian.mahalanobis(state.memory["gaussians"], as_rows(grid))
         map = distance.reshape(*grid.shape[:3], 1)
-        map = gaussian_blur(resize_bilinear(map, map_size(batch)), config.sigma)
+        map = resize_bilinear(map, map_size(batch))
+        map = gaussian_blur(map, config.sigma, border=config.border)
         return Scores(map, image=jnp.max(map, axis=(1, 2, 3)))
 
     return System(

@@ -12,7 +12,7 @@ from functools import partial
 from ad3d_jax.base import State, System
 from ad3d_jax.features.modalities import needed_fields
 from ad3d_jax.features.patches import concat_patches, patchcore_patches
-from ad3d_jax.ops.blur import gaussian_blur
+from ad3d_jax.ops.blur import BORDERS, gaussian_blur
 from ad3d_jax.systems import backbones, banks
 from ad3d_jax.systems.fields import at_least, one_of
 from ad3d_jax.systems.modalities import map_size
@@ -24,14 +24,18 @@ class Config(banks.Bank, backbones.Backboned):
 
     patches: str = one_of("official", "concat")  # concat is anomalib's
     dimensions: int = at_least(1, 1024)  # of a modality's official patch features
+    patch_size: int = one_of(3, 1, 5, 7)  # cells of a side of a neighbourhood
     sigma: float = 4.0  # of the map's Gaussian, pixels
+    border: str = one_of(*BORDERS)  # of that Gaussian; anomalib's is mirror
 
 
 def patchcore(config: Config = Config()) -> System:  # noqa: B008 (immutable)
     """Returns the system that `config` describes."""
     needs = needed_fields(config.modalities)
-    official = partial(patchcore_patches, dimensions=config.dimensions)
-    patches = official if config.patches == "official" else concat_patches
+    size = config.patch_size
+    official = partial(patchcore_patches, dimensions=config.dimensions, size=size)
+    concat = partial(concat_patches, size=size)
+    patches = official if config.patches == "official" else concat
     embed = partial(backbones.features, config, patches)
 
     def init(key, batch):
@@ -42,7 +46,8 @@ def patchcore(config: Config = Config()) -> System:  # noqa: B008 (immutable)
         """Returns smoothed patch scores and the largest one, re-weighted."""
         grid = embed(state, batch)
         scores = banks.compare(config, state, grid, map_size(batch))
-        return scores._replace(map=gaussian_blur(scores.map, config.sigma))
+        blurred = gaussian_blur(scores.map, config.sigma, border=config.border)
+        return scores._replace(map=blurred)
 
     return System(
         name="patchcore",

@@ -18,10 +18,14 @@ VARIANTS = {
     "wide_resnet50": {"model.backbone": "wide_resnet50", "model.dimensions": 550},
     "resnet50": {"model.backbone": "resnet50", "model.dimensions": 550},
     "resnet18": RESNET18,
+    # anomalib draws the channels by torch's generator; ours are the reference's.
     "anomalib": {
+        **RESNET18,
         "model.epsilon": 0.01 + 1e-5,
+        "model.border": "mirror",
+        "model.source": "",
         "data.image_size": 256,
-        "model.source": "racm_in1k",
+        "data.recipe_parameters.interpolation": "bilinear",
     },
     # What is looked at; depth is ours.
     "rgb": {"model.modalities": ("rgb",)},
@@ -31,7 +35,6 @@ VARIANTS = {
     "mvtec_ad": {
         "data.name": "mvtec_ad",
         "data.recipe_parameters.resize_size": 256,
-        "data.recipe_parameters.interpolation": "lanczos",
     },
     # Minutes on two cores.
     "cpu": {**RESNET18, "model.sigma": 128 / 224 * 4, "data.image_size": 128},
@@ -53,4 +56,5 @@ def get_config(variant: str = "") -> ConfigDict:
     """Returns the configuration of the named variant."""
     config = base_config("padim", recipe="raw")
     config.data.image_size = 224
+    config.data.recipe_parameters.interpolation = "lanczos"
     return apply_variants(config, variant, VARIANTS)

@@ -28,6 +28,7 @@ VARIANTS = {
         "model.start": "random",
         "model.projection": "sparse",
         "model.upsample": "nearest",
+        "model.border": "mirror",
         "data.image_size": 256,
         "model.source": "racm_in1k",
     },
@@ -44,6 +45,9 @@ VARIANTS = {
     "exact_coreset": {"model.projection": "none"},
     "random_rows": {"model.choice": "random"},
     "all_rows": {"model.fraction": 1.0},
+    # Other rows of the release's table. Its ensemble of three networks is missing.
+    "320": {"data.image_size": 320, "model.fraction": 0.01},
+    "patch_5": {"model.patch_size": 5},
     # What is looked at; depth is ours.
     "rgb": {"model.modalities": ("rgb",)},
     "depth": {"model.modalities": ("depth",)},
@@ -56,7 +60,6 @@ VARIANTS = {
     "mvtec_ad": {
         "data.name": "mvtec_ad",
         "data.recipe_parameters.resize_size": 256,
-        "data.recipe_parameters.interpolation": "bilinear",
     },
     # Minutes on two cores.
     "cpu": {**RESNET18, "model.sigma": 128 / 224 * 4, "data.image_size": 128},
@@ -81,5 +84,6 @@ def get_config(variant: str = "") -> ConfigDict:
     """Returns the configuration of the named variant."""
     config = base_config("patchcore", recipe="raw")
     config.data.image_size = 224
+    config.data.recipe_parameters.interpolation = "bilinear"
     config.model.match = True  # the report shows it
     return apply_variants(config, variant, VARIANTS)

@@ -28,12 +28,15 @@ def random_maps(*forms, rows=1):
 # --- Definitions ----------------------------------------------------------------------
 
 
-def unfolded(x):
-    """[B,h,w,9C]: each 3x3 block as (channel, row, column), zeros outside."""
+def unfolded(x, side=3):
+    """[B,h,w,side*side*C]: each block as (channel, row, column), zeros outside."""
     height, width = x.shape[1:3]
-    padded = np.pad(np.float64(x), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    edge = (side // 2, side // 2)
+    padded = np.pad(np.float64(x), ((0, 0), edge, edge, (0, 0)))
     blocks = [
-        padded[:, r : r + height, c : c + width] for r in range(3) for c in range(3)
+        padded[:, r : r + height, c : c + width]
+        for r in range(side)
+        for c in range(side)
     ]
     return np.stack(blocks, -1).reshape(*x.shape[:3], -1)
 
@@ -62,9 +65,10 @@ def adaptive_mean(x, bins, axis=-1):
     return np.moveaxis(np.stack(means, -1), -1, axis)
 
 
-def patchcore_defined(maps, dimensions):
+def patchcore_defined(maps, dimensions, side=3):
     size = maps[0].shape[1:3]
-    layers = [adaptive_mean(bilinear(unfolded(x), size), dimensions) for x in maps]
+    blocks = [bilinear(unfolded(x, side), size) for x in maps]
+    layers = [adaptive_mean(x, dimensions) for x in blocks]
     return adaptive_mean(np.concatenate(layers, -1), dimensions)
 
 
@@ -99,6 +103,18 @@ def test_patchcore_is_its_definition(forms, dimensions):
     assert found.dtype == jnp.float32
     expected = patchcore_defined(maps, dimensions)
     np.testing.assert_allclose(found, expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("side", [1, 5])
+def test_patchcore_of_other_neighbourhoods_is_its_definition(side):
+    maps = random_maps((6, 7, 6), (3, 4, 9), rows=2)
+    for dimensions in (7, 40):
+        found = patchcore_patches(maps, dimensions, side)
+        expected = patchcore_defined(maps, dimensions, side)
+        np.testing.assert_allclose(found, expected, atol=2e-6)
+    means = [unfolded(x, side).reshape(*x.shape, side**2).mean(-1) for x in maps]
+    means = np.concatenate([bilinear(x, (6, 7)) for x in means], -1)
+    np.testing.assert_allclose(concat_patches(maps, side), means, atol=2e-6)
 
 
 def test_closed_form_of_patchcore():

@@ -34,7 +34,8 @@ def test_corner_of_a_mean_of_ones():
 
 @pytest.mark.parametrize("sigma", [0.8, 2.0, 4.0])
 @pytest.mark.parametrize(
-    ("border", "mode"), [("reflect", "reflect"), ("zero", "constant")]
+    ("border", "mode"),
+    [("reflect", "reflect"), ("mirror", "mirror"), ("zero", "constant")],
 )
 def test_gaussian_blur_agrees_with_scipy(sigma, border, mode):
     x = images()
