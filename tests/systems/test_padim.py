@@ -233,7 +233,7 @@ def test_every_variant_builds(name):
         ({"epsilon": 0.0}, "epsilon: expected a number above 0, found 0.0"),
         ({"modalities": ()}, "model.modalities"),
         ({"layers": ()}, "layers: expected some of"),
-        ({"backbone": "resnet34"}, "backbone: expected one of"),
+        ({"backbone": "resnet19"}, "backbone: expected one of"),
     ],
 )
 def test_a_wrong_field_is_named(fields, message):
