@@ -1,11 +1,13 @@
 """SimpleNet against its sheet, its release's head, and its heads one at a time."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ad3d_jax.base import ALONE, Batch
+from ad3d_jax.base import ALONE, Batch, sample_keys
 from ad3d_jax.fit.step import begin, fixed_part, train_step
 from ad3d_jax.nn.scope import scoring
 from ad3d_jax.systems import simplenet
@@ -139,11 +141,12 @@ def test_heads_trained_at_once_are_the_heads_trained_alone(trial):
 
 @pytest.mark.slow
 def test_a_step_is_the_step_of_the_released_head(trial):
-    """Three steps without noise against torch's AdamW and Adam on the same head."""
+    """Three steps against torch's AdamW and Adam on the same head and noise."""
     torch = pytest.importorskip("torch")
     system, state, batch = trial
     phase = system.phases[0]._replace(steps=3)
-    own = state._replace(hyper={**state.hyper, "noise": jnp.float32(0)})
+    level = 0.5  # about a feature's size: clean and noisy rows part
+    own = state._replace(hyper={**state.hyper, "noise": jnp.float32(level)})
     patches = np.asarray(
         simplenet.embed_maps(
             batch.extras,
@@ -175,9 +178,17 @@ def test_a_step_is_the_step_of_the_released_head(trial):
     ]
     step, carry = jax.jit(train_step(phase), static_argnums=4), begin(phase, own)
     rows = torch.tensor(patches.copy())
-    for _ in range(3):
+
+    def drawn(number):
+        """Returns the noise that our step of this number draws for all patches."""
+        keys = sample_keys(jax.random.fold_in(jax.random.key(0), number), batch)
+        draw = functools.partial(simplenet.noise, SMALL, level)
+        grids = jnp.zeros((3, len(patches) // 3, 1, 24))
+        return torch.tensor(np.asarray(jax.vmap(draw)(keys, grids)).reshape(-1, 24))
+
+    for number in range(3):
         normal = adaptor(rows)
-        clean, fake = judge(torch.cat([normal, normal])).chunk(2)
+        clean, fake = judge(torch.cat([normal, normal + drawn(number)])).chunk(2)
         expected = torch.relu(0.5 - clean).mean() + torch.relu(0.5 + fake).mean()
         for optimizer in optimizers:
             optimizer.zero_grad()
