@@ -127,8 +127,12 @@ def score_split(
     dataset: Dataset,
     batch_size: int,
     split: str = "test",
+    shown: "Shown | None" = None,
 ) -> Scored:
-    """Scores every sample of a split once, with maps at the size of the masks."""
+    """Scores every sample of a split once, with maps at the size of the masks.
+
+    `shown` sees the samples as they come.
+    """
     maps, masks, image, seconds, match = [], [], [], [], []
     parts: dict[str, list] = {}
     batches = dataset.ordered(split, batch_size, 0)
@@ -149,6 +153,8 @@ def score_split(
             for name, part in scores.parts.items():
                 if name.startswith("map_"):
                     parts.setdefault(name, []).append(at_size(part, size)[..., 0])
+            if shown is not None:
+                shown.see(batch, scores)
             bar.update(len(scores.image))
     nothing = np.zeros((0, 1, 1), np.float32)  # of a split without samples
     return Scored(
@@ -226,49 +232,53 @@ def chosen_rows(rows: Sequence[Row], count: int) -> list[int]:
     return chosen
 
 
-def samples_in_full(
-    score: Callable[[Batch], Scores],
-    dataset: Dataset,
-    rows: Iterable[int],
-    batch_size: int,
-    split: str = "test",
-) -> dict[int, dict[str, np.ndarray]]:
-    """Scores some rows again; returns their inputs and all parts of their scores.
+class Shown:
+    """The samples that a report shows, kept while their split is scored.
 
-    Where the system says what it matched, that training sample is there, too. Of
-    several processes all take part and the first gets the samples, the others none.
-
-    Args:
-        score: from `compile_score`.
-        dataset: that the rows are of.
-        rows: numbers in the split.
-        batch_size: rows of a batch.
-        split: whose rows.
+    At any time these are `chosen_rows` of what was seen, so that the others need not be
+    kept, and no sample is scored a second time.
     """
-    wanted = set(rows)
-    found: dict[int, dict[str, np.ndarray]] = {}
-    for turn, batch in enumerate(dataset.ordered(split, batch_size, 0)):
-        first = turn * batch_size
-        here = sorted(wanted.intersection(range(first, first + batch_size)))
-        if not here:
-            continue
-        scores = score(batch)
-        if not processes.is_first():
-            continue
-        for row in here:
-            i = row - first
-            arrays = _measured(batch, i, ("rgb", "xyz", "depth", "valid", "foreground"))
-            arrays |= {"map": scores.map[i, ..., 0], "mask": batch.mask[i, ..., 0]}
-            arrays |= {f"part/{name}": x[i] for name, x in scores.parts.items()}
-            if scores.match is not None:
-                arrays["match"] = scores.match[i]
-            found[row] = arrays
-    place = MATCH.index("sample")
-    matched = {i: int(x["match"][place]) for i, x in found.items() if "match" in x}
-    training = _training_samples(dataset, matched.values(), batch_size)
-    for row, number in matched.items():
-        found[row] |= {f"match/{name}": x for name, x in training[number].items()}
-    return found
+
+    def __init__(self, rows: Sequence[Row], count: int):
+        """Prepares to keep `count` samples a defect type of rows in manifest order."""
+        self._rows, self._count = rows, count
+        self._seen: list[Row] = []
+        self._kept: dict[int, dict[str, np.ndarray]] = {}
+
+    def see(self, batch: Batch, scores: Scores) -> None:
+        """Takes the next samples and forgets those that are no longer chosen."""
+        first = len(self._seen)
+        for i, score in enumerate(scores.image):
+            self._seen.append(self._rows[first + i]._replace(score=float(score)))
+        self._kept = {
+            row: self._kept[row]
+            if row < first
+            else _in_full(batch, scores, row - first)
+            for row in chosen_rows(self._seen, self._count)
+        }
+
+    def samples(self, dataset: Dataset, batch_size: int) -> dict[int, dict]:
+        """Returns inputs and all parts of the scores of the chosen, by their number.
+
+        Where the system says what it matched, that training sample is there, too.
+        """
+        found = {row: dict(arrays) for row, arrays in self._kept.items()}
+        place = MATCH.index("sample")
+        matched = {i: int(x["match"][place]) for i, x in found.items() if "match" in x}
+        training = _training_samples(dataset, matched.values(), batch_size)
+        for row, number in matched.items():
+            found[row] |= {f"match/{name}": x for name, x in training[number].items()}
+        return found
+
+
+def _in_full(batch: Batch, scores: Scores, row: int) -> dict[str, np.ndarray]:
+    """Returns what is shown of a row, as arrays of its own."""
+    arrays = _measured(batch, row, ("rgb", "xyz", "depth", "valid", "foreground"))
+    arrays |= {"map": scores.map[row, ..., 0], "mask": batch.mask[row, ..., 0]}
+    arrays |= {f"part/{name}": x[row] for name, x in scores.parts.items()}
+    if scores.match is not None:
+        arrays["match"] = scores.match[row]
+    return {name: np.array(x) for name, x in arrays.items()}
 
 
 def _measured(batch: Batch, row: int, names: Iterable[str]) -> dict[str, np.ndarray]:

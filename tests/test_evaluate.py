@@ -7,6 +7,7 @@ from absl import logging as absl_logging
 from reference_systems import bank, neighbours
 
 from ad3d_jax import evaluate as evaluation
+from ad3d_jax.base import Batch, Scores
 from ad3d_jax.devices import compilation, engines, memory
 from ad3d_jax.fit.fit import Options, fit
 from ad3d_jax.testing import MemoryDataset, make_batch, pad, take
@@ -141,14 +142,15 @@ def test_what_was_matched_is_the_nearest_patch_of_the_training_set(state):
 
 def test_the_rows_say_what_was_matched(state):
     score = compiled(state)
-    scored = evaluation.score_split(score, DATA, 4)
+    shown = evaluation.Shown(ROWS, 1)
+    scored = evaluation.score_split(score, DATA, 4, shown=shown)
     rows = evaluation.scored_rows(scored, ROWS)
     assert [row[:5] for row in rows] == [row[:5] for row in ROWS]
     np.testing.assert_array_equal([row.score for row in rows], scored.image)
     np.testing.assert_array_equal([row.seconds for row in rows], scored.seconds)
     np.testing.assert_array_equal([row.match for row in rows], scored.match)
-    found = evaluation.samples_in_full(score, DATA, [1, 4], 4)
-    assert found.keys() == {1, 4}
+    found = shown.samples(DATA, 4)
+    assert list(found) == evaluation.chosen_rows(rows, 1) and len(found) == 2
     for row, arrays in found.items():
         np.testing.assert_array_equal(arrays["match"], scored.match[row])
         sample = take(TRAIN, [scored.match[row][2]])
@@ -162,11 +164,33 @@ def test_the_rows_say_what_was_matched(state):
 def test_a_system_that_matches_nothing_says_nothing():
     system = bank(steps=1)
     score = evaluation.compile_score(system, engine_of(), KEY, fitted(system))
-    scored = evaluation.score_split(score, DATA, 4)
+    shown = evaluation.Shown(ROWS, 1)
+    scored = evaluation.score_split(score, DATA, 4, shown=shown)
     assert scored.match is None
     assert [row.match for row in evaluation.scored_rows(scored, ROWS)] == [()] * 5
-    (arrays,) = evaluation.samples_in_full(score, DATA, [0], 4).values()
-    assert not [name for name in arrays if name.startswith("match")]
+    for arrays in shown.samples(DATA, 4).values():
+        assert not [name for name in arrays if name.startswith("match")]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_what_is_shown_is_chosen_while_the_split_is_scored(count):
+    rng = np.random.default_rng(count)
+    rows = [
+        ROWS[0]._replace(stem=f"{i}", defect=f"{i % 3}", label=int(i % 3 > 0))
+        for i in range(40)
+    ]
+    image = rng.integers(0, 6, 40).astype(np.float32)  # with ties
+    shown, most = evaluation.Shown(rows, count), 0
+    for first in range(0, 40, 7):
+        part = image[first : first + 7]
+        maps = np.arange(first, first + len(part)).reshape(-1, 1, 1, 1)
+        shown.see(Batch(mask=maps > 0), Scores(map=maps, image=part))
+        most = max(most, len(shown.samples(DATA, 4)))
+    rows = [r._replace(score=float(s)) for r, s in zip(rows, image, strict=True)]
+    found = shown.samples(DATA, 4)
+    assert list(found) == evaluation.chosen_rows(rows, count)
+    assert all(row == arrays["map"].item() for row, arrays in found.items())
+    assert most <= 3 * count
 
 
 def test_the_best_and_the_worst_told_rows_of_each_type_are_chosen():

@@ -289,18 +289,21 @@ def evaluate(run: Run, program: compilation.Compiled | None = None) -> dict:
         run.system, engine, key, state, limits(config, engine), program
     )
     size = config.eval.batch_size
-    scored = evaluation.score_split(score, dataset, size)
-    rows = evaluation.scored_rows(scored, rows_of(run.data.manifest, "test"))
+    rows = rows_of(run.data.manifest, "test")
+    shown = evaluation.Shown(rows, config.eval.images_per_defect)
+    scored = evaluation.score_split(
+        score, dataset, size, shown=shown if processes.is_first() else None
+    )
+    rows = evaluation.scored_rows(scored, rows)
     if processes.is_first():
         (folder / names.METRICS).unlink(missing_ok=True)  # of an earlier scoring
         write_scores(folder / names.SCORES, rows)
         maps.write_maps(folder / names.MAPS, rows, scored.maps, scored.masks)
     processes.wait()
-    chosen = evaluation.chosen_rows(rows, config.eval.images_per_defect)
-    found = evaluation.samples_in_full(score, dataset, chosen, size)
     host_bytes = limits(config, engine).host_bytes  # all processes measure together
     if not processes.is_first():
         return {}
+    found = shown.samples(dataset, size)
     in_full = {rows[row].name: arrays for row, arrays in found.items()}
     maps.write_samples(folder / names.SAMPLES, in_full)
     metrics = {
