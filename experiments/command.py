@@ -8,6 +8,7 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
+from ad3d_jax.devices.remembered import remember_programs
 from ad3d_jax.experiment.config import changed, load, read_texts
 from ad3d_jax.experiment.state import build_system
 from ad3d_jax.experiment.status import status_of
@@ -19,15 +20,20 @@ FLAG = re.compile(r"--?[A-Za-z]")  # how any flag begins; -1 is a number
 flags.disclaim_key_flags()  # what is defined here is the command's
 
 
-def run(main: Callable[..., Any], positional: bool = False) -> None:
+def run(
+    main: Callable[..., Any], positional: bool = False, remember: bool = True
+) -> None:
     """Runs `main(flags)`, with the words that are no flags if `positional`, and ends.
 
-    The status is that of `status_of`, of `parse` where a flag is wrong.
+    What it compiles is kept for the user's next command if `remember`. The status is
+    that of `status_of`, of `parse` where a flag is wrong.
     """
 
     def command(arguments: list[str]) -> None:
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)  # checkpoints are told of at length
+        if remember:
+            remember_programs()
         more = (arguments[1:],) if positional else ()
         sys.exit(status_of(lambda: main(flags.FLAGS, *more)))
 

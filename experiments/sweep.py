@@ -68,4 +68,4 @@ def define_flags() -> None:
 
 if __name__ == "__main__":
     define_flags()
-    command.run(main)
+    command.run(main, remember=False)  # the study has a place of its own

@@ -90,4 +90,4 @@ if __name__ == "__main__":
     flags.DEFINE_integer("frame_size", 800, "Side of the sensor's frames, pixels.", 16)
     flags.DEFINE_integer("runs", speed.FEWEST_RUNS, "Timed calls.", 1)
     flags.DEFINE_string("output", None, "JSON file to write.", required=True)
-    command.run(main)
+    command.run(main, remember=False)

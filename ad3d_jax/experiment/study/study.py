@@ -18,6 +18,7 @@ import optuna
 from absl import logging
 from ml_collections import ConfigDict
 
+from ad3d_jax.devices.remembered import remember_programs
 from ad3d_jax.experiment import surroundings, workers
 from ad3d_jax.experiment.config import (
     Source,
@@ -80,7 +81,8 @@ def study(
         employ(config, space, settings, folder, workers, devices)
         return result_of(begun, config, folder)
     chosen = choose_devices(devices)
-    remember_compiled(folder)
+    # Trials that differ in numbers alone are one program, for all workers.
+    remember_programs(folder / "compiled")
     with stoppable():
         begun = open_job(config, space, settings, folder)
         begun = begun._replace(devices=chosen)
@@ -247,15 +249,6 @@ def choose_devices(numbers: Sequence[str]) -> list[jax.Device] | None:
         found = [there[number] for number in map(str, numbers)]
     jax.config.update("jax_default_device", found[0])
     return found
-
-
-def remember_compiled(folder: Path) -> None:
-    """Keeps compiled programs in the study's folder, unless another place is set.
-
-    Trials that differ in numbers alone are one program, for all workers.
-    """
-    if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
 
 
 def employ(
