@@ -57,6 +57,7 @@ def prepare(
     format: str | None = None,
     name: str = layout.MVTEC_3D,
     learned: Mapping[str, Any] | None = None,
+    points: bool = True,
 ) -> Prepared:
     """Preprocesses a class, or finds that it was done before.
 
@@ -72,6 +73,8 @@ def prepare(
         name: of the folder layout, one of `layout.LAYOUTS`.
         learned: `params` of the manifest that a system was fitted on, in place of what
             the recipe would learn from this class.
+        points: whether they are wanted. Where not, and neither the recipe nor an extra
+            needs them, classes with images and points are prepared as images alone.
 
     Raises:
         DatasetError: the class, the recipe or a parameter is unknown, or files are
@@ -92,7 +95,10 @@ def prepare(
         found.samples, desc=f"{category}: checking", leave=False, disable=None
     )
     digests = file_digests(progress)
+    if not (points or RECIPES[recipe].needs_xyz or _asked(recipe, parameters)):
+        found = _without_points(found)
     inputs = {
+        "points": points,
         "package": ad3d_jax.__version__,
         "rules": RULES,
         "format": format,
@@ -134,7 +140,7 @@ def _learned(folder: Path, params: Mapping[str, Any]) -> bool:
 def _refuse_unsuited(recipe: str, parameters: Mapping[str, Any], found: Layout) -> None:
     """Raises DatasetError where a recipe cannot work on what a class holds."""
     xyz, folder = found.samples[0].xyz, found.root / found.category
-    asked = set(parameters["extras"]) - set(RECIPES[recipe].defaults["extras"])
+    asked = _asked(recipe, parameters)
     if xyz is None and (RECIPES[recipe].needs_xyz or asked):
         needs = " and ".join([recipe, *sorted(asked)])
         raise DatasetError(
@@ -147,6 +153,17 @@ def _refuse_unsuited(recipe: str, parameters: Mapping[str, Any], found: Layout) 
             f"data.recipe: {recipe} expects points in rows and columns, as a camera "
             f"sees them, and {xyz} is a list of points; the recipe points takes lists"
         )
+
+
+def _asked(recipe: str, parameters: Mapping[str, Any]) -> set[str]:
+    """Returns the extras that are made besides what the recipe always makes."""
+    return set(parameters["extras"]) - set(RECIPES[recipe].defaults["extras"])
+
+
+def _without_points(found: Layout) -> Layout:
+    """Returns a class whose samples have images alone, where they have images."""
+    samples = [s if s.rgb is None else s._replace(xyz=None) for s in found.samples]
+    return found._replace(samples=tuple(samples))
 
 
 def _check_choice(field: str, value: str, allowed: tuple[str, ...]) -> None:

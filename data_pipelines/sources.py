@@ -166,6 +166,7 @@ def open_data(
     natural: Images | None = None,
     own: Mapping[str, Opener] = NOTHING,
     learned: Mapping[str, Any] | None = None,
+    points: bool = True,
 ) -> Data:
     """Opens a class, which is preprocessed if need be; its sources are opened later.
 
@@ -186,6 +187,7 @@ def open_data(
         natural: the images of the source "images"; None = there is no such source.
         own: what opens sources that a system brings, by name.
         learned: what the recipe has learned elsewhere, see `preprocess.prepare`.
+        points: whether they are wanted, see there.
 
     Returns:
         The class; its dataset has the sources of `SOURCES`, those of `own`, and "test".
@@ -208,6 +210,7 @@ def open_data(
             *(root, category, recipe, parameters, cache, on_missing),
             name=name,
             learned=learned,
+            points=points,
         )
 
     def openers(category: str) -> Mapping[str, Opener]:

@@ -47,6 +47,7 @@ def open_data(
         reader=data.reader,
         on_missing=data.on_missing,
         learned=learned,
+        points=needs_points(system),
     )
 
 
@@ -99,6 +100,11 @@ def mask_size(config: ConfigDict) -> int | tuple[int, int]:
     """Returns the side of maps and masks in metrics, pixels, or rows and columns."""
     size = {**config.data, **config.data.recipe_parameters}
     return size["image_size"] if size["mask_size"] is None else size["mask_size"]
+
+
+def needs_points(system: System) -> bool:
+    """Returns whether a system needs more of a sample than its image."""
+    return not {*system.needs_fit, *system.needs_score} <= {"rgb"}
 
 
 def extras_of(system: System) -> tuple[str, ...]:

@@ -62,6 +62,19 @@ def test_manifest(run, box, format):
         assert (prepared.folder / name).is_file()
 
 
+def test_points_that_nothing_needs_are_neither_read_nor_kept(run, box):
+    whole = run()
+    (next((box / "train" / "good" / "xyz").iterdir())).write_bytes(b"no points")
+    images = run(points=False)
+    assert images.manifest["fields"].keys() == {"rgb", "mask"}
+    ids = [[s["id"] for s in x.manifest["samples"]] for x in (whole, images)]
+    assert ids[0] == ids[1]
+    with pytest.raises(CorruptSampleError):
+        run(points=False, parameters={**SMALL, "extras": ("normals",)})
+    with pytest.raises(CorruptSampleError):
+        run(points=False, recipe="plane", parameters=SMALL)
+
+
 @pytest.mark.parametrize("format", ["npz", "tfds"])
 def test_same_input_same_bytes(run, tmp_path, format):
     one = run(format=format).folder

@@ -210,6 +210,7 @@ def test_an_unknown_variant_lists_the_known_ones():
 )
 def test_wrong_values_are_named(field, value, expected):
     config = get_config("res_unet")
+    config.model.scales = 3
     config.model[field] = value
     with pytest.raises(ValueError, match=expected):
         build_system(config)
