@@ -11,11 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
+from safetensors.numpy import save_file
 
 from ad3d_jax.nn.discrete_auto_encoder import DiscreteAutoEncoder
 from ad3d_jax.nn.grouped_conv import GroupedEnlarge
 from ad3d_jax.nn.object_decoder import ObjectDecoder
-from ad3d_jax.ops.codebook import Codebook
+from ad3d_jax.ops.codebook import Codebook, init_codebook
+from ad3d_jax.systems.dsr import published
 from ad3d_jax.systems.dsr.auto_encoder import forward
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "discrete_models.npz"
@@ -30,30 +32,11 @@ DECODERS = {
     "decoder_dsr": (ObjectDecoder(3, 24, 32, 16, bottleneck=64), 52),
 }
 CODES = 48
-PARTS = {
-    "stems_0": "_encoder_b.input_conv_depth",
-    "stems_1": "_encoder_b.input_conv_rgb",
-    "hi_1": "_encoder_b._conv_1",
-    "hi_2": "_encoder_b._conv_2",
-    "hi_3": "_encoder_b._conv_3",
-    "hi_stack": "_encoder_b",
-    "lo_1": "_encoder_t._conv_1",
-    "lo_2": "_encoder_t._conv_2",
-    "lo_stack": "_encoder_t",
-    "before_lo": "_pre_vq_conv_top",
-    "enlarge_lo": "upsample_t",
-    "before_hi": "_pre_vq_conv_bot",
-    "decode_1": "_decoder_b._conv_1",
-    "decode_stack": "_decoder_b",
-    "decode_2": "_decoder_b._conv_trans_1",
-    "decode_3": "_decoder_b._conv_trans_2",
-    "heads_0": "_decoder_b._conv_out_depth",
-    "heads_1": "_decoder_b._conv_out_rgb",
-    # The object decoder's.
-    "down0_1": "block1.0",
-    "down0_2": "block1.3",
-    "down1_1": "block2.0",
-    "down1_2": "block2.3",
+DECODER_LAYERS = {
+    "down0_1": "block1/0",
+    "down0_2": "block1/3",
+    "down1_1": "block2/0",
+    "down1_2": "block2/3",
     "bottleneck": "pre_vq_conv",
     "up1": "upblock1",
     "up2": "upblock2",
@@ -62,29 +45,16 @@ PARTS = {
     "render_2": "_conv_trans_1",
     "render_3": "_conv_trans_2",
 }
-TRANSPOSED = (
-    "enlarge_lo",
-    "decode_2",
-    "decode_3",
-    "up1",
-    "up2",
-    "render_2",
-    "render_3",
-)
+TRANSPOSED = (*published.TRANSPOSED, "up1", "up2", "render_2", "render_3")
 
 
-def public_name(grouped, path):
-    """Returns the public name of one of our parameters."""
-    first, *middle, leaf = path
-    leaf = {"kernel": "weight", "bias": "bias"}[leaf]
-    name = PARTS[first]
-    if first == "before_hi" and grouped:
-        name += "._pre_vq_conv_bot"
-    if first.endswith("stack"):
-        kind, number = middle[0][:-1], int(middle[0][-1]) - 1
-        place = {"wide": 1, "point": 3}[kind]
-        name += f"._residual_stack._layers.{number}._block.{place}"
-    return f"{name}.{leaf}".lstrip(".")
+@pytest.fixture(autouse=True, scope="module")
+def decoders_too():
+    """Lets the mapping of the auto-encoders serve the object decoders as well."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(published, "LAYERS", {**published.LAYERS, **DECODER_LAYERS})
+        patch.setattr(published, "TRANSPOSED", TRANSPOSED)
+        yield
 
 
 def public_shape(path, shape, groups):
@@ -97,17 +67,6 @@ def public_shape(path, shape, groups):
     return outputs, inputs, height, width
 
 
-def ours(path, value, groups):
-    """Returns the value in our order of axes."""
-    if value.ndim != 4:
-        return value
-    if path[0] in TRANSPOSED:
-        # Turned by half a circle; the groups are joined along the outputs.
-        parts = np.split(value[:, :, ::-1, ::-1], groups, axis=0)
-        return np.concatenate([p.transpose(2, 3, 0, 1) for p in parts], axis=-1)
-    return value.transpose(2, 3, 1, 0)
-
-
 def drawn(generator, shape):
     """Returns the next weight, scaled by its kind so that signals keep their size."""
     value = generator.standard_normal(shape)
@@ -116,22 +75,33 @@ def drawn(generator, shape):
 
 
 def public_weights(module, seed, x, groups=1, codebooks=()):
-    """Returns our parameters and codes {name: [K,D]} as the public network had them."""
+    """Returns the arrays of the public network by its names, and our names of them."""
     shapes = jax.eval_shape(module.init, jax.random.key(0), x)["params"]
-    leaves = traverse_util.flatten_dict(dict(shapes))
-    places = {public_name(groups > 1, path): path for path in leaves}
-    assert len(places) == len(leaves)
-    generator = np.random.default_rng(seed)
-    params, codes = {}, {}
-    for name in sorted([*places, *codebooks]):
+    leaves = traverse_util.flatten_dict({"params": dict(shapes)})
+    ours = {}
+    for path in leaves:
+        name = published.public_name("/".join(path), groups > 1)
+        ours[name.lstrip("/").replace("/", ".")] = path
+    assert len(ours) == len(leaves)
+    generator, found = np.random.default_rng(seed), {}
+    for name in sorted([*ours, *codebooks]):
         if name in codebooks:
-            codes[name] = drawn(generator, (CODES, SMALL["dimensions"]))
-            continue
-        path = places[name]
-        own = 1 if path[0][:5] in ("stems", "heads") else groups
-        value = drawn(generator, public_shape(path, leaves[path].shape, own))
-        params[path] = jnp.asarray(ours(path, value, own))
-    return traverse_util.unflatten_dict(params), codes
+            shape = CODES, SMALL["dimensions"]
+        else:
+            layer, *_ = path = ours[name][1:]
+            own = 1 if layer[:5] in ("stems", "heads") else groups
+            shape = public_shape(path, leaves[ours[name]].shape, own)
+        found[name] = drawn(generator, shape)
+    return found, {name: (path, leaves[path]) for name, path in ours.items()}
+
+
+def as_ours(public, ours):
+    """Returns our parameters of the public arrays."""
+    found = {
+        path[1:]: jnp.asarray(published.reordered("/".join(path), public[name], like))
+        for name, (path, like) in ours.items()
+    }
+    return traverse_util.unflatten_dict(found)
 
 
 @pytest.fixture(scope="module")
@@ -141,20 +111,24 @@ def golden():
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_auto_encoder_is_the_public_one(name, golden):
+def test_an_auto_encoder_of_a_converted_file_is_the_public_one(name, golden, tmp_path):
     module, seed = MODELS[name]
     shape = (2, 32, 32, sum(module.channels))
     x = 2 * np.random.default_rng(seed + 100).standard_normal(shape)
     x = jnp.asarray(x, jnp.float32)
-    levels = {"lo": "_vq_vae_top", "hi": "_vq_vae_bot"}
-    names = {level: f"{name}._embedding.weight" for level, name in levels.items()}
-    params, codes = public_weights(
-        module, seed, x, len(module.channels), tuple(names.values())
-    )
-    codebooks = {
-        level: Codebook(codes[name], np.ones(CODES, np.float32), codes[name])
-        for level, name in names.items()
+    books = {
+        level: f"{n}._embedding.weight" for level, n in published.CODEBOOKS.items()
     }
+    public, _ = public_weights(module, seed, x, len(module.channels), books.values())
+    for place in levels.values():
+        public[f"{place}._ema_cluster_size"] = np.ones(CODES, np.float32)
+        public[f"{place}._ema_w"] = public[f"{place}._embedding.weight"]
+    path = tmp_path / "converted.safetensors"
+    save_file({n.replace(".", "/"): array for n, array in public.items()}, path)
+    book = jax.eval_shape(lambda key: init_codebook(key, CODES, 32), jax.random.key(0))
+    params = jax.eval_shape(module.init, jax.random.key(0), x)["params"]
+    like = {"params": params, "codebooks": {"lo": book, "hi": book}}
+    params, codebooks = map(published.read(path, like).get, ("params", "codebooks"))
     made = jax.jit(partial(forward, module))(params, codebooks, x)
     close = partial(np.testing.assert_allclose, atol=1e-4, rtol=0)
     close(made.q_lo, golden[f"{name}_lo"])
@@ -168,7 +142,7 @@ def test_auto_encoder_is_the_public_one(name, golden):
     np.testing.assert_allclose(commitments, golden[f"{name}_losses"], rtol=1e-4)
     for level, index in (("lo", made.index_lo), ("hi", made.index_hi)):
         np.testing.assert_array_equal(
-            codes[names[level]][index], getattr(made, f"q_{level}")
+            public[books[level]][index], getattr(made, f"q_{level}")
         )
 
 
@@ -177,8 +151,7 @@ def test_object_decoder_is_the_public_one(name, golden):
     module, seed = DECODERS[name]
     x = np.random.default_rng(seed + 100).standard_normal((2, 8, 8, 24))
     x = jnp.asarray(x, jnp.float32)
-    params, _ = public_weights(module, seed, x)
-    y = jax.jit(module.apply)({"params": params}, x)
+    y = jax.jit(module.apply)({"params": as_ours(*public_weights(module, seed, x))}, x)
     assert golden[name].std() > 0.3
     np.testing.assert_allclose(y[:, 1::2, ::2], golden[name], atol=1e-4, rtol=0)
 
@@ -220,7 +193,7 @@ def test_sizes_of_the_levels():
 def test_groups_meet_in_the_codes_alone():
     module, seed = MODELS["dada"]
     x = jnp.asarray(np.random.default_rng(3).random((1, 32, 32, 4)), jnp.float32)
-    params, _ = public_weights(module, seed, x, 2)
+    params = as_ours(*public_weights(module, seed, x, 2))
     other = x.at[..., 1:].set(1.0 - x[..., 1:])  # colour alone
 
     @jax.jit

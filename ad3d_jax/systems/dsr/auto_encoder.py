@@ -17,13 +17,13 @@ import jax
 import jax.numpy as jnp
 
 from ad3d_jax.base import Array, Pretrained, State, Train, Tree, Update, fold_each
-from ad3d_jax.features import weights
 from ad3d_jax.nn.discrete_auto_encoder import KERNELS, DiscreteAutoEncoder
 from ad3d_jax.ops import codebook
 from ad3d_jax.ops.codebook import Codebook, nearest_code, straight_through
 from ad3d_jax.schedules import SCHEDULES, adam
 from ad3d_jax.synthesis.depth import simulate_depth
 from ad3d_jax.synthesis.rgbd import LUMA
+from ad3d_jax.systems.dsr import published
 from ad3d_jax.systems.fields import DTYPES, SHARE, Fields, one_of, within
 from ad3d_jax.systems.modalities import CHANNELS
 
@@ -246,5 +246,5 @@ PRETRAINED = Pretrained(
         "codebooks": state.extra["codebooks"],
     },
     put=put,
-    read=weights.load,
+    read=published.read,
 )

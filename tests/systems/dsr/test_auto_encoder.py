@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from ad3d_jax.base import ALONE, Batch, State, fold_each, sample_keys
 from ad3d_jax.features import weights
@@ -188,6 +189,16 @@ def test_what_is_saved_can_be_put_into_another_state(tmp_path):
         np.testing.assert_array_equal(one, two)
     np.testing.assert_array_equal(loaded.params["other"], 0)
     assert not jax.tree.leaves(loaded.extra["batch_stats"])[0].any()
+
+
+def test_a_converted_file_that_does_not_fit_is_told_by_our_names(tmp_path):
+    row, state = auto_encoder.PRETRAINED, make_state(CONFIG)
+    like, path = row.get(state), tmp_path / "converted.safetensors"
+    save_file({"_vq_vae_top/_embedding/weight": np.zeros((3, 2), np.float32)}, path)
+    with pytest.raises(ValueError) as told:
+        row.read(path, like)
+    assert "mismatched: codebooks/lo/codes, expected" in str(told.value)
+    assert "missing: params/hi_1/kernel" in str(told.value)
 
 
 def test_the_learning_rate_falls_at_eight_and_nine_tenths():
