@@ -116,9 +116,8 @@ def test_an_auto_encoder_of_a_converted_file_is_the_public_one(name, golden, tmp
     shape = (2, 32, 32, sum(module.channels))
     x = 2 * np.random.default_rng(seed + 100).standard_normal(shape)
     x = jnp.asarray(x, jnp.float32)
-    books = {
-        level: f"{n}._embedding.weight" for level, n in published.CODEBOOKS.items()
-    }
+    levels = published.CODEBOOKS
+    books = {level: f"{levels[level]}._embedding.weight" for level in levels}
     public, _ = public_weights(module, seed, x, len(module.channels), books.values())
     for place in levels.values():
         public[f"{place}._ema_cluster_size"] = np.ones(CODES, np.float32)
