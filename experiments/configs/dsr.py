@@ -16,6 +16,7 @@ from experiments.configs.base import TINY, apply_variants, base_config
 
 # Light setting: minutes on two cores. The card gives the reason of each departure.
 CPU = {
+    "weights.dada": "shipped:dada_rgb_light",
     "data.image_size": 64,
     "data.batch_size": 8,
     "data.procedural_images": 512,
@@ -23,7 +24,7 @@ CPU = {
     "model.dada_residual": 32,
     "model.dada_kernels": "he",
     "model.dada_schedule": "cosine",
-    "model.dada_steps": 600,
+    "model.dada_steps": 2400,
     "model.codes": 512,
     "model.code_dimensions": 64,
     "model.code_decay": 0.95,
@@ -31,13 +32,16 @@ CPU = {
     "model.restriction_widths": (64, 128),
     "model.decoder_width": 64,
     "model.segmentation_width": 16,
-    "model.upsampler_width": 16,
     "model.schedule": "cosine",
-    "model.steps": 600,
-    "model.upsampler_steps": 300,
+    "model.steps": 1200,
+    "model.map": "coarse",  # minutes of the third phase spoil it
     "model.score_window": 5,  # 21 pixels at 256
     "hyper.dada_learning_rate": 1e-3,
     "hyper.learning_rate": 2e-3,
+    # The lower level of such an auto-encoder carries nothing that shows.
+    "hyper.probability_lower": 0.0,
+    "hyper.probability_both": 0.0,
+    "hyper.probability_rotation": 0.0,
     "fit.checkpoint_every": 200,
     "fit.max_grad_norm": 1.0,
 }
@@ -73,6 +77,7 @@ TINY_NETWORKS = {
 VARIANTS = {
     # One run of --phases=dada makes the file of the auto-encoder.
     "pretrain": {"data.batch_size": 64},
+    "coarse": {"model.map": "coarse"},
     "cpu": CPU,
     "tiny": {
         **TINY_NETWORKS,

@@ -6,7 +6,8 @@ VitjanZ/DSR_anomaly_detection. Where the two differ the default is the code, and
 card `docs/systems/dsr.md` names the difference.
 
 After the two phases that it shares with 3DSR a third one trains a U-Net that refines
-the map, which is as coarse as the codes, on anomalies made in the image itself.
+the map, which is as coarse as the codes, on anomalies made in the image itself; it is
+left out where the coarse map is wanted.
 """
 
 from collections.abc import Mapping
@@ -25,7 +26,7 @@ from ad3d_jax.synthesis.blend import blend
 from ad3d_jax.synthesis.codes import noise_masks, swap
 from ad3d_jax.synthesis.rgbd import rotate_images
 from ad3d_jax.systems.dsr import auto_encoder, detector, networks
-from ad3d_jax.systems.fields import numbers
+from ad3d_jax.systems.fields import numbers, one_of
 from ad3d_jax.systems.modalities import map_size
 
 UPSAMPLER = "upsampler"
@@ -55,6 +56,7 @@ class Config(detector.Config):
     code_dimensions: int = 128
     decoder_width: int = 256
     segmentation_width: int = 64
+    map: str = one_of("refined", "coarse")  # the coarse one needs no third phase
     upsampler_width: int = 64  # first width of the U-Net
     patch_sides: tuple[int, ...] = ()
     two_sided: bool = False
@@ -78,12 +80,15 @@ def dsr(config: Config = Config()) -> System:  # noqa: B008 (frozen)
     dtype = jnp.dtype(config.dtype)
     modules = networks.build(config)
     upsampler = networks.segmenting_unet(config.upsampler_width, dtype)
+    refines = config.map == "refined"
 
     def init(key, batch):
         size = map_size(batch)
 
         def build(key):
             params, extra = networks.init(config, modules, key, size)
+            if not refines:
+                return params, extra
             refiner_key = jax.random.fold_in(key, len(params))
             made = upsampler.init(refiner_key, jnp.zeros((1, *size, 8)))
             return {**params, UPSAMPLER: made["params"]}, extra
@@ -114,15 +119,17 @@ def dsr(config: Config = Config()) -> System:  # noqa: B008 (frozen)
         return adam(config.schedule, hyper["learning_rate"], steps)
 
     def score(key, state, batch):
-        """Returns the refined map, and the coarse one's maximum after a mean filter."""
+        """Returns the map, and the coarse one's maximum after a mean filter."""
         codes, out = networks.inspect(config, modules, state, batch.rgb)
-        refined = refine(scoring(state), out)
-        coarse = out.probabilities[..., 1:]
+        parts, coarse = networks.shown(config, codes, out), out.probabilities[..., 1:]
         image = largest_mean(coarse, config.score_window)
-        parts = {**networks.shown(config, codes, out), "map_coarse": coarse}
-        return Scores(refined[..., 1:], image, parts)
+        if not refines:
+            return Scores(coarse, image, parts)
+        refined = refine(scoring(state), out)[..., 1:]
+        return Scores(refined, image, {**parts, "map_coarse": coarse})
 
     update = Update(loss, optimizer, trainable=(UPSAMPLER,))
+    refining = Train(UPSAMPLER, (update,), config.upsampler_steps)
     return System(
         name="dsr",
         needs_fit=detector.needs_fit(config),
@@ -131,7 +138,7 @@ def dsr(config: Config = Config()) -> System:  # noqa: B008 (frozen)
         phases=(
             auto_encoder.pretrain_phase(config),
             detector.detector_phase(config, modules),
-            Train(UPSAMPLER, (update,), config.upsampler_steps),
+            *((refining,) if refines else ()),
         ),
         score=score,
         pretrained=(auto_encoder.PRETRAINED,),

@@ -103,3 +103,16 @@ def test_the_score_is_of_the_coarse_map_and_the_map_is_the_refined_one(state, ba
 def test_depth_is_3dsrs():
     with pytest.raises(ValueError, match="3DSR has depth"):
         dsr.dsr(dataclasses.replace(CONFIG, modalities=("depth", "rgb")))
+
+
+def test_the_coarse_map_needs_no_third_phase(batch, state):
+    system = dsr.dsr(dataclasses.replace(CONFIG, map="coarse"))
+    assert [phase.name for phase in system.phases] == ["dada", "detector"]
+    own = jax.eval_shape(system.init, KEY, batch)
+    assert own.params.keys() == state.params.keys() - {"upsampler"}
+    fewer = {name: state.params[name] for name in own.params}
+    found = jax.jit(system.score)(KEY, state._replace(params=fewer), batch)
+    refined = jax.jit(dsr.dsr(CONFIG).score)(KEY, state, batch)
+    np.testing.assert_array_equal(found.map, refined.parts["map_coarse"])
+    np.testing.assert_array_equal(found.image, refined.image)
+    assert "map_coarse" not in found.parts
