@@ -1,5 +1,6 @@
 """Strict JAX settings and one compile cache for the whole test session."""
 
+import json
 import os
 import tempfile
 from pathlib import Path
@@ -20,6 +21,7 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_cache)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 
 import jax  # noqa: E402
+import parity as records  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -87,6 +89,30 @@ def few_mappings():
     yield
     if MAPPINGS.exists() and MAPPINGS.read_bytes().count(b"\n") > 20_000:
         jax.clear_caches()
+
+
+def pytest_addoption(parser):
+    parser.addoption("--parity", metavar="FILE", help="Appends the records of parity.")
+
+
+@pytest.fixture
+def parity(request):
+    """Returns what records how near a result comes to that of public code.
+
+    It takes (system, source, what, found, expected), see tests/parity.py.
+    """
+    file = request.config.getoption("--parity")
+
+    def record(system, source, what, found, expected):
+        difference = records.largest_difference(found, expected)
+        place = request.path.relative_to(records.ROOT).as_posix()
+        test = f"{place}::{request.function.__name__}"
+        line = records.Record(system, source, what, test, difference)
+        if file:
+            with Path(file).open("a", encoding="utf-8") as lines:
+                lines.write(f"{json.dumps(line._asdict())}\n")
+
+    return record
 
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"

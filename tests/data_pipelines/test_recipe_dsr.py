@@ -82,7 +82,7 @@ def test_filling_makes_a_block_of_a_single_pixel():
     assert (values > 0).sum() == 25 and record["foreground"].sum() == 1
 
 
-def test_against_the_public_code():
+def test_against_the_public_code(parity):
     """See tests/golden/README.md."""
     golden = np.load(GOLDEN)
     record, _ = DSR.apply(params(image_size=48), sample(noisy_scene()))
@@ -91,6 +91,8 @@ def test_against_the_public_code():
     np.testing.assert_allclose(
         record["depth_normalised"][..., 0], golden["depth"], atol=2e-6
     )
+    depth = record["depth_normalised"][..., 0], golden["depth"]
+    parity("3DSR", "VitjanZ/3DSR 6f83317", "depth, preprocessing", *depth)
 
 
 def test_closing_closes_gaps_and_leaves_the_border():

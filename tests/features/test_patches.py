@@ -266,7 +266,7 @@ def test_row_ramps_of_the_sheet(side, expected):
         (((9, 7, 20), (5, 4, 30)), 77),
     ],
 )
-def test_patchcore_is_torchs(forms, dimensions):
+def test_patchcore_is_torchs(forms, dimensions, parity):
     torch, _, _ = import_networks()
     maps = random_maps(*forms)
     size, layers = forms[0][:2], []
@@ -281,10 +281,11 @@ def test_patchcore_is_torchs(forms, dimensions):
     expected = torch.nn.functional.adaptive_avg_pool1d(both, dimensions)
     found = patchcore(maps, dimensions).reshape(expected.shape)
     np.testing.assert_allclose(found, expected, atol=2e-6)
+    parity("PatchCore, SimpleNet", "torch 2.13.0", "patch features", found, expected)
 
 
 @pytest.mark.slow
-def test_other_patches_are_torchs():
+def test_other_patches_are_torchs(parity):
     torch, _, _ = import_networks()
     functional = torch.nn.functional
     maps = random_maps((56, 56, 64), (28, 28, 128), (14, 14, 256))
@@ -296,6 +297,8 @@ def test_other_patches_are_torchs():
     means = [functional.avg_pool2d(x, 3, 1, 1) for x in torch_maps]
     means = [functional.interpolate(x, (56, 56), mode="bilinear") for x in means]
     np.testing.assert_allclose(concat(maps), channels_last(means), atol=2e-6)
+    both = concat(maps), channels_last(means)
+    parity("PatchCore", "torch 2.13.0", "patch features of anomalib", *both)
     nearest = [functional.interpolate(x, (56, 56)) for x in torch_maps]
     np.testing.assert_array_equal(replicate_patches(maps), channels_last(nearest))
     for x, torch_map in zip(maps, torch_maps, strict=True):

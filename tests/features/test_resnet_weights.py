@@ -78,7 +78,7 @@ BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 @pytest.mark.parametrize(("name", "seed"), [("resnet18", 21), ("resnet50", 22)])
-def test_maps_are_torchvisions(name, seed, tmp_path):
+def test_maps_are_torchvisions(name, seed, tmp_path, parity):
     np.savez(tmp_path / "weights.npz", **drawn_weights(name, seed))
     params = resnet.read_resnet(tmp_path / "weights.npz", name, shapes(name))
     maps = maps_of(params, name, image(seed + 100), LAYERS[:4])
@@ -91,6 +91,8 @@ def test_maps_are_torchvisions(name, seed, tmp_path):
             np.testing.assert_allclose(
                 found[:, ::step, ::step, ::8], expected, atol=1e-5 * scale, rtol=0
             )
+            taken = found[:, ::step, ::step, ::8]
+            parity("banks", "torchvision 0.28.0", "ResNet, maps", taken, expected)
 
 
 def test_every_form_of_a_file_is_the_same_network(tmp_path):

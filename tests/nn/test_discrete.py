@@ -32,6 +32,12 @@ DECODERS = {
     "decoder_dsr": (ObjectDecoder(3, 24, 32, 16, bottleneck=64), 52),
 }
 CODES = 48
+_3DSR = "3DSR", "VitjanZ/3DSR 6f83317"
+_DSR = "DSR", "VitjanZ/DSR_anomaly_detection 672bfb8"
+SOURCES = {
+    **dict.fromkeys(("dada", "dada_depth", "decoder_3dsr"), _3DSR),
+    **dict.fromkeys(("dsr", "decoder_dsr"), _DSR),
+}
 DECODER_LAYERS = {
     "down0_1": "block1/0",
     "down0_2": "block1/3",
@@ -111,7 +117,7 @@ def golden():
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_an_auto_encoder_of_a_converted_file_is_the_public_one(name, golden, tmp_path):
+def test_a_converted_auto_encoder_is_the_public_one(name, golden, tmp_path, parity):
     module, seed = MODELS[name]
     shape = (2, 32, 32, sum(module.channels))
     x = 2 * np.random.default_rng(seed + 100).standard_normal(shape)
@@ -139,6 +145,10 @@ def test_an_auto_encoder_of_a_converted_file_is_the_public_one(name, golden, tmp
         for z, q in ((made.z_lo, made.q_lo), (made.z_hi, made.q_hi))
     ]
     np.testing.assert_allclose(commitments, golden[f"{name}_losses"], rtol=1e-4)
+    images = made.reconstruction[:, 1::2, ::2], golden[f"{name}_reconstruction"]
+    parity(*SOURCES[name], "auto-encoder, forward", *images)
+    losses = commitments, golden[f"{name}_losses"]
+    parity(*SOURCES[name], "auto-encoder, losses", *losses)
     for level, index in (("lo", made.index_lo), ("hi", made.index_hi)):
         np.testing.assert_array_equal(
             public[books[level]][index], getattr(made, f"q_{level}")
@@ -146,13 +156,14 @@ def test_an_auto_encoder_of_a_converted_file_is_the_public_one(name, golden, tmp
 
 
 @pytest.mark.parametrize("name", DECODERS)
-def test_object_decoder_is_the_public_one(name, golden):
+def test_object_decoder_is_the_public_one(name, golden, parity):
     module, seed = DECODERS[name]
     x = np.random.default_rng(seed + 100).standard_normal((2, 8, 8, 24))
     x = jnp.asarray(x, jnp.float32)
     y = jax.jit(module.apply)({"params": as_ours(*public_weights(module, seed, x))}, x)
     assert golden[name].std() > 0.3
     np.testing.assert_allclose(y[:, 1::2, ::2], golden[name], atol=1e-4, rtol=0)
+    parity(*SOURCES[name], "object decoder, forward", y[:, 1::2, ::2], golden[name])
 
 
 # Networks alone: the public counts less two codebooks and their two totals.

@@ -46,7 +46,7 @@ def drawn(generator, shape):
 
 
 @pytest.mark.parametrize("array", CASES)
-def test_networks_are_3dsrs(array):
+def test_networks_are_3dsrs(array, parity):
     network, seed, shape = CASES[array]
     x = jnp.asarray(np.random.default_rng(seed + 100).standard_normal(shape), "float32")
     variables = jax.eval_shape(lambda k: network.init(k, x), jax.random.key(0))
@@ -65,3 +65,5 @@ def test_networks_are_3dsrs(array):
         expected = golden[array]
     assert expected.std() > 0.5
     np.testing.assert_allclose(y[:, 1::2, ::2], expected, atol=1e-4, rtol=0)
+    source = "VitjanZ/3DSR 6f83317"
+    parity("3DSR", source, f"{array} network, forward", y[:, 1::2, ::2], expected)

@@ -19,6 +19,7 @@ from ad3d_jax.nn.swin_unet import SwinUnet
 from ad3d_jax.nn.unet import UNet
 from ad3d_jax.systems import draem, easynet, easynet_networks
 
+DRAEM = "VitjanZ/DRAEM 2dbf673"
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 LEAVES = {
     "kernel": "weight",
@@ -173,7 +174,7 @@ def image(seed, shape):
     ("array", "depths", "outputs", "seed"),
     [("classes9", (2, 2, 2, 2), 9, 11), ("channels3", (2, 2, 4, 2), 3, 12)],
 )
-def test_swin_unet_is_the_public_one(array, depths, outputs, seed):
+def test_swin_unet_is_the_public_one(array, depths, outputs, seed, parity):
     network = SwinUnet(outputs, depths=depths, window=7, scales=1)
     x = image(seed + 100, (1, 224, 224, 3))
     variables = public_variables(network, swin_name, seed, x)
@@ -182,10 +183,12 @@ def test_swin_unet_is_the_public_one(array, depths, outputs, seed):
         expected = golden[array]
     assert expected.std() > 0.5
     np.testing.assert_allclose(y[:, 3::8, 3::8], expected, atol=1e-4, rtol=0)
+    source = "HuCaoFighting/Swin-Unet f48f623"
+    parity("DBRN", source, "Swin-Unet, forward", y[:, 3::8, 3::8], expected)
 
 
 @pytest.mark.slow
-def test_unet_is_draems():
+def test_unet_is_draems(parity):
     network = UNet()
     x = image(113, (1, 128, 128, 6))
     variables = public_variables(network, unet_name, 13, x)
@@ -194,10 +197,11 @@ def test_unet_is_draems():
         expected = golden["logits"]
     assert expected.std() > 0.1
     np.testing.assert_allclose(y[:, 1::4, 1::4], expected, atol=1e-4, rtol=0)
+    parity("DRAEM", DRAEM, "discriminator, forward", y[:, 1::4, 1::4], expected)
 
 
 @pytest.mark.slow
-def test_auto_encoder_is_draems():
+def test_auto_encoder_is_draems(parity):
     network = AutoEncoder()
     x = image(114, (1, 64, 64, 3))
     variables = public_variables(network, auto_encoder_name, 14, x)
@@ -206,6 +210,7 @@ def test_auto_encoder_is_draems():
         expected = golden["output"]
     assert expected.std() > 0.5
     np.testing.assert_allclose(y[:, 1::2, 1::2], expected, atol=1e-4, rtol=0)
+    parity("DRAEM", DRAEM, "auto-encoder, forward", y[:, 1::2, 1::2], expected)
 
 
 class WholeEasyNet:
@@ -222,7 +227,7 @@ class WholeEasyNet:
 
 
 @pytest.mark.slow
-def test_easynet_is_the_public_one():
+def test_easynet_is_the_public_one(parity):
     variables = public_variables(WholeEasyNet(), easynet_name, 31)
     state = State(
         params=variables["params"], extra={"batch_stats": variables["batch_stats"]}
@@ -251,10 +256,12 @@ def test_easynet_is_the_public_one():
         for name, value in found.items():
             assert golden[name].std() > 0.02
             np.testing.assert_allclose(value, golden[name], atol=1e-4, rtol=0)
+            source = "TaoTao9/EasyNet be5981d"
+            parity("EasyNet", source, "networks, forward", value, golden[name])
 
 
 @pytest.mark.slow
-def test_scores_are_draems():
+def test_scores_are_draems(parity):
     """Both networks, eight channels wide, joined as the published test script does."""
     config = draem.Config(reconstruction_width=8, discriminator_width=8)
     networks = draem.build_networks(config)
@@ -277,3 +284,5 @@ def test_scores_are_draems():
         )
         np.testing.assert_allclose(found.image, golden["image"], atol=1e-5, rtol=0)
         assert golden["map"].std() > 0.05
+        parity("DRAEM", DRAEM, "map", found.map[:, 1::2, 1::2, 0], golden["map"])
+        parity("DRAEM", DRAEM, "image score", found.image, golden["image"])

@@ -28,7 +28,7 @@ def keys(rows):
     return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(5), jnp.arange(rows))
 
 
-def test_three_steps_are_the_public_ones():
+def test_three_steps_are_the_public_ones(parity):
     generator = np.random.default_rng(61)
     codes, totals = (
         generator.standard_normal((6, 3)).astype(np.float32) for _ in range(2)
@@ -51,6 +51,10 @@ def test_three_steps_are_the_public_ones():
             for name in Codebook._fields:
                 np.testing.assert_allclose(
                     getattr(codebook, name), golden[f"step{step}_{name}"], rtol=2e-5
+                )
+                step_is = getattr(codebook, name), golden[f"step{step}_{name}"]
+                parity(
+                    "3DSR", "VitjanZ/3DSR 6f83317", "codebook, three steps", *step_is
                 )
         # The published way of dying: no hit in three steps, and far away.
         assert np.abs(golden["step2_codes"][1]).max() > 1e4

@@ -26,7 +26,7 @@ def test_entropy_of_even_and_of_constant_values(repeats):
     assert entropy_of([-1, 2]) == (0, 0)
 
 
-def test_entropies_are_the_public_ones():
+def test_entropies_are_the_public_ones(parity):
     file = Path(__file__).resolve().parents[1] / "golden" / "easynet_32.npz"
     with np.load(file) as golden:
         rgb, fusion = golden["pooled_rgb"], golden["pooled_fusion"]
@@ -35,6 +35,8 @@ def test_entropies_are_the_public_ones():
     gain = entropy.entropy_gain(rgb, fusion[:, rgb.shape[1] :])
     np.testing.assert_allclose(alone, expected[:1], atol=1e-4)
     np.testing.assert_allclose(gain, expected[1:] - expected[:1], atol=1e-4)
+    found = np.concatenate([alone, alone + gain])
+    parity("EasyNet", "TaoTao9/EasyNet be5981d", "entropies", found, expected)
 
 
 def test_the_threshold_separates_best():

@@ -19,11 +19,12 @@ def surface(side=64):
     return z.astype(np.float32)[None, ..., None]
 
 
-def test_histograms_agree_with_scikit_image():
+def test_histograms_agree_with_scikit_image(parity):
     expected = np.load(GOLDEN)["hog"]
     found = jax.jit(hog)(np.concatenate([surface(), 0 * surface()]))
     assert found.shape == (2, 8, 8, 8)
     np.testing.assert_allclose(found[0], expected, atol=1e-6)
+    parity("BTF", "scikit-image 0.26.0", "HoG", found[0], expected)
     np.testing.assert_array_equal(found[1], 0)
 
 

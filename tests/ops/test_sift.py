@@ -12,13 +12,16 @@ def noise():
     return np.random.default_rng(8).random((64, 64)).astype(np.float32)
 
 
-def test_descriptors_agree_with_the_copy_in_btf():
+def test_descriptors_agree_with_the_copy_in_btf(parity):
     flat_inside = 0.01 * noise()
     flat_inside[20:44, 10:40] = 0
     pair = np.stack([flat_inside, flat_inside.T])[..., None]
     found = jax.jit(dense_sift)(pair)
     assert found.shape == (2, 64, 64, 128)
-    np.testing.assert_allclose(found[0, ::21, ::21], np.load(GOLDEN)["sift"], atol=5e-5)
+    expected = np.load(GOLDEN)["sift"]
+    np.testing.assert_allclose(found[0, ::21, ::21], expected, atol=5e-5)
+    source = "eliahuhorwitz/3D-ADS 612eb7b"
+    parity("BTF", source, "dense SIFT", found[0, ::21, ::21], expected)
 
 
 def test_descriptors_with_bins_apart_agree_with_kornia():
