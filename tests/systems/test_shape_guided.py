@@ -17,6 +17,7 @@ from scipy.spatial import cKDTree
 
 from ad3d_jax.base import Batch, Scores, State, System, with_cache
 from ad3d_jax.features.patches import as_rows
+from ad3d_jax.ops import knn
 from ad3d_jax.ops.resize import resize_bilinear
 from ad3d_jax.systems.shape_guided import distances, memories
 from ad3d_jax.systems.shape_guided.patches import (
@@ -353,11 +354,47 @@ def test_a_class_without_patches_is_an_error(run):
         run.system.phases[1].absorb(jax.random.key(0), run.state, rows)
 
 
+def test_a_training_sample_without_patches_leaves_no_rows(run):
+    rows = {name: x.copy() for name, x in run.emitted.items()}
+    rows["there"][1] = rows["cover"][1] = False
+    memory = run.system.phases[1].absorb(jax.random.key(0), run.state, rows).memory
+    kept = run.emitted["there"][[0, 2]].sum(1)
+    np.testing.assert_array_equal(memory["sample"], np.repeat([0, 2], kept))
+    assert len(memory["codes"].rows) == len(memory["cover"]) == kept.sum()
+    assert set(np.unique(memory["origin"] // 28**2)) == {0, 2}
+
+
+def test_patches_beside_too_few_cells_are_an_error(run):
+    rows = {**run.emitted, "cover": run.emitted["cover"] & (np.arange(784) == 300)}
+    with pytest.raises(ValueError, match="more than 5 cells .* found 3: model.rgb_nei"):
+        run.system.phases[1].absorb(jax.random.key(0), run.state, rows)
+
+
+@pytest.mark.parametrize("name", ["codes", "rgb"])
+def test_rows_that_are_not_finite_are_counted(run, name):
+    rows = {**run.emitted, name: run.emitted[name].copy()}
+    place = np.argwhere(rows["there" if name == "codes" else "cover"])[0]
+    rows[name][place[0], place[-1]] = np.nan
+    with pytest.raises(ValueError, match="expected finite rows, found 1 of"):
+        run.system.phases[1].absorb(jax.random.key(0), run.state, rows)
+
+
+def test_where_fewer_cells_may_be_found_there_are_fewer_atoms():
+    bank = knn.build(np.float32([(1, 0), (0, 1), (1, 1)]))
+    allowed = np.array([(False, True, False), (False, False, False)])
+    queries = np.float32([[(2, 3)], [(3, 4)]])
+    found = jax.jit(lambda q, a: memories.rebuild(CONFIG, bank, q, 3, False, a))
+    rebuilt, residual, number = found(queries, allowed)
+    np.testing.assert_allclose(rebuilt, [[(0, 3)], [(0, 0)]], atol=1e-6)
+    np.testing.assert_allclose(residual, [[2], [5]], rtol=1e-6)
+    np.testing.assert_array_equal(number, [[(1, -1, -1)], [(-1, -1, -1)]])
+
+
 def test_samples_are_aligned_by_their_ids(run):
     memory = {**run.state.memory, "aligned": np.array([False, True, True])}
     state, weigh = run.state._replace(memory=memory), run.system.phases[2].weigh
     np.testing.assert_array_equal(weigh(state, run.train), [0, 1, 1])
-    np.testing.assert_array_equal(weigh(state, run.test), [0, 0])
+    np.testing.assert_array_equal(weigh(state, run.test), [1, 1])  # not in memory
 
 
 @pytest.mark.parametrize(
