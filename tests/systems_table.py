@@ -57,16 +57,21 @@ def tiny(name: str, *stochastic: str, **other) -> Row:
     return Row(maker, stochastic=frozenset(stochastic), **other)
 
 
-def with_views(count: int, **other) -> Batch:
-    """Returns boards with rendered views, as the variant `tiny` of CPMF has them."""
-    batch = make_batch(count, size=32, rails=True, **other)
-    names = ("views", "view_positions")
-    given = load("cpmf:tiny").data.recipe_parameters.to_dict()
-    asked = {**given, "image_size": 32, "extras": names}
-    params = complete_parameters("raw", asked)
-    made = [RECIPES["raw"].apply(params, Sample(xyz=xyz)).record for xyz in batch.xyz]
-    extras = {name: np.stack([record[name] for record in made]) for name in names}
-    return batch._replace(extras={**batch.extras, **extras})
+def with_extras(name: str, *extras: str, recipe: str = "raw") -> Callable[..., Batch]:
+    """Returns a maker of boards with extras, as the variant `tiny` of a system has."""
+
+    def make(count: int, **other) -> Batch:
+        batch = make_batch(count, size=32, rails=True, **other)
+        given = load(f"{name}:tiny").data.recipe_parameters.to_dict()
+        params = complete_parameters(
+            recipe, {**given, "image_size": 32, "extras": extras}
+        )
+        apply = RECIPES[recipe].apply
+        made = [apply(params, Sample(xyz=xyz)).record for xyz in batch.xyz]
+        found = {key: np.stack([record[key] for record in made]) for key in extras}
+        return batch._replace(extras={**batch.extras, **found})
+
+    return make
 
 
 REFERENCES = {
@@ -83,10 +88,21 @@ SYSTEMS = {
     "patchcore": tiny("patchcore", "gather"),
     "btf": tiny("btf", "gather"),
     "btf_hog": tiny("btf:tiny+hog"),
-    "cpmf": tiny("cpmf", "gather", make_batch=with_views),
+    "cpmf": tiny(
+        "cpmf", "gather", make_batch=with_extras("cpmf", "views", "view_positions")
+    ),
+    "m3dm": tiny("m3dm"),
+    "m3dm_nr": tiny("m3dm_nr", slow=True),
     # As of `moments`; 2e-6 found.
     "padim": tiny("padim", rounding=5e-6),
     "simplenet": tiny("simplenet", "train"),
+    "cfm": tiny("cfm"),
+    "shape_guided": tiny(
+        "shape_guided",
+        "train",
+        "gather",
+        make_batch=with_extras("shape_guided", "patches"),
+    ),
     "draem": tiny("draem", "train"),
     "easynet": tiny("easynet", "train", "gather"),
     # A second way to train one of the ten: two phases.

@@ -31,7 +31,7 @@ HALF_IMAGE = 0.05
 
 
 @functools.lru_cache(maxsize=2)  # the clauses of a system follow on each other
-def trial_of(name: str, whole: bool = True) -> Trial:
+def trial_of(name: str, whole: bool, /) -> Trial:  # one spelling, one trial
     """Returns the trial of a row; `whole` says whether it is fitted to the end."""
     row = TABLE[name]
 
@@ -63,7 +63,7 @@ def case(name: str, clause) -> object:
 )
 def test_contract(name, clause):
     # What several devices do is compared, not what was learned.
-    clause.check(trial_of(name, whole=clause.devices == 1))
+    clause.check(trial_of(name, clause.devices == 1))
 
 
 def test_every_system_has_a_row():
@@ -72,7 +72,7 @@ def test_every_system_has_a_row():
 
 @pytest.mark.parametrize("name", [name for name in SYSTEMS if not TABLE[name].slow])
 def test_what_the_losses_train_on_can_be_seen(name):
-    trial = trial_of(name)
+    trial = trial_of(name, True)
     if trial.system.synthesise is None:
         pytest.skip("trains on no anomalies")
     compiled = jax.jit(trial.system.synthesise)
@@ -106,7 +106,7 @@ def test_what_offers_half_precision_is_known():
 
 @pytest.mark.parametrize("name", HALF)
 def test_scores_in_half_precision_are_near(name):
-    trial, config = trial_of(name), load(f"{name}:tiny")
+    trial, config = trial_of(name, True), load(f"{name}:tiny")
     config.model.dtype = "bfloat16"
     score = compilation.compile_map(engine(), scoring(build_system(config)))
     batch = without_truth(trial.make_batch(ROWS, defect=True))

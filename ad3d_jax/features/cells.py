@@ -7,12 +7,11 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import jax.numpy as jnp
-import numpy as np
 
 from ad3d_jax.base import Array, Batch, Tree
-from ad3d_jax.features.extractors import feature_maps
+from ad3d_jax.features.extractors import extractor, feature_maps
+from ad3d_jax.features.inputs import unnormalised
 from ad3d_jax.features.patches import cell_pool
-from ad3d_jax.features.resnet import IMAGENET_MEAN, IMAGENET_STD
 from ad3d_jax.ops.fpfh import fpfh
 from ad3d_jax.ops.hog import hog
 from ad3d_jax.ops.sift import dense_sift
@@ -72,8 +71,7 @@ def rgb_cells(config: Cells, frozen: Tree, batch: Batch) -> Array:
 def depth_cells(config: Cells, frozen: Tree, batch: Batch) -> Array:
     """Returns network features of z in metres, three times over, not normalised."""
     # The network's input is normalised; undone here, as the release has it.
-    std = np.float32(IMAGENET_STD).reshape(1, 1, 1, 3)
-    image = _z(batch) * std + np.float32(IMAGENET_MEAN).reshape(1, 1, 1, 3)
+    image = unnormalised(_z(batch), extractor(config.backbone).inputs)
     return _network_cells(config, frozen, image)
 
 

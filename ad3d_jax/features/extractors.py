@@ -5,8 +5,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ad3d_jax.base import Array, Pretrained, State, Tree
+from ad3d_jax.features.inputs import HALF, IMAGENET, Inputs
 from ad3d_jax.features.resnet import init_resnet, read_resnet, resnet_maps
+from ad3d_jax.features.vit import init_vit, read_vit, vit_maps
 from ad3d_jax.nn.resnet import LAYERS
+from ad3d_jax.nn.vit import VITS
 
 
 class Extractor(NamedTuple):
@@ -16,6 +19,7 @@ class Extractor(NamedTuple):
     apply: Callable[[Tree, Array, tuple[str, ...]], tuple[Array, ...]]  # maps of layers
     read: Callable[[str | os.PathLike, Tree], Tree]  # (file, like) -> its weights
     layers: tuple[str, ...]  # what can be tapped, shallow to deep
+    inputs: Inputs = IMAGENET  # constants by which `apply` normalises
 
 
 def _resnet(name: str) -> Extractor:
@@ -27,12 +31,29 @@ def _resnet(name: str) -> Extractor:
     )
 
 
+def _vit(name: str, inputs: Inputs = IMAGENET) -> Extractor:
+    return Extractor(
+        init=lambda key, deepest: init_vit(key, name, deepest),
+        apply=lambda params, rgb, layers: vit_maps(params, name, rgb, layers, inputs),
+        read=lambda file, like: read_vit(file, name, like),
+        layers=VITS[name].layers,
+        inputs=inputs,
+    )
+
+
 EXTRACTORS = {
     "resnet18": _resnet("resnet18"),
     "resnet34": _resnet("resnet34"),
     "resnet50": _resnet("resnet50"),
     "wide_resnet50": _resnet("wide_resnet50"),
     "wide_resnet101": _resnet("wide_resnet101"),
+    # DINO; also what feeds ImageNet's constants to supervised weights, as M3DM does.
+    "vit_small_patch8_224": _vit("vit_small_patch8_224"),
+    "vit_base_patch8_224": _vit("vit_base_patch8_224"),
+    # The same network with the constants of timm's augreg sets.
+    "vit_base_patch8_224_augreg": _vit("vit_base_patch8_224", HALF),
+    "vit_small_patch14_reg4_dinov2": _vit("vit_small_patch14_reg4_dinov2"),
+    "vit_base_patch14_reg4_dinov2": _vit("vit_base_patch14_reg4_dinov2"),
 }
 BACKBONES = tuple(EXTRACTORS)
 
@@ -44,8 +65,26 @@ def extractor(name: str) -> Extractor:
         ValueError: there is none.
     """
     if name not in EXTRACTORS:
-        raise ValueError(f"backbone: expected one of {BACKBONES}, found {name!r}")
+        raise ValueError(f"model.backbone: expected one of {BACKBONES}, found {name!r}")
     return EXTRACTORS[name]
+
+
+def deepest(name: str, layers: tuple[str, ...]) -> str:
+    """Returns the deepest of some layers of a network.
+
+    Args:
+        name: one of BACKBONES.
+        layers: some of the extractor's layers.
+
+    Raises:
+        ValueError: an unknown name or layer, or no layer.
+    """
+    known = extractor(name).layers
+    if not layers or not set(layers) <= set(known):
+        raise ValueError(
+            f"model.layers: expected some of {known}, which {name} has, found {layers}"
+        )
+    return max(layers, key=known.index)
 
 
 def init_backbone(key: Array, name: str, last_layer: str = "layer3") -> Tree:

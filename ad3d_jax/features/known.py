@@ -17,7 +17,8 @@ class Known(NamedTuple):
 
 
 # By the names of repositories. The first digits of torch files stand in the files' own
-# names; sets with several hold the same tensors. All but dino are of ImageNet-1k.
+# names; sets with several hold the same tensors. All are of ImageNet-1k, but for those
+# of ImageNet-21k (in21k; before ImageNet-1k if ft_in1k follows) and lvd142m.
 KNOWN = {
     "timm/resnet18.tv_in1k": Known(  # torchvision IMAGENET1K_V1
         "tv_in1k",
@@ -68,5 +69,10 @@ KNOWN = {
     ),
     "timm/vit_base_patch8_224.dino": Known("dino"),
     "timm/vit_small_patch8_224.dino": Known("dino"),
+    "timm/vit_base_patch8_224.augreg_in21k": Known("augreg_in21k"),
+    "timm/vit_base_patch8_224.augreg_in21k_ft_in1k": Known("augreg_in21k_ft_in1k"),
+    "timm/vit_base_patch8_224.augreg2_in21k_ft_in1k": Known("augreg2_in21k_ft_in1k"),
+    "timm/vit_base_patch14_reg4_dinov2.lvd142m": Known("lvd142m"),
+    "timm/vit_small_patch14_reg4_dinov2.lvd142m": Known("lvd142m"),
 }
 SOURCES = tuple(sorted({known.source for known in KNOWN.values()}))

@@ -103,7 +103,18 @@ def cell_pool(x: Array, cells: int = 28) -> Array:
     """
     if min(x.shape[1:3]) < 3:
         raise ValueError(f"cell_pool: expected sides of 3 or more, found {x.shape}")
-    rows, columns = (_cell_weights(side, cells) for side in x.shape[1:3])
+    rows, columns = (cell_weights(side, cells) for side in x.shape[1:3])
+    precision = jax.lax.Precision.HIGHEST
+    x = jnp.einsum("ih,bhwc->biwc", rows, x, precision=precision)
+    return jnp.einsum("jw,biwc->bijc", columns, x, precision=precision)
+
+
+def adaptive_pool(x: Array, cells: int) -> Array:
+    """Returns the adaptive average of x [B,H,W,C] over cells x cells, float32.
+
+    Where `cells` is a multiple of H and W, each value is repeated.
+    """
+    rows, columns = (bin_weights(side, cells) for side in x.shape[1:3])
     precision = jax.lax.Precision.HIGHEST
     x = jnp.einsum("ih,bhwc->biwc", rows, x, precision=precision)
     return jnp.einsum("jw,biwc->bijc", columns, x, precision=precision)
@@ -123,7 +134,15 @@ def adaptive_bins(length: int, bins: int) -> tuple[np.ndarray, np.ndarray]:
     return i * length // bins, -(-(i + 1) * length // bins)
 
 
-def _cell_weights(side: int, cells: int) -> np.ndarray:
+def bin_weights(length: int, bins: int) -> np.ndarray:
+    """Returns [bins,length] float32: each bin's weights of a side's entries."""
+    first, end = (edge[:, None] for edge in adaptive_bins(length, bins))
+    entries = np.arange(length)[None]
+    inside = (entries >= first) & (entries < end)
+    return (inside / (end - first)).astype(np.float32)
+
+
+def cell_weights(side: int, cells: int) -> np.ndarray:
     """Returns [cells,side] float32: each cell's weights of a side's pixels."""
     first, end = (edge[:, None] for edge in adaptive_bins(side - 2, cells))
     pixels = np.arange(side - 2)[None]

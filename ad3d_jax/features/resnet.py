@@ -10,11 +10,10 @@ import numpy as np
 
 from ad3d_jax.base import Array, Tree
 from ad3d_jax.features import weights
+from ad3d_jax.features.inputs import IMAGENET, normalised
 from ad3d_jax.nn.initialise import initialise
 from ad3d_jax.nn.resnet import LAYERS, RESNETS, ResNet
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)  # RGB in [0,1]
-IMAGENET_STD = (0.229, 0.224, 0.225)
 BATCH_NORM_EPSILON = 1e-5  # of torchvision's and timm's networks
 BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
 
@@ -72,9 +71,7 @@ def resnet_maps(
                 f"layers: {layer} is deeper than the weights, which end at"
                 f" {max(place.split('_')[0] for place in params)}"
             )
-    mean = np.float32(IMAGENET_MEAN).reshape(1, 1, 1, 3)
-    std = np.float32(IMAGENET_STD).reshape(1, 1, 1, 3)
-    return network.apply({"params": params}, (rgb - mean) / std, tuple(layers))
+    return network.apply({"params": params}, normalised(rgb, IMAGENET), tuple(layers))
 
 
 def read_resnet(file: str | os.PathLike, name: str, like: Tree) -> Tree:
@@ -100,7 +97,7 @@ def read_resnet(file: str | os.PathLike, name: str, like: Tree) -> Tree:
     file = weights.read(file)
     path = file.path
     found = weights.without_prefix(path, file.arrays, _is_part)
-    found = _needed(_with_slashes(path, found), like)
+    found = _needed(weights.with_slashes(path, found), like)
     try:
         weights.fit(path, found, _file_form(found, like))
     except ValueError as error:
@@ -109,10 +106,10 @@ def read_resnet(file: str | os.PathLike, name: str, like: Tree) -> Tree:
             f"\n  these are weights of {fitting[0]}, not of {name}" if fitting else ""
         )
         raise ValueError(f"{error}{hint}") from None
-    _check_finite(path, found)
+    weights.check_finite(path, found)
     if not _is_own(found):
         found = _folded(found, like)
-        _check_finite(path, found)
+        weights.check_finite(path, found)
     return weights.fit(path, found, like)
 
 
@@ -127,15 +124,6 @@ def _network(name: str, layers: tuple[str, ...]) -> ResNet:
 def _is_part(first: str) -> bool:
     """Says whether a name that begins so is one of the network's, not a prefix."""
     return first.startswith((*LAYERS, "bn1", "fc"))
-
-
-def _with_slashes(
-    path: str | os.PathLike, found: Mapping[str, np.ndarray]
-) -> dict[str, np.ndarray]:
-    renamed = {place.replace(".", "/"): array for place, array in found.items()}
-    if len(renamed) != len(found):
-        raise ValueError(f"{path}: two names differ in '.' and '/' alone")
-    return renamed
 
 
 def _deepest(like: Tree) -> str:
@@ -201,7 +189,7 @@ def _folded(found: Mapping[str, np.ndarray], like: Tree) -> dict[str, np.ndarray
             scale, shift, mean, variance = (
                 found[f"{norm}/{part}"].astype(np.float64) for part in BATCH_NORM
             )
-            with np.errstate(invalid="ignore", over="ignore"):  # _check_finite tells
+            with np.errstate(invalid="ignore", over="ignore"):  # check_finite tells
                 scale = scale / np.sqrt(variance + BATCH_NORM_EPSILON)
                 kernel = np.float32(kernel * scale)
                 bias = np.float32(shift - mean * scale)
@@ -227,12 +215,3 @@ def _convolutions(
             names = ("downsample/0", "downsample/1")
         conv, norm = (block + name for name in names)
         yield "/".join((*above, part)), value["kernel"], (conv, norm)
-
-
-def _check_finite(path: str | os.PathLike, found: Mapping[str, np.ndarray]) -> None:
-    bad = [place for place, array in found.items() if not np.isfinite(array).all()]
-    if bad:
-        raise ValueError(
-            f"{path}: {len(bad)} of its weights hold values that are not finite,"
-            f" nothing was loaded: {', '.join(bad)}"
-        )

@@ -132,6 +132,39 @@ def without_prefix(
     return found
 
 
+def with_slashes(
+    path: str | os.PathLike, found: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Returns the arrays by names whose parts are joined by "/" instead of ".".
+
+    Args:
+        path: where they come from, for the message.
+        found: name -> array.
+
+    Raises:
+        ValueError: two names become the same.
+    """
+    renamed = {place.replace(".", "/"): array for place, array in found.items()}
+    if len(renamed) != len(found):
+        raise ValueError(f"{path}: two names differ in '.' and '/' alone")
+    return renamed
+
+
+def check_finite(path: str | os.PathLike, found: Mapping[str, np.ndarray]) -> None:
+    """Raises ValueError, which names the arrays, where a value is not finite.
+
+    Args:
+        path: where they come from, for the message.
+        found: name -> array.
+    """
+    bad = [place for place, array in found.items() if not np.isfinite(array).all()]
+    if bad:
+        raise ValueError(
+            f"{path}: {len(bad)} of its weights hold values that are not finite,"
+            f" nothing was loaded: {', '.join(bad)}"
+        )
+
+
 def fit(path: str | os.PathLike, found: Mapping[str, np.ndarray], like: Tree) -> Tree:
     """Puts arrays by name into the structure of `like`, see `load`.
 

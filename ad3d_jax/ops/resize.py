@@ -18,6 +18,66 @@ def resize_bilinear(x: jax.Array, size: tuple[int, int]) -> jax.Array:
     return jax.image.resize(x, shape, "bilinear", antialias=False)
 
 
+def bilinear_weights(length: int, size: int) -> np.ndarray:
+    """Returns what each of `size` outputs takes of each input, [size,length] float32.
+
+    Its product with a signal is that of `resize_bilinear` along one axis; some rows of
+    it give some rows of the result.
+    """
+    centres = np.clip((np.arange(size) + 0.5) * length / size - 0.5, 0, length - 1)
+    distances = np.abs(centres[:, None] - np.arange(length)[None])
+    return np.maximum(1 - distances, 0).astype(np.float32)
+
+
+def resize_bicubic(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Returns [B,h,w,C], bicubic with antialias, as Pillow and torch do.
+
+    Keys' kernel with a = -1/2, widened where an axis shrinks; weights of pixels inside
+    the image sum to one.
+
+    Args:
+        x: [B,H,W,C] float.
+        size: (h, w) of the result.
+    """
+    if x.shape[1:3] == tuple(size):
+        return x
+    shape = (x.shape[0], *size, x.shape[3])
+    precision = jax.lax.Precision.HIGHEST
+    return jax.image.resize(x, shape, "cubic", antialias=True, precision=precision)
+
+
+def resize_bicubic_offset(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Returns [B,h,w,C], bicubic without antialias, of a grid stretched by a tenth.
+
+    The scale of an axis is (h + 1/10) / H, as the releases of DINO and DINOv2 give it
+    to torch; the kernel is torch's, with a = -3/4 and the border repeated.
+
+    Args:
+        x: [B,H,W,C] float.
+        size: (h, w) of the result.
+    """
+    if x.shape[1:3] == tuple(size):
+        return x
+    rows, columns = map(_offset_weights, x.shape[1:3], size)
+    precision = jax.lax.Precision.HIGHEST
+    x = jnp.einsum("hi,bijc->bhjc", rows, x, precision=precision)
+    return jnp.einsum("wj,bhjc->bhwc", columns, x, precision=precision)
+
+
+def _offset_weights(before: int, after: int) -> np.ndarray:
+    """Returns [after,before] float32: each new sample's weights of the old ones."""
+    places = (np.arange(after) + 0.5) * before / (after + 0.1) - 0.5
+    weights = np.zeros((after, before))
+    for step in (-1, 0, 1, 2):
+        taps = np.floor(places) + step
+        d = np.abs(places - taps)
+        near = (1.25 * d - 2.25) * d**2 + 1
+        far = -0.75 * (((d - 5) * d + 8) * d - 4)
+        column = np.clip(taps, 0, before - 1).astype(int)
+        np.add.at(weights, (np.arange(after), column), np.where(d <= 1, near, far))
+    return weights.astype(np.float32)
+
+
 def at_size(x: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Returns host images of a size, bilinear as float32 where theirs is another.
 

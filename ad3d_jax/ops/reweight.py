@@ -16,6 +16,8 @@ def image_score(
     number: Array,
     kind: str = "none",
     support: int = 3,
+    divisor: float = 1.0,
+    epsilon: float = 0.0,
 ) -> Array:
     """Returns the score of each sample, [B] float32.
 
@@ -36,19 +38,22 @@ def image_score(
         kind: one of KINDS.
         support: b in the paper, capped by N; where one row is left the weight is 1,
             since the formula would say 0 of every sample.
+        divisor: of all distances, that of p* too (1000 in M3DM's two banks).
+        epsilon: that is added to the sum of exponentials (1e-5 in M3DM's single banks).
 
     Raises:
         ValueError: the kind is unknown, or the support is below 1.
     """
     check(kind, support)
-    highest = jnp.max(scores, axis=1)
+    highest = jnp.max(scores, axis=1) / divisor
     if kind == "none":
         return highest
     worst = jnp.argmax(scores, axis=1)
     patch, matched = (
         jax.vmap(lambda x, row: x[row])(x, worst) for x in (queries, number)
     )
-    return weight(bank, patch, matched, kind, support) * highest
+    factor = weight(bank, patch, matched, kind, support, divisor, epsilon)
+    return factor * highest
 
 
 def check(kind: str, support: int) -> None:
@@ -62,7 +67,13 @@ def check(kind: str, support: int) -> None:
 
 
 def weight(
-    bank: knn.Bank, patch: Array, matched: Array, kind: str, support: int
+    bank: knn.Bank,
+    patch: Array,
+    matched: Array,
+    kind: str,
+    support: int,
+    divisor: float = 1.0,
+    epsilon: float = 0.0,
 ) -> Array:
     """Returns the weights [B] of patches [B,D] that matched the rows [B]."""
     support = min(support, len(bank.across.gather(bank.number)))
@@ -72,7 +83,7 @@ def weight(
     # m* itself comes first, or its copy.
     others = knn.nearest(bank, match, support).number[:, 1:]
     rows = jnp.concatenate([match[:, None], knn.take(bank, others)], axis=1)
-    distance = jnp.linalg.norm(patch[:, None] - rows, axis=-1)
+    distance = jnp.linalg.norm(patch[:, None] - rows, axis=-1) / divisor
     if kind == "ind_knn":
         distance = distance / jnp.sqrt(jnp.float32(patch.shape[1]))
     # Where the bank is split, filling up may have made it look larger than it is.
@@ -80,4 +91,6 @@ def weight(
     total = jax.nn.logsumexp(other, axis=1)
     if kind == "paper":
         total = jnp.logaddexp(total, own)
+    if epsilon:
+        total = jnp.logaddexp(total, jnp.log(jnp.float32(epsilon)))
     return jnp.where(jnp.isneginf(other[:, 0]), 1.0, 1 - jnp.exp(own - total))

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from ad3d_jax.base import System
 from ad3d_jax.systems import (
     btf,
+    cfm,
     cpmf,
     das3d,
     dbrn,
@@ -20,6 +21,9 @@ from ad3d_jax.systems import (
 )
 from ad3d_jax.systems.dsr import dsr as dsr2d
 from ad3d_jax.systems.dsr import dsr3d
+from ad3d_jax.systems.m3dm import config as m3dm_config
+from ad3d_jax.systems.m3dm import m3dm, m3dm_nr
+from ad3d_jax.systems.shape_guided import shape_guided
 
 
 class Entry(NamedTuple):
@@ -32,6 +36,7 @@ class Entry(NamedTuple):
 
 SYSTEMS: dict[str, Entry] = {
     "btf": Entry(btf.Config, btf.btf, {}),
+    "cfm": Entry(cfm.Config, cfm.cfm, cfm.HYPER),
     "cpmf": Entry(cpmf.Config, cpmf.cpmf, {}),
     "das3d": Entry(das3d.Config, das3d.das3d, das3d.HYPER),
     "dbrn": Entry(dbrn.Config, dbrn.dbrn, dbrn.HYPER),
@@ -39,8 +44,13 @@ SYSTEMS: dict[str, Entry] = {
     "dsr": Entry(dsr2d.Config, dsr2d.dsr, dsr2d.HYPER),
     "dsr3d": Entry(dsr3d.Config, dsr3d.dsr3d, dsr3d.HYPER),
     "easynet": Entry(easynet.Config, easynet.easynet, easynet.HYPER),
+    "m3dm": Entry(m3dm_config.Config, m3dm.m3dm, m3dm_config.HYPER),
+    "m3dm_nr": Entry(m3dm_nr.Config, m3dm_nr.m3dm_nr, m3dm_config.HYPER),
     "padim": Entry(padim.Config, padim.padim, {}),
     "patchcore": Entry(patchcore.Config, patchcore.patchcore, {}),
+    "shape_guided": Entry(
+        shape_guided.Config, shape_guided.shape_guided, shape_guided.HYPER
+    ),
     "simplenet": Entry(simplenet.Config, simplenet.simplenet, simplenet.HYPER),
 }
 

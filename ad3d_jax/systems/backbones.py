@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ad3d_jax.base import Array, Batch, Pretrained, State
-from ad3d_jax.features.extractors import init_backbone, pretrained_backbone
+from ad3d_jax.features.extractors import deepest, init_backbone, pretrained_backbone
 from ad3d_jax.features.modalities import patch_features
 from ad3d_jax.systems.fields import Fields
 
@@ -18,6 +18,10 @@ class Backboned(Fields):
     layers: tuple[str, ...] = ("layer2", "layer3")
     source: str = "tv_in1k"  # set of weights that is accepted, see features.known
 
+    def __post_init__(self):
+        super().__post_init__()
+        deepest(self.backbone, self.layers)
+
 
 def pretrained_parts(config: Backboned) -> tuple[Pretrained, ...]:
     """Returns the rows of `System.pretrained`: the network, of the accepted set."""
@@ -27,8 +31,8 @@ def pretrained_parts(config: Backboned) -> tuple[Pretrained, ...]:
 
 def init_frozen(config: Backboned, key: Array) -> dict:
     """Returns `State.frozen` with a random network up to the deepest of the layers."""
-    deepest = max(config.layers, default="")  # their names sort by depth
-    return {"backbone": init_backbone(key, config.backbone, deepest)}
+    last_layer = deepest(config.backbone, config.layers)
+    return {"backbone": init_backbone(key, config.backbone, last_layer)}
 
 
 def features(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from ad3d_jax.base import State, System
 from ad3d_jax.features.cells import FEATURE_SETS, cell_features, field_of, has_network
-from ad3d_jax.features.extractors import BACKBONES
+from ad3d_jax.features.extractors import BACKBONES, deepest
 from ad3d_jax.ops import coreset, reweight
 from ad3d_jax.ops.blur import blur_8bit, gaussian_blur
 from ad3d_jax.systems import backbones, banks
@@ -45,8 +45,8 @@ class Config(banks.Bank):
 
     def __post_init__(self):
         super().__post_init__()
-        if has_network(self.features) and not self.backbone:
-            raise ValueError(f"model.backbone: expected one of {BACKBONES}, found ''")
+        if has_network(self.features):
+            deepest(self.backbone, self.layers)
 
 
 def btf(config: Config = Config()) -> System:  # noqa: B008 (immutable)

@@ -59,6 +59,8 @@ HYPER: Mapping[str, Range] = {
     **dict.fromkeys(("amplitude", "strength", "noise", "margin"), FROM_ZERO),
     **dict.fromkeys(("probability", "drop", "decay", "beta_max"), SHARE),
     **dict.fromkeys(("dropout", "focal_alpha"), SHARE),
+    "lambda": FROM_ZERO,
+    "nu": Range(0, 1, open=True),
     **dict.fromkeys(("gate_threshold", "skew", "threshold"), Range()),
 }
 

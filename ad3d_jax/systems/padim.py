@@ -122,7 +122,8 @@ def total_channels(config: Config) -> int:
         backbone = backbones.init_frozen(config, jax.random.key(0))["backbone"]
         return feature_maps(backbone, config.backbone, rgb, config.layers)
 
-    image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    # Of a size that all networks take; nothing is computed.
+    image = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
     shapes = jax.eval_shape(maps, image)
     return sum(x.shape[-1] for x in shapes)
 

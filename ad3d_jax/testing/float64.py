@@ -3,10 +3,11 @@
 Rounding then lies at 1e-16 and not at 1e-7, so that two ways to compute one thing agree
 in every draw, though a ReLU or a maximum lies near its kink. The program is read from
 its jaxpr: it does not matter where a system names a dtype, and the random numbers are
-those of float32. Where all is known, NumPy computes what it can, and nothing is
-compiled but the convolutions and the like.
+those of float32. Where all is known, NumPy computes what it can, and little is
+compiled.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -93,6 +94,7 @@ def _compute(equation: JaxprEqn, inputs: list[Array]) -> list[Array]:
 CALLS = {
     "jit": "jaxpr",
     "checkpoint": "jaxpr",
+    "remat2": "jaxpr",  # the same, differentiated
     "closed_call": "call_jaxpr",
     "custom_jvp_call": "call_jaxpr",
     "custom_vjp_call": "call_jaxpr",
@@ -188,6 +190,65 @@ def _pad(x, value, *, padding_config):
     return np.pad(x, widths, constant_values=value)
 
 
+def _convolve(
+    x,
+    kernel,
+    *,
+    window_strides,
+    padding,
+    lhs_dilation,
+    rhs_dilation,
+    dimension_numbers,
+    feature_group_count,
+    batch_group_count,
+    **_,
+):
+    numbers, spatial = dimension_numbers, tuple(range(2, x.ndim))
+    x = _dilated(np.transpose(x, numbers.lhs_spec), lhs_dilation)
+    kernel = _dilated(np.transpose(kernel, numbers.rhs_spec), rhs_dilation)
+    x = np.pad(x, [(0, 0), (0, 0), *np.maximum(padding, 0)])
+    cut = [slice(max(-low, 0), -max(-high, 0) or None) for low, high in padding]
+    x = x[:, :, *cut]
+    windows = np.lib.stride_tricks.sliding_window_view(x, kernel.shape[2:], spatial)
+    windows = windows[:, :, *(slice(None, None, step) for step in window_strides)]
+    groups = feature_group_count * batch_group_count
+    axis = 1 if batch_group_count == 1 else 0
+    parts = [
+        np.tensordot(own, other, [(1, *range(x.ndim, windows.ndim)), (1, *spatial)])
+        for own, other in zip(
+            np.split(windows, groups, axis), np.split(kernel, groups), strict=True
+        )
+    ]
+    found = np.moveaxis(np.concatenate(parts, -1), -1, 1)
+    return np.transpose(found, np.argsort(numbers.out_spec))
+
+
+def _dilated(x, steps):
+    """Returns x with zeros between the places of all axes but the first two."""
+    sizes = np.multiply(steps, np.subtract(x.shape[2:], 1)) + 1
+    found = np.zeros((*x.shape[:2], *sizes), x.dtype)
+    found[:, :, *(slice(None, None, step) for step in steps)] = x
+    return found
+
+
+def _dot(x, y, *, dimension_numbers, **_):
+    (left, right), (batch, other) = dimension_numbers
+    x = np.moveaxis(x, (*batch, *left), range(len(batch + left)))
+    y = np.moveaxis(y, (*other, *right), range(len(other + right)))
+    free, shared = len(batch), len(batch + left)
+    rows, columns = x.shape[shared:], y.shape[shared:]
+    x = x.reshape(*x.shape[:free], math.prod(x.shape[free:shared]), math.prod(rows))
+    y = y.reshape(*y.shape[:free], math.prod(y.shape[free:shared]), math.prod(columns))
+    found = np.matmul(np.swapaxes(x, -1, -2), y)
+    return found.reshape((*found.shape[:free], *rows, *columns))
+
+
+def _reshape(x, *, new_sizes, dimensions, **_):
+    if dimensions is not None:
+        x = np.transpose(x, dimensions)
+    return np.reshape(x, new_sizes)
+
+
 def _split(x, *, sizes, axis):
     return np.split(x, np.cumsum(sizes)[:-1], axis)
 
@@ -234,7 +295,9 @@ ELEMENTWISE = {
 }
 NUMPY = {
     "broadcast_in_dim": _broadcast,
+    "conv_general_dilated": _convolve,
     "div": _divide,
+    "dot_general": _dot,
     "pad": _pad,
     "split": _split,
     "stack": lambda *x, axis: np.stack(x, axis),
@@ -247,7 +310,7 @@ NUMPY = {
     "reduce_max": lambda x, *, axes, **_: np.max(x, tuple(axes)),
     "reduce_min": lambda x, *, axes, **_: np.min(x, tuple(axes)),
     "reduce_sum": lambda x, *, axes, **_: np.sum(x, tuple(axes), x.dtype),
-    "reshape": lambda x, *, new_sizes, **_: np.reshape(x, new_sizes),
+    "reshape": _reshape,
     "rsqrt": lambda x, **_: 1 / np.sqrt(x),
     "select_n": _select,
     "slice": _slice,

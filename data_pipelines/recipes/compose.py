@@ -61,8 +61,9 @@ def _fields(params: Parameters, measured: frozenset[str]) -> Fields:
         fields["xyz"] = ((*image, 3), "float32")
         fields["depth"] = ((*image, 1), "float32")
         fields["valid"] = fields["foreground"] = ((*image, 1), "bool")
-        made = {name: MAKERS[name] for name in params["extras"]}
-        fields |= {name: (x.shape(params), x.dtype) for name, x in made.items()}
+        for name in params["extras"]:
+            maker = MAKERS[name]
+            fields[name] = (maker.shape(params), maker.dtype(params))
     return fields
 
 

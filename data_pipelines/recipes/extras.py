@@ -8,7 +8,7 @@ import numpy as np
 from ad3d_jax.features.patches import cell_pool
 from data_pipelines import geometry
 from data_pipelines.measured import measured
-from data_pipelines.recipes import views
+from data_pipelines.recipes import patches, views
 from data_pipelines.recipes.base import (
     NOTHING,
     Parameters,
@@ -25,14 +25,14 @@ FLAT = 1e-6  # metres; the least range of depths that is divided by
 
 
 class Maker(NamedTuple):
-    """How an extra is made of a scene at the size of the images."""
+    """How an extra [...] is made of a scene at the size of the images."""
 
     make: Callable[[Parameters, Scene], np.ndarray]
     shape: Callable[[Parameters], tuple[int, ...]]
+    dtype: Callable[[Parameters], str] = lambda params: "float32"
     defaults: Parameters = NOTHING
     check: Callable[[Parameters], None] = lambda parameters: None
     needs_height: bool = False  # over the table, which not every background step knows
-    dtype: str = "float32"
 
 
 def fpfh_cells(params: Parameters, scene: Scene) -> np.ndarray:
@@ -122,15 +122,18 @@ MAKERS: dict[str, Maker] = {
     "fpfh": Maker(fpfh_cells, _fpfh_shape, check=_check_open3d),
     "height_normalised": Maker(height_normalised, _image(1), needs_height=True),
     "depth_normalised": Maker(
-        depth_normalised, _image(1), {"passes": 2}, _check_passes
+        depth_normalised, _image(1), defaults={"passes": 2}, check=_check_passes
     ),
     "normals": Maker(normals, _image(3)),
     "views": Maker(
-        *(views.views, views.shape_of_views, views.DEFAULTS, views.check),
-        dtype="uint8",
+        *(views.views, views.shape_of_views, lambda params: "uint8"),
+        *(views.DEFAULTS, views.check),
     ),
     "view_positions": Maker(
-        *(views.view_positions, _position_shape, views.DEFAULTS, views.check),
-        dtype="int16",
+        *(views.view_positions, _position_shape, lambda params: "int16"),
+        *(views.DEFAULTS, views.check),
+    ),
+    "patches": Maker(
+        patches.patches, patches.shape, patches.dtype, patches.DEFAULTS, patches.check
     ),
 }

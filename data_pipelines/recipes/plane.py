@@ -20,6 +20,7 @@ from data_pipelines.recipes.base import (
     Parameters,
     Sample,
     Scene,
+    check_choice,
     check_metres,
     check_share,
     check_whole,
@@ -37,12 +38,15 @@ DEFAULTS = {
     "cluster_radius": 0.006,  # metres
     "cluster_points": 30,
     "all_foreground": 0.98,  # of the measured pixels: above it no table was found
+    "colour": "removed",  # with the points | kept, and edges repeated around the scan
 }
 LEAST = {
     **{"strip": 1, "points_per_hypothesis": 3, "hypotheses": 1, "seed": 0},
     **{"pad_to": 1, "cluster_points": 1},
 }
 METRES = ("inlier_distance", "removal_distance", "cluster_radius")
+# How image and mask are padded to a square, of NumPy's modes.
+PADDING = {"removed": "constant", "kept": "edge"}
 
 
 def check(parameters: Parameters) -> None:
@@ -52,6 +56,7 @@ def check(parameters: Parameters) -> None:
     for name in METRES:
         check_metres(name, parameters)
     check_share("all_foreground", parameters)
+    check_choice("colour", parameters, tuple(PADDING))
 
 
 def separate(params: Parameters, sample: Sample) -> Scene:
@@ -59,8 +64,10 @@ def separate(params: Parameters, sample: Sample) -> Scene:
 
     Returns:
         The scene. Removed points are (0,0,0) and their pixels black; pixels that were
-        not measured keep their colour. valid and foreground are the points that were
-        kept. The mask is padded but not cut: a defect may lie on what was removed.
+        not measured keep their colour. Where `colour` is "kept", all pixels do, and
+        what is added around image and mask repeats their edges (CFM, arXiv 2312.04521).
+        valid and foreground are the points that were kept. The mask is padded but not
+        cut: a defect may lie on what was removed.
         Flags: `nothing_measured`; `no_plane` where the border has no points that span
         one, `nothing_found` where no point is off the plane and `all_foreground` where
         hardly one is on it, all three with all points kept; `noise_kept` where the
@@ -71,14 +78,15 @@ def separate(params: Parameters, sample: Sample) -> Scene:
     removed = measured(sample.xyz) & ~kept
     rgb, xyz, mask = sample.rgb, sample.xyz.copy(), sample.mask
     xyz[~kept] = 0
-    if rgb is not None:
+    if rgb is not None and params["colour"] == "removed":
         rgb = rgb.copy()
         rgb[removed] = 0
     if mask is not None:
         mask = resize_nearest(mask, kept.shape)
+    mode = PADDING[params["colour"]]
     square = (
-        None if array is None else pad_to_square(array, params["pad_to"])
-        for array in (rgb, xyz, mask)
+        None if array is None else pad_to_square(array, params["pad_to"], mode)
+        for array, mode in ((rgb, mode), (xyz, "constant"), (mask, mode))
     )
     return none.separate(params, Sample(*square))._replace(flags=flags)
 
@@ -116,21 +124,19 @@ def _border(xyz: np.ndarray, there: np.ndarray, strip: int) -> np.ndarray:
     return np.concatenate([xyz[part][there[part]] for part in strips])
 
 
-def pad_to_square(array: np.ndarray, multiple: int) -> np.ndarray:
-    """Returns [H,W,...] in the middle of a square of zeros.
+def pad_to_square(
+    array: np.ndarray, multiple: int, mode: str = "constant"
+) -> np.ndarray:
+    """Returns [H,W,...] in the middle of a square, of zeros or repeated edges.
 
     Its side is the longer side of the array, rounded up to a multiple; where the
-    margin is odd, the one below and to the right is wider by a pixel.
+    margin is odd, the one below and to the right is wider by a pixel. `mode` is
+    NumPy's, "constant" or "edge".
     """
     side = -(-max(array.shape[:2]) // multiple) * multiple
-    before = [(side - length) // 2 for length in array.shape[:2]]
-    square = np.zeros((side, side, *array.shape[2:]), array.dtype)
-    rows, columns = (
-        slice(start, start + length)
-        for start, length in zip(before, array.shape[:2], strict=True)
-    )
-    square[rows, columns] = array
-    return square
+    margins = [side - length for length in array.shape[:2]]
+    widths = [(margin // 2, margin - margin // 2) for margin in margins]
+    return np.pad(array, widths + [(0, 0)] * (array.ndim - 2), mode)
 
 
 PLANE = Background("plane", separate, DEFAULTS, check, needs_xyz=True)

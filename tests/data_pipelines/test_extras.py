@@ -61,8 +61,8 @@ def test_extras_are_made_only_when_asked_for():
 @pytest.mark.parametrize(
     ("recipe", "can"),
     [
-        ("dsr", "fpfh, depth_normalised, normals, views, view_positions"),
-        ("raw", "fpfh, depth_normalised, normals, views, view_positions"),
+        ("dsr", "fpfh, depth_normalised, normals, views, view_positions, patches"),
+        ("raw", "fpfh, depth_normalised, normals, views, view_positions, patches"),
         ("points", "none"),
     ],
 )

@@ -75,6 +75,22 @@ def test_a_box_on_a_tilted_table(scene):
     assert record["mask"].sum() == 36 and record["mask"][60:66, 55:61].all()
 
 
+def test_colour_may_be_kept(scene):
+    """Points go as ever; image and mask stay, and their edges fill the square."""
+    rgb = np.random.default_rng(0).integers(0, 256, scene.rgb.shape).astype(np.uint8)
+    mask = scene.mask.copy()
+    mask[-1, -1] = 1
+    sample = scene._replace(rgb=rgb, mask=mask)
+    record = PLANE.apply(params(colour="kept"), sample).record
+    widths = (5, 5), (10, 10)
+    np.testing.assert_array_equal(record["rgb"], np.pad(rgb, (*widths, (0, 0)), "edge"))
+    expected = np.pad(mask > 0, widths, "edge")
+    np.testing.assert_array_equal(record["mask"][..., 0], expected)
+    without = PLANE.apply(params(), sample).record
+    for name in ("xyz", "depth", "valid", "foreground"):
+        np.testing.assert_array_equal(record[name], without[name])
+
+
 def test_the_input_is_left_alone(scene):
     before = [array.copy() for array in scene]
     PLANE.apply(params(), scene)
@@ -184,6 +200,7 @@ def test_noise_may_win_the_vote():
         ({"points_per_hypothesis": 2}, "points_per_hypothesis.*3"),
         ({"removal_distance": 5}, "removal_distance.*metres.*5"),
         ({"interpolation": "cubic"}, "interpolation"),
+        ({"colour": "grey"}, "colour: expected removed or kept, found 'grey'"),
     ],
 )
 def test_wrong_parameters_are_named(changes, words):

@@ -70,7 +70,10 @@ def test_a_file_that_fails_is_named(tmp_path, text):
         ("model.modalities=depth", ("depth",)),
         ("model.modalities='depth'", ("depth",)),
         ("model.modalities=rgb,depth", ("rgb", "depth")),
-        ("data.recipe_parameters.extras=fpfh,normals", ["fpfh", "normals"]),
+        (
+            "data.recipe_parameters.extras=normals,depth_normalised",
+            ["normals", "depth_normalised"],
+        ),
         ("fit.tensorboard=True", True),
         ("fit.tensorboard=no", False),
         ("fit.max_grad_norm=None", None),

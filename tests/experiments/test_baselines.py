@@ -1,20 +1,24 @@
 import json
 import subprocess
 import sys
+from functools import partial
 
+import jax
 import jax.numpy as jnp
 import libraries
 import numpy as np
 import pytest
 
-from ad3d_jax.ops import knn
+from ad3d_jax.ops import knn, point_sets
 from experiments.benchmarks.baselines import __main__ as baselines
 from experiments.benchmarks.baselines import (
+    cfm,
     comparison,
     coreset,
     draem,
     easynet,
     fpfh,
+    points,
     synthesis,
 )
 from experiments.benchmarks.baselines import knn as knn_rivals
@@ -99,6 +103,55 @@ def test_a_contest_in_fpfh():
     assert size["implementations"]["open3d"]["seconds_median"] > 0
 
 
+def test_a_contest_in_points_without_rivals_says_why(monkeypatch):
+    def nowhere(*_):
+        raise ImportError("none here")
+
+    for rival in ("open3d_farthest", "open3d_nearest", "torch_farthest"):
+        monkeypatch.setattr(points, rival, nowhere)
+    monkeypatch.setattr(points, "torch_nearest", nowhere)
+    monkeypatch.setattr(points, "torch_map", nowhere)
+    found = points.compare(small=True, rounds=1)
+    assert found["pixels"] == 576 > found["points"] > 200
+    assert (found["group_count"], found["group_size"]) == (16, 8)
+    for stage in ("centres", "groups", "map"):
+        assert found[stage]["ours"]["seconds_median"] > 0
+        assert found[stage]["torch"]["reason"] == "none here"
+
+
+@pytest.mark.slow
+def test_rivals_in_points_agree_with_us():
+    pytest.importorskip("torch")
+    xyz, valid = points._cloud(40)
+    cloud = xyz[valid]
+    ours = jax.jit(point_sets.farthest_points, static_argnums=2)(xyz, valid, 60)
+    index = np.cumsum(valid)[ours.index] - 1  # among the valid ones
+    np.testing.assert_array_equal(points.torch_farthest(cloud, 60)(), index)
+    shifted = cloud - cloud.mean(0)
+    near = (shifted**2).sum(1) <= 1e-3
+    assert 20 < near.sum() < len(cloud)
+    kernel = partial(point_sets.farthest_points, count=60, least_squared_norm=1e-3)
+    found = jax.jit(kernel)(shifted, np.ones(len(cloud), bool))
+    theirs = points.torch_farthest(shifted, 60, 1e-3)()
+    np.testing.assert_array_equal(found.index, theirs)
+    assert (theirs != index).any()
+    group = jax.jit(point_sets.nearest_points, static_argnums=3)
+    found = np.cumsum(valid)[group(xyz, valid, ours.xyz, 16)] - 1
+    centres = np.asarray(ours.xyz)
+    np.testing.assert_array_equal(points.torch_nearest(cloud, centres, 16)(), found)
+    tokens = np.random.default_rng(2).standard_normal((60, 5), np.float32)
+    way_back = partial(points._map, side=40, cells=10)
+    np.testing.assert_allclose(
+        jax.jit(way_back)(xyz, valid, centres, tokens),
+        points.torch_map(xyz, valid, centres, tokens, 10)(),
+        atol=2e-4,  # their distances are of the expanded form
+    )
+    libraries.open3d()
+    chosen = points.open3d_farthest(cloud, 60)()
+    np.testing.assert_array_equal(np.sort(chosen, 0), np.sort(np.float64(centres), 0))
+    np.testing.assert_array_equal(points.open3d_nearest(cloud, centres, 16)(), found)
+
+
 @pytest.mark.slow
 def test_rivals_agree_with_us():
     pytest.importorskip("torch")
@@ -158,12 +211,14 @@ def test_the_rivals_of_the_networks_have_the_published_sizes():
             "restore": torch_networks.AutoEncoder(128),
             "judge": torch_networks.UNet(64),
             "easynet": torch_networks.EasyNet(),
+            "mappings": torch_networks.Mappings(768, 1152),
         }
     counts = {name: torch_networks.parameters(x) for name, x in sizes.items()}
     assert counts == {
         "restore": 69_048_579,
         "judge": 28_374_146,
         "easynet": 140_599_314,
+        "mappings": 5_535_360,
     }
 
 
@@ -188,6 +243,14 @@ def test_a_contest_of_networks(module):
     for scope in ("score", "step"):
         for name in ("ours", "torch"):
             assert found[scope][name]["seconds_median"] > 0
+
+
+@pytest.mark.slow
+def test_a_contest_of_mappings():
+    pytest.importorskip("torch")
+    found = cfm.compare(small=True, rounds=1)
+    for name in ("ours", "torch"):
+        assert found["step"][name]["seconds_median"] > 0
 
 
 @pytest.mark.slow

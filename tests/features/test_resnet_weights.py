@@ -10,7 +10,7 @@ import pytest
 from oracles.public_resnets import drawn_weights, folded, image, public_shapes
 from oracles.torch_models import import_networks, randomised
 
-from ad3d_jax.features import resnet, weights
+from ad3d_jax.features import inputs, resnet, weights
 from ad3d_jax.nn.resnet import LAYERS
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "resnet_maps.npz"
@@ -310,8 +310,7 @@ def loaded(network, name, path):
 
 
 def normalised(torch, rgb):
-    mean, std = (np.float32(v) for v in (resnet.IMAGENET_MEAN, resnet.IMAGENET_STD))
-    return torch.tensor(((rgb - mean) / std).transpose(0, 3, 1, 2).copy())
+    return torch.tensor(inputs.normalised(rgb, inputs.IMAGENET).transpose(0, 3, 1, 2))
 
 
 @pytest.mark.slow

@@ -1,11 +1,14 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import ndimage
 
 from ad3d_jax.ops.resize import (
     at_size,
     bilinear_at,
+    resize_bicubic,
+    resize_bicubic_offset,
     resize_bilinear,
     resize_nearest,
 )
@@ -77,3 +80,43 @@ def test_a_host_image_that_has_the_size_is_left_alone():
 
 def test_nearest_keeps_booleans():
     assert resize_nearest(jnp.ones((1, 4, 4, 1), bool), (2, 3)).dtype == bool
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_bicubic_is_pillows(size):
+    x = images()
+    found = np.asarray(resize_bicubic(x, size))
+    for b in range(2):
+        for c in range(3):
+            picture = Image.fromarray(x[b, ..., c])
+            expected = picture.resize(size[::-1], Image.Resampling.BICUBIC)
+            np.testing.assert_allclose(found[b, ..., c], expected, atol=1e-5)
+    assert resize_bicubic(x, (8, 10)) is x
+
+
+def test_the_offset_stretches_the_grid_by_a_tenth():
+    """By hand: sample 0 of 2 from 4 lies at 1/2 * 4/2.1 - 1/2 = 0.452 of a cubic."""
+    t, a = 0.5 * 4 / 2.1 - 0.5, -0.75
+    near = [(a + 2) * d**3 - (a + 3) * d**2 + 1 for d in (t, 1 - t)]
+    far = [a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a for d in (1 + t, 2 - t)]
+    x = np.float32([1.0, 2.0, 5.0, 3.0])
+    # The sample before the first one is the first one.
+    expected = (far[0] + near[0]) * x[0] + near[1] * x[1] + far[1] * x[2]
+    found = resize_bicubic_offset(x.reshape(1, 4, 1, 1), (2, 1))
+    np.testing.assert_allclose(found[0, 0, 0, 0], expected, rtol=1e-6)
+    x = images()
+    assert resize_bicubic_offset(x, (8, 10)) is x
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", SIZES)
+def test_the_offset_form_is_torchs_with_a_scale(size):
+    torch = pytest.importorskip("torch")
+    x = images()
+    scale = (size[0] + 0.1) / 8, (size[1] + 0.1) / 10
+    expected = torch.nn.functional.interpolate(
+        torch.tensor(x).permute(0, 3, 1, 2), scale_factor=scale, mode="bicubic"
+    ).permute(0, 2, 3, 1)
+    assert expected.shape[1:3] == size
+    found = resize_bicubic_offset(x, size)
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)

@@ -79,6 +79,20 @@ def test_a_large_distance_does_not_overflow():
 
 
 @pytest.mark.parametrize("kind", ["paper", "ind_knn"])
+def test_a_divisor_and_an_epsilon_of_the_denominator(kind):
+    # The hand example: three distances, each a thousandth, and 0.5 more below.
+    bank, flat = knn.build(ROWS), jnp.asarray(QUERIES[0])
+    distance, number = (x.reshape(1, 2) for x in knn.nearest(bank, flat))
+    numbers = kind, 3, 1000.0, 0.5
+    found = reweight.image_score(bank, QUERIES, distance, number, *numbers)
+    apart = np.sqrt([5, 13, 20]) / 1000
+    exponents = np.exp(apart / (np.sqrt(2) if kind == "ind_knn" else 1))
+    below = exponents[0 if kind == "paper" else 1 :].sum() + 0.5
+    expected = (1 - exponents[0] / below) * apart[0]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["paper", "ind_knn"])
 def test_the_support_is_capped_by_the_bank(kind):
     np.testing.assert_array_equal(
         scored(ROWS, QUERIES, kind, 40), scored(ROWS, QUERIES, kind, 4)

@@ -187,6 +187,8 @@ def test_needs_follow_the_feature_set():
     [
         ({"features": "hogs"}, "model.features: expected one of .*'hogs'"),
         ({"backbone": "vgg"}, "model.backbone: expected one of"),
+        ({"backbone": ""}, "model.backbone: expected one of"),
+        ({"backbone": "vit_base_patch8_224"}, "model.layers: .* found .'layer2', "),
         ({"fpfh": "pcl"}, "model.fpfh: expected one of"),
         ({"precision": "float64"}, "model.precision: expected one of"),
         ({"blur": "box"}, "model.blur: expected one of"),

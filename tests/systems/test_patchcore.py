@@ -27,6 +27,7 @@ SMALL = Config(
     sigma=1.0,
     match=True,
 )
+VIT = {"patches": "concat", "backbone": "vit_base_patch8_224"}
 KEY = jax.random.key(0)
 # The sheet's bank and its two queries, which lie at sqrt 5 and 1.
 ROWS = np.array([(0, 0), (1, 0), (0, 2), (5, 5)], np.float32)
@@ -97,10 +98,22 @@ def boards(count, **kwargs):
         ({}, 320, (1, 1600, 1024)),
         ({"patches": "concat"}, 224, (1, 784, 1536)),
         ({"patches": "concat", "backbone": "resnet18"}, 224, (1, 784, 384)),
+        ({**VIT, "layers": ("norm12",)}, 224, (1, 784, 768)),
+        ({**VIT, "layers": ("block9", "block10")}, 64, (1, 64, 1536)),
     ],
 )
 def test_the_patches_have_the_published_shapes(fields, side, shape):
     assert shapes_of(Config(**fields), side) == shape
+
+
+def test_layers_that_the_network_does_not_have_are_refused():
+    with pytest.raises(ValueError, match="model.layers: .*'norm12'.*found .'layer2'"):
+        Config(backbone="vit_base_patch8_224")
+    with pytest.raises(ValueError, match="model.backbone: expected one of"):
+        Config(backbone="vit_base")
+    config = Config(backbone="vit_base_patch14_reg4_dinov2", layers=("norm12",))
+    with pytest.raises(ValueError, match="patches of 14: .*divisible by 14, found 32x"):
+        shapes_of(config, 32)
 
 
 def test_the_bank_of_a_class_has_the_published_size():

@@ -63,6 +63,14 @@ def gradients(x):
     return jax.value_and_grad(loss)(x)
 
 
+def recomputed(x):
+    @jax.checkpoint
+    def add(total, row):
+        return total + jnp.sum(jnp.tanh(row * x)), None
+
+    return jax.grad(lambda x: jax.lax.scan(add, 0 * x[0, 0], x)[0])(x)
+
+
 def in_float64(function, *arguments):
     with jax.enable_x64(True):
         shapes = [jax.ShapeDtypeStruct(x.shape, np.float32) for x in arguments]
@@ -82,7 +90,7 @@ def test_elementwise_programs_are_those_of_numpy():
     close(in_float64(elementwise, X), elementwise_by_numpy(X))
 
 
-@pytest.mark.parametrize("function", [loops, solves, layers, gradients])
+@pytest.mark.parametrize("function", [loops, solves, layers, gradients, recomputed])
 def test_what_is_not_numpys_is_as_jax_computes_it_in_float64(function):
     with jax.enable_x64(True):
         expected = jax.jit(function)(jnp.asarray(X))
@@ -126,3 +134,53 @@ def test_it_can_be_compiled(devices):
     np.testing.assert_allclose(first, total * X, rtol=TIGHT)
     if devices is None:
         close(jax.tree.leaves(jax.device_get(rest)), expected)
+
+
+CONVOLUTIONS = {
+    "strides": {"window_strides": (2, 1), "padding": ((1, 2), (0, 0))},
+    "transposed": {"padding": ((2, 1), (2, 2)), "lhs_dilation": (2, 3)},
+    "dilated": {"padding": ((2, 2), (0, 3)), "rhs_dilation": (2, 1)},
+    "cropped": {"padding": ((-1, 0), (1, -2))},
+    "grouped": {"padding": "SAME", "feature_group_count": 2},
+    "batches": {"padding": "VALID", "batch_group_count": 2},
+}
+
+
+@pytest.mark.parametrize("kind", CONVOLUTIONS)
+def test_a_convolution_and_its_gradients_are_jaxs(kind):
+    parameters = {"window_strides": (1, 1), **CONVOLUTIONS[kind]}
+    draw = np.random.default_rng(1).normal
+    image = draw(size=(2, 7, 8, 4))
+    inputs = 4 // parameters.get("feature_group_count", 1)
+    kernel = draw(size=(3, 2, inputs, 6))
+
+    def convolved(image, kernel):
+        numbers = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(
+            image, kernel, **parameters, dimension_numbers=numbers
+        )
+
+    def both(image, kernel):
+        result, back = jax.vjp(convolved, image, kernel)
+        return result, *back(jnp.cos(result))
+
+    with jax.enable_x64(True):
+        expected = both(image, kernel)
+    close(in_float64(both, image, kernel), expected)
+
+
+def test_products_are_jaxs():
+    draw = np.random.default_rng(2).normal
+    x, y = draw(size=(3, 2, 4, 5)), draw(size=(4, 6, 2, 3))
+
+    def products(x, y):
+        return (
+            jnp.einsum("abcd,cebf->bedaf", x, y),
+            jnp.einsum("abcd,dcga->cag", x, jnp.ones((5, 4, 2, 3), x.dtype)),
+            jnp.einsum("abcd,b->adc", x, y[0, 0, :, 0]),
+            jnp.vdot(x, x),
+        )
+
+    with jax.enable_x64(True):
+        expected = products(x, y)
+    close(in_float64(products, x, y), expected)

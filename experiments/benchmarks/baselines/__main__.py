@@ -2,11 +2,12 @@
 
     python -m experiments.benchmarks.baselines --output=FILE.json \
         [--small] [--rounds=5] \
-        [--operations=knn,coreset,fpfh,memory,synthesis,draem,easynet]
+        [--operations=knn,coreset,fpfh,points,memory,synthesis,draem,easynet,cfm]
 
-`knn`, `coreset`, `fpfh`: the engine of the memory banks. `memory`: the peak while a
-large bank is searched, against `knn.plan_bytes`. `synthesis`: DRAEM's anomalies.
-`draem`, `easynet`: score and training step of their networks.
+`knn`, `coreset`, `fpfh`: the engine of the memory banks. `points`: centres, groups and
+maps of point transformers. `memory`: the peak while a large bank is searched, against
+`knn.plan_bytes`. `synthesis`: DRAEM's anomalies. `draem`, `easynet`: score and training
+step of their networks. `cfm`: a training step of both mappings.
 """
 
 import os
@@ -19,12 +20,14 @@ from ad3d_jax.experiment.facts import commit
 from ad3d_jax.workdir.json_files import write_json
 from experiments import command
 from experiments.benchmarks.baselines import (
+    cfm,
     coreset,
     draem,
     easynet,
     fpfh,
     knn,
     memory,
+    points,
     synthesis,
 )
 from experiments.benchmarks.speed import machine
@@ -34,10 +37,12 @@ OPERATIONS = {
     "knn": knn.compare,
     "coreset": coreset.compare,
     "fpfh": fpfh.compare,
+    "points": points.compare,
     "memory": memory.measure,
     "synthesis": synthesis.compare,
     "draem": draem.compare,
     "easynet": easynet.compare,
+    "cfm": cfm.compare,
 }
 
 

@@ -1,7 +1,7 @@
-"""DRAEM's and EasyNet's networks in plain torch, with their losses and Adam.
+"""DRAEM's, EasyNet's and CFM's networks in plain torch, with their losses and Adam.
 
-Written from the papers' facts (arXiv 2108.07610, 2307.13925), for timing alone: float32
-in torch's own layout, inputs [B,C,H,W], parameters as torch draws them.
+Written from the papers' facts (arXiv 2108.07610, 2307.13925, 2312.04521), for timing
+alone: float32 in torch's own layout, inputs [B,C,H,W], parameters as torch draws them.
 """
 
 from collections.abc import Callable, Sequence
@@ -216,6 +216,29 @@ def focal(probabilities: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     target = torch.cat((1 - mask, mask), 1).clamp(1e-5, 1 - 1e-5)
     right = (target * probabilities).sum(1) + 1e-5
     return -((1 - right) ** 2 * right.log()).mean()
+
+
+class Mappings(nn.Module):
+    """CFM's perceptrons from one modality's features to the other's, both ways."""
+
+    def __init__(self, rgb: int, points: int):
+        super().__init__()
+        width = (rgb + points) // 2
+        self.to_points, self.to_rgb = (
+            nn.Sequential(
+                nn.Linear(inputs, width),
+                nn.GELU(),
+                nn.Linear(width, width),
+                nn.GELU(),
+                nn.Linear(width, outputs),
+            )
+            for inputs, outputs in ((rgb, points), (points, rgb))
+        )
+
+    def loss(self, rgb: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+        """Returns 1 - cosine in both modalities of pixels [N,C] and [N,D]."""
+        pairs = (self.to_points(rgb), points), (self.to_rgb(points), rgb)
+        return sum(1 - functional.cosine_similarity(*pair).mean() for pair in pairs)
 
 
 def parameters(model: nn.Module) -> int:

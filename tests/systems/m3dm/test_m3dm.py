@@ -1,0 +1,382 @@
+"""M3DM against the release's own output on thin features, stage by stage.
+
+`tests/golden/README.md` says how that was made.
+"""
+
+from functools import cache, partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from thin import POINTS, RGB, TEST, TRAIN, public_fusion, replace_networks, samples
+
+from ad3d_jax.base import ALONE, Batch
+from ad3d_jax.devices import memory as device_memory
+from ad3d_jax.experiment.config import load
+from ad3d_jax.features.feature_fusion import public_name, read_feature_fusion
+from ad3d_jax.features.weights import WeightFile
+from ad3d_jax.ops import knn
+from ad3d_jax.systems import SYSTEMS
+from ad3d_jax.systems.m3dm import decision, features, fusion, memory
+from ad3d_jax.systems.m3dm.config import HYPER, Config
+from ad3d_jax.systems.m3dm.m3dm import m3dm
+from ad3d_jax.workdir import trees
+from experiments.configs.m3dm import VARIANTS, get_config
+
+GOLDEN = Path(__file__).parents[2] / "golden"
+KEY = jax.random.key(0)
+# What the release calls them, and ours.
+METHODS = {"triple": "", "double": "two", "add": "add"} | {
+    name: name for name in ("rgb", "points", "fused")
+}
+
+
+@cache
+def golden():
+    return dict(np.load(GOLDEN / "m3dm.npz"))
+
+
+@cache
+def fusion_weights():
+    weights, like = public_fusion()
+    return read_feature_fusion(as_file(weights), like)
+
+
+def as_file(weights):
+    """Returns weights as what was read of a file."""
+    return WeightFile(Path("uff.safetensors"), weights, "", {})
+
+
+@pytest.fixture(autouse=True)
+def thin(monkeypatch):
+    replace_networks(monkeypatch)
+
+
+@cache
+def batches():
+    return samples(TRAIN), samples(TEST)
+
+
+def filled(method):
+    """Returns (config, system, state): the banks are those that the release chose."""
+    found = load(f"m3dm:{METHODS[method]}" if METHODS[method] else "m3dm")
+    config = Config(**found.model.to_dict())
+    system, (train, _) = m3dm(config), batches()
+    state = system.init(KEY, train)
+    hyper = {name: jnp.float32(x) for name, x in found.hyper.items()}
+    state = state._replace(hyper=hyper)
+    if "fused" in config.banks:
+        state = state._replace(params={"uff": fusion_weights()})
+    phases = {phase.name: phase for phase in system.phases}
+    if "scales" in phases:
+        sums = jax.device_get(jax.jit(phases["scales"].emit)(KEY, state, train))
+        state = phases["scales"].finish(KEY, state, sums)
+    rows = jax.device_get(jax.jit(phases["banks"].emit)(KEY, state, train))
+    index, banks, start = golden()[f"{method}_index"], {}, 0
+    for name in config.banks:
+        shape = rows[name].shape
+        plan = memory.form(config, name, shape[1])
+        count = int(plan.fraction * shape[0] * shape[1])
+        own, start = index[start : start + count], start + count
+        kept = rows[name].reshape(-1, shape[-1])[own]
+        kept, _ = memory.with_zero_row(config, name, kept)
+        banks[name] = knn.build(kept, config.chunk_bytes)
+    assert start == len(index)  # the sizes are the release's
+    return config, system, state._replace(memory={**state.memory, **banks})
+
+
+def near(found, expected, part=1e-3):
+    """Requires agreement to a part of the largest value."""
+    limit = part * np.abs(expected).max()
+    np.testing.assert_allclose(found, expected, rtol=0, atol=limit)
+
+
+def near_maps(found, expected):
+    """Requires maps [n,h,w] that agree but for one of their 256 levels here and there.
+
+    The blur cuts to whole levels. Distances to rows of the bank itself are 0 here and
+    rounding in the release, whose `torch.cdist` expands squares; where an interpolated
+    value lies at the border between two levels, that decides.
+    """
+    level = expected.max((1, 2), keepdims=True) / 255
+    apart = np.abs(found - expected) / level
+    assert apart.max() < 1.5
+    assert np.mean(apart > 0.25) < 0.04
+
+
+def test_the_three_banks_stage_by_stage():
+    config, system, state = filled("triple")
+    scales, expected = state.memory["scales"], golden()
+    for name in config.banks:
+        found = [scales[name][part] for part in ("mean", "deviation")]
+        np.testing.assert_allclose(found, expected["scale"], rtol=1e-5)
+    banks = {
+        name: np.asarray(state.memory[name].rows) + state.memory[name].mean
+        for name in config.banks
+    }
+    assert [len(x) for x in banks.values()] == [1255, 125, 125]
+    near(banks["points"][::60, ::5], expected["points_bank"], 1e-5)
+    near(banks["fused"][::10, ::5], expected["fused_bank"], 1e-5)
+    train, test = batches()
+    phase = system.phases[-1]
+    rows = jax.device_get(jax.jit(phase.emit)(KEY, state, train))
+    np.testing.assert_allclose(rows["image"], expected["triple_train"], rtol=1e-3)
+    for bank in range(3):
+        pixels = rows["map"][:, 8::16, 8::16, bank]
+        near_maps(pixels, expected["triple_train_maps"][..., bank])
+    state = phase.absorb(KEY, state, rows)
+    learned = state.memory["decision"]
+    np.testing.assert_allclose(
+        learned["image"], expected["triple_coef_image"], rtol=1e-3
+    )
+    np.testing.assert_allclose(learned["map"], expected["triple_coef_map"], rtol=1e-3)
+    compare_scores("triple", system, state, test)
+
+
+def compare_scores(method, system, state, test):
+    scores = jax.jit(system.score)(KEY, state, test)
+    expected = golden()[f"{method}_image"]
+    np.testing.assert_allclose(scores.image, expected, rtol=1e-3)
+    near_maps(scores.map[:, 8::16, 8::16, 0], golden()[f"{method}_map"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "triple"])
+def test_the_other_methods(method):
+    config, system, state = filled(method)
+    train, test = batches()
+    if config.decision == "svm":
+        phase = system.phases[-1]
+        rows = jax.device_get(jax.jit(phase.emit)(KEY, state, train))
+        np.testing.assert_allclose(rows["image"], golden()["double_train"], rtol=1e-3)
+        state = phase.absorb(KEY, state, rows)
+        found, expected = state.memory["decision"], golden()
+        np.testing.assert_allclose(
+            found["image"], expected["double_coef_image"], rtol=1e-3
+        )
+        np.testing.assert_allclose(found["map"], expected["double_coef_map"], rtol=1e-3)
+    compare_scores(method, system, state, test)
+
+
+def prepared(method):
+    """Returns (config, rows): what the release chooses of, made by torch."""
+    torch = pytest.importorskip("torch")
+    functional = torch.nn.functional
+    train, _ = batches()
+    pixels = torch.from_numpy(train.extras["pixels"]).permute(0, 3, 1, 2)
+    pooled = functional.avg_pool2d(pixels, 3, stride=1)
+    points = functional.adaptive_avg_pool2d(pooled, 56).flatten(2).transpose(1, 2)
+    rgb = torch.from_numpy(train.extras["rgb_patches"])
+    mean, deviation = points.mean(), rgb.std()
+    config = Config(**load(f"m3dm:{METHODS[method]}").model.to_dict())
+    rows = {"points": points, "rgb": rgb}
+    if config.normalise == "as_coded":
+        rows = {name: (x - mean) / deviation for name, x in rows.items()}
+    if config.normalise == "own":
+        rows["rgb"] = (rgb - rgb.mean()) / deviation
+    return config, {name: rows[name].numpy() for name in config.banks}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["double", "rgb", "points"])
+def test_the_rows_that_are_kept_are_those_of_the_release(method):
+    config, rows = prepared(method)
+    expected, start = golden()[f"{method}_index"], 0
+    for name in config.banks:
+        select = memory.choice(config, name)
+        data, carry = select.prepare(KEY, None, rows[name])
+        advance = jax.jit(partial(select.advance, across=ALONE))
+        while select.done(carry)[0] < select.done(carry)[1]:
+            carry = advance(data, carry)
+        number = select.take(rows[name], carry).number
+        own, start = expected[start : start + len(number)], start + len(number)
+        np.testing.assert_array_equal(number, own)
+
+
+# --- The fusion -----------------------------------------------------------------------
+
+
+def test_the_fusion_has_as_many_parameters_as_the_release():
+    _, like = public_fusion(points=1152, rgb=768)
+    assert sum(x.size for x in jax.tree.leaves(like)) == 15_840_896
+
+
+def test_fused_features_are_those_of_the_release():
+    generator = np.random.default_rng(221)
+    points = generator.standard_normal((16, 36, POINTS), np.float32)
+    points[:, ::5] = 0
+    rgb = generator.standard_normal((16, 36, RGB), np.float32)
+    found = fusion.fused(fusion_weights(), points[:1], rgb[:1])[0, ::6]
+    near(found, np.load(GOLDEN / "m3dm_uff.npz")["fused"], 1e-5)
+    background = fusion.fused(fusion_weights(), 0 * points[:1], rgb[:1])[0, :, :POINTS]
+    np.testing.assert_allclose(background, background[:1].repeat(36, 0), atol=1e-6)
+
+
+def uff_batches():
+    """Returns eight batches of two samples, [36] cells, as the golden training saw."""
+    generator = np.random.default_rng(221)
+    points = generator.standard_normal((16, 36, POINTS), np.float32)
+    points[:, ::5] = 0
+    rgb = generator.standard_normal((16, 36, RGB), np.float32)
+    return points.reshape(8, 2, 36, -1), rgb.reshape(8, 2, 36, -1)
+
+
+def test_training_follows_the_release_step_by_step(monkeypatch):
+    monkeypatch.setattr(
+        features, "of_points", lambda config, batch: batch.extras["points"]
+    )
+    config = Config(
+        cells=6, uff_pairing="aligned", uff_steps=8, uff_accumulate=2, uff_warm_up=0.5
+    )
+    (update,) = fusion.phase(config).updates
+    hyper = {name: jnp.float32(x) for name, x in HYPER.items()}
+    chain = update.optimizer(hyper, 8)
+    params = {"uff": fusion_weights()}
+    state, losses = chain.init(params), []
+
+    @jax.jit
+    def step(params, state, points, rgb):
+        weight = jnp.ones(2)
+        extras = {"points": points, "rgb_patches": rgb}
+        batch = Batch(extras=extras, weight=weight)
+
+        def mean(params):
+            return update.loss(None, params, None, batch, ALONE)[0].mean()
+
+        loss, gradient = jax.value_and_grad(mean)(params)
+        changes, state = chain.update(gradient, state, params)
+        return optax.apply_updates(params, changes), state, loss
+
+    for points, rgb in zip(*uff_batches(), strict=True):
+        params, state, loss = step(params, state, points, rgb)
+        losses.append(loss)
+    expected = dict(np.load(GOLDEN / "m3dm_uff.npz"))
+    np.testing.assert_allclose(losses, expected["losses"], rtol=1e-5)
+    before = trees.by_name(fusion_weights())
+    for name, after in trees.by_name(params["uff"]).items():
+        part = (slice(None, None, 7),) * after.ndim if after.ndim > 1 else ()
+        # Adam divides by roots of squared gradients, which magnifies their rounding.
+        wanted = expected[f"after_{public_name(name)}"]
+        np.testing.assert_allclose(after.T[part], wanted, rtol=0, atol=2e-5)
+        assert np.abs(before[name].T[part] - wanted).max() > 1e-3
+
+
+def entropy(queries, keys, counted=None):
+    counted = np.ones(queries.shape[:2], bool) if counted is None else counted
+    return np.asarray(
+        jax.jit(fusion.contrastive, static_argnums=3)(
+            jnp.float32(queries), jnp.float32(keys), counted, ALONE
+        )
+    )
+
+
+def test_the_loss_of_equal_and_of_orthonormal_heads():
+    # Sheet §10, fact 9, without its factor of 2; 16 rows.
+    alike = np.ones((4, 4, 20))
+    np.testing.assert_allclose(entropy(alike, alike), np.log(16), rtol=1e-6)
+    apart = np.eye(16, 20).reshape(4, 4, 20)
+    expected = np.log(np.e + 15) - 1
+    np.testing.assert_allclose(entropy(apart, apart), expected, rtol=1e-6)
+
+
+def test_cells_with_a_zero_are_neither_queries_nor_keys():
+    generator = np.random.default_rng(1)
+    queries, keys = generator.standard_normal((2, 2, 4, 20))
+    counted = np.array([[True, False, True, True], [False, True, True, False]])
+    found = entropy(queries, keys, counted)
+    assert (found[~counted] == 0).all()
+    flat = entropy(queries[counted].reshape(5, 1, 20), keys[counted].reshape(5, 1, 20))
+    np.testing.assert_allclose(found[counted], flat[:, 0], rtol=1e-5)
+
+
+def test_pairs_as_released_are_scrambled():
+    # Sheet §10, fact 7.
+    place = features.tiled(Config(), 784)
+    np.testing.assert_array_equal(place[[0, 1, 2, 3, 784]], [0, 4, 8, 12, 1])
+    row, column = np.divmod(np.arange(3136), 56)
+    assert np.mean(place == row // 2 * 28 + column // 2) == 8 / 3136
+    with pytest.raises(ValueError, match="model.uff_pairing=as_released.*cells=55"):
+        features.tiled(Config(cells=55), 784)
+
+
+def test_image_features_are_repeated_on_the_cells():
+    rows = np.arange(784, dtype=np.float32).reshape(1, 784, 1)
+    cells = np.asarray(features.on_cells(Config(), rows)).reshape(56, 56)
+    expected = rows.reshape(28, 28).repeat(2, 0).repeat(2, 1)
+    np.testing.assert_array_equal(cells, expected)
+
+
+def test_the_rate_of_the_released_command():
+    # 166 batches, 16 an update: ten updates, of rates 16 k / 166 of the largest.
+    config = Config()
+    hyper = {name: jnp.float32(x) for name, x in HYPER.items()}
+    chain = fusion.optimizer(config, hyper, 166)
+    params = {"x": jnp.zeros(1)}
+    state, seen = chain.init(params), []
+    update = jax.jit(chain.update)
+    for _ in range(166):
+        change, state = update({"x": jnp.ones(1)}, state, params)
+        if change["x"][0] != 0:
+            seen.append(-float(change["x"][0]))
+    # Of a constant gradient Adam's step is the rate; the first rate is 0.
+    np.testing.assert_allclose(seen, 0.003 * 16 * np.arange(1, 10) / 166, rtol=1e-4)
+
+
+# --- The configuration ----------------------------------------------------------------
+
+
+def test_banks_of_a_whole_class():
+    # Sheet §10, fact 3, without the row of zeros.
+    counts = {"points": (56**2, 1152), "rgb": (784, 768), "fused": (56**2, 1920)}
+    shapes = {
+        name: jax.ShapeDtypeStruct((244, *shape), jnp.float32)
+        for name, shape in counts.items()
+    }
+    plan = memory.plan(Config(), None, shapes)
+    assert plan.kept == 76_518 + 7_651 + 7_651
+    assert plan.rows == 244 * (2 * 3136 + 784)
+    raw = 4 * 244 * (3136 * (1152 + 1920) + 784 * 768)
+    assert plan.host_bytes > raw  # 10 GB, and what a choice takes
+    assert plan.bank_bytes == 4 * (76_518 * 1152 + 7_651 * (768 + 1920))
+    limits = device_memory.Limits(2**34, 2**33, 1)
+    with pytest.raises(device_memory.MemoryLimitError, match="memory on the host"):
+        device_memory.check("m3dm.banks", plan, limits)
+    own = memory.plan(Config(sizes="own"), None, shapes)
+    assert own.kept == 76_518 + 19_129 + 76_518
+
+
+def test_pixels_of_a_whole_class_are_planned():
+    shape = {"map": jax.ShapeDtypeStruct((244, 224, 224, 3), jnp.float32)}
+    assert decision.plan(None, shape).host_bytes == 56 * 244 * 50_176
+
+
+def test_variants_are_the_methods_of_the_release():
+    for name in VARIANTS:
+        for system in ("m3dm", "m3dm_nr"):
+            config = load(f"{system}:{name}")
+            SYSTEMS[system].factory(SYSTEMS[system].config(**config.model.to_dict()))
+    assert get_config("rgb").model.banks == ("rgb",)
+    assert m3dm(Config(**get_config("rgb").model.to_dict())).needs_score == ("rgb",)
+    assert m3dm(Config(**get_config("points").model.to_dict())).needs_fit == ("xyz",)
+    assert [phase.name for phase in m3dm(Config()).phases] == [
+        *("uff", "scales", "banks", "decision"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"banks": ("rgb", "points")}, "model.banks: expected some of"),
+        ({"banks": ()}, "model.banks: expected some of"),
+        ({"banks": ("rgb",)}, "model.decision: of a single bank expected 'sum'"),
+        ({"normalise": "mixed"}, "model.normalise: expected one of"),
+        ({"groups": 2}, "model.groups: expected .*at least 3"),
+        ({"point_network": "pointnet"}, "model.point_network: expected one of"),
+    ],
+)
+def test_wrong_fields_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Config(**fields)
