@@ -63,11 +63,11 @@ VARIANTS = {
     # Seconds, for tests.
     "tiny": {
         **TINY,
-        **views(3),
+        **views(1),
         "data.recipe": "raw",
         "data.recipe_parameters.view_size": 32,
         "data.recipe_parameters.point_size": 3,
-        "model.layers": ("layer1", "layer2"),
+        "model.layers": ("layer1",),
         "model.precision": "float32",
         "model.cells": 8,
         "model.fraction": 0.5,
