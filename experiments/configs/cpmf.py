@@ -67,7 +67,7 @@ VARIANTS = {
         "data.recipe": "raw",
         "data.recipe_parameters.view_size": 32,
         "data.recipe_parameters.point_size": 3,
-        "model.layers": ("layer1",),
+        "model.layers": ("layer1", "layer2"),
         "model.precision": "float32",
         "model.cells": 8,
         "model.fraction": 0.5,
