@@ -33,7 +33,7 @@ SLICE_BYTES = {"cpu": 2**34, "gpu": 2**40, "tpu": 2**40}
 # Squared distances from products, relative to the squared norms, err by less.
 _ROUNDING = 2.0**-21
 CHUNK_BYTES = 2**24  # of one chunk of rows and its scores
-_BLOCK = 2**16  # rows that are projected at a time
+_BLOCK = 2**12  # rows that are projected at a time, on the device
 
 
 class Greedy(NamedTuple):
