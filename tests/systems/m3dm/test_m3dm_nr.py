@@ -65,7 +65,13 @@ def test_wide_rows_are_projected_before():
     found = outliers.factors(KEY, rows, there, 5)
     other = outliers.factors(jax.random.key(1), rows, there, 5)
     assert (found != other).any()
+    exact, same = (
+        outliers.factors(jax.random.key(n), rows, there, 5, project=False)
+        for n in range(2)
+    )
+    np.testing.assert_array_equal(exact, same)
     # The projection keeps distances roughly.
+    np.testing.assert_allclose(found[:3], exact[:3], rtol=0.6)
     np.testing.assert_allclose(found[:3], other[:3], rtol=0.6)
     assert found[3].mean() > 2 * np.delete(found, 3, 0).mean()
 
