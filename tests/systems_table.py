@@ -95,7 +95,7 @@ SYSTEMS = {
         make_batch=with_extras("cpmf", "views", "view_positions"),
     ),
     "m3dm": tiny("m3dm"),
-    # Cached patches of two batch sizes differ by 1e-6, and 1.1e-6 what is fused of them.
+    # Cached patches of two batch sizes differ by 1e-6, what is fused of them by 1.1e-6.
     "m3dm_nr": tiny("m3dm_nr", slow=True, rounding=2e-6),
     # As of `moments`; 2e-6 found.
     "padim": tiny("padim", rounding=5e-6),
