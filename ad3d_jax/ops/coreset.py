@@ -33,7 +33,7 @@ SLICE_BYTES = {"cpu": 2**34, "gpu": 2**40, "tpu": 2**40}
 # Squared distances from products, relative to the squared norms, err by less.
 _ROUNDING = 2.0**-21
 CHUNK_BYTES = 2**24  # of one chunk of rows and its scores
-_BLOCK = 2**16  # rows that are projected at a time
+_BLOCK = 2**12  # rows that are projected at a time, on the device
 
 
 class Greedy(NamedTuple):
@@ -181,18 +181,19 @@ def _prepare(
 
 
 def _prepare_half(rows: np.ndarray, count: int) -> tuple[dict[str, Array], Greedy]:
-    """Returns (data, carry) of a choice in float16; row 0 is picked already.
+    """Returns (data, carry) of a choice in float16, which picks row 0 first.
 
-    Only the distances to row 0 are those of the rows before they were rounded.
+    The public loop measures the distances to row 0 twice, before the rows are rounded
+    and after, and the smaller one counts.
     """
     number = np.arange(len(rows), dtype=np.int32)
     distance = np.linalg.norm(rows - rows[:1], axis=1).astype(np.float16)
-    distance[0] = -1
+    distance[0] = np.inf
     everything = count == len(rows)
-    picked = number if everything else np.where(number[:count] == 0, 0, -1)
+    nothing_yet = np.full(count, -1, np.int32)
     return {"rows": rows.astype(np.float16), "number": number}, Greedy(
-        picked=picked.astype(np.int32),
-        count=np.int32(count if everything else 1),
+        picked=number if everything else nothing_yet,
+        count=np.int32(count if everything else 0),
         distance=distance.astype(np.float32),
         nearest=np.full(len(rows), -1, np.int32),
     )

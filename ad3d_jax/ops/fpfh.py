@@ -1,5 +1,7 @@
 """Fast point feature histograms of organised point clouds."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,8 @@ from ad3d_jax.ops import points
 BINS = 11
 
 
+# Within other programs: they trace it once a shape.
+@partial(jax.jit, static_argnames=("neighbours", "radius", "reach"))
 def fpfh(
     xyz: jax.Array,
     valid: jax.Array,

@@ -63,13 +63,13 @@ def _pursue(gram: Array, products: Array, count: int) -> Array:
         atom = order[place]
         going &= (place >= taken) & (left[atom] ** 2 >= least)
         order = order.at[place].set(order[taken]).at[taken].set(atom)
-        row = _forward(factor, [gram[atom, order[i]] for i in range(taken)])
+        row = _forward(factor, list(gram[atom, order[:taken]]))
         rest = gram[atom, atom] - sum(x * x for x in row)
         if taken:
             going &= rest > least
         factor.append([*row, jnp.sqrt(jnp.where(going, rest, 1.0))])
         chosen = order[: taken + 1]
-        half = _forward(factor, [products[i] for i in chosen])
+        half = _forward(factor, list(products[chosen]))
         values = jnp.stack(_backward(factor, half))
         fitted = jnp.zeros_like(products).at[chosen].set(values)
         coefficients = jnp.where(going, fitted, coefficients)

@@ -328,7 +328,7 @@ def _agree(trial, index, state, batch, one, other, what) -> None:
         for size, where in (one, other)
     )
     if isinstance(phase, Gather):
-        near(fitted.memory, truth.memory, 1e-6, f"memory of {what}")
+        near(fitted.memory, truth.memory, trial.rounding, f"memory of {what}")
         return
     near(found, expected, 1e-6, f"sums of {what}")
     if last:

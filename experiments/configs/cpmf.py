@@ -63,7 +63,7 @@ VARIANTS = {
     # Seconds, for tests.
     "tiny": {
         **TINY,
-        **views(3),
+        **views(1),
         "data.recipe": "raw",
         "data.recipe_parameters.view_size": 32,
         "data.recipe_parameters.point_size": 3,

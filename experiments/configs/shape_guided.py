@@ -53,6 +53,8 @@ VARIANTS = {
         "data.recipe_parameters.patch_limit": 96,
         "model.backbone": "resnet18",
         "model.source": "",
+        # Maps that are as fine as the cells, as they are at 224 pixels.
+        "model.layers": ("conv1", "layer1"),
         "model.encoder_widths": (16, 16, 32),
         "model.encoder_hidden": 32,
         "model.code": 16,

@@ -62,8 +62,8 @@ def test_whole_resize_is_as_before(write):
     [
         ({"interpolation": "cubic"}, "interpolation.*bicubic.*'cubic'"),
         (
-            {"extras": ("views",)},
-            "raw cannot make views.*can make: fpfh, depth_normalised, normals",
+            {"extras": ("height_normalised",)},
+            "raw cannot make height_normalised.*can make: fpfh, depth_normalised",
         ),
         ({"resize_size": 255}, "resize_size.*256.*255"),
         ({"resize_size": "256"}, "resize_size"),

@@ -14,7 +14,7 @@ from data_pipelines.recipes.patches import (
 from data_pipelines.samples import complete_parameters
 
 SIDE = 24
-FEW = {"patch_points": 20, "patch_overlap": 3, "patch_limit": 70}
+FEW = {"patch_points": 20, "patch_overlap": 3, "patch_limit": 80}
 
 
 def scan(seed: int = 0) -> Sample:
@@ -53,7 +53,7 @@ def test_patches_are_those_of_the_literal_form():
     there = np.flatnonzero((xyz != 0).all(1))
     assert len(there) == SIDE * (SIDE - 1) - 36  # neither the corner nor x = 0
     count = round(len(there) * 3 / 20)
-    assert found.shape == (70, 20) and found.dtype == np.uint16
+    assert found.shape == (80, 20) and found.dtype == np.uint16
     assert (found[:count] > 0).all() and not found[count:].any()
     points = xyz[there] - xyz[there].min(0)
     points = points / points[:, 0].max()
@@ -87,7 +87,7 @@ def test_fewer_points_than_a_patch_has_give_none():
 
 
 def test_more_patches_than_there_is_room_for_are_an_error():
-    with pytest.raises(DatasetError, match="patch_limit: expected at most 70 patches"):
+    with pytest.raises(DatasetError, match="patch_limit: expected at most 80 patches"):
         made(scan(), patch_overlap=10)
     assert made(scan(), patch_overlap=10, patch_limit=300).shape == (300, 20)
 

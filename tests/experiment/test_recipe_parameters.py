@@ -29,6 +29,7 @@ TEXTS = {
     "closing": ("4", 4),
     "cluster_points": ("5", 5),
     "cluster_radius": ("0.01", 0.01),
+    "colour": ("kept", "kept"),
     "distance": ("0.01", 0.01),
     "extras": ("['normals']", ["normals"]),
     "hypotheses": ("10", 10),

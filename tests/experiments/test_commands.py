@@ -170,7 +170,7 @@ def test_help_lists_configurations_variants_and_fields(name, values, capsys):
         command.parse(["main", "--config=patchcore:cpu", name], values)
     said = capsys.readouterr().out
     assert ended.value.code == DONE
-    assert "btf, das3d, dbrn" in said and "simplenet" in said
+    assert "btf, cfm, cpmf, das3d, dbrn" in said and "simplenet" in said
     assert "anomalib" in said and "wide_resnet50" in said
     assert "data.image_size = 128  (in [8, 4096])" in said
     assert "model.fraction = 0.1  (in (0, 1])" in said

@@ -1,7 +1,6 @@
 """Orthogonal matching pursuit against scikit-learn, and by hand."""
 
 import warnings
-from functools import partial
 
 import jax
 import numpy as np
@@ -22,18 +21,21 @@ def by_scikit_learn(atoms, target, count):
     return np.stack(rows)
 
 
+pursue = jax.jit(matching_pursuit, static_argnames="count")
+rebuild = jax.jit(reconstruct, static_argnames="count")
+
+
 def found(atoms, target, count):
-    atoms, target = np.float32(atoms), np.float32(target)
-    return np.asarray(jax.jit(partial(matching_pursuit, count=count))(atoms, target))
+    return np.asarray(pursue(np.float32(atoms), np.float32(target), count))
 
 
 def test_one_and_two_atoms_by_hand():
     atoms, target = [[(1, 0), (0, 1), (1, 1)]], [(2, 3)]
     np.testing.assert_allclose(found(atoms, target, 1), [[0, 0, 2.5]], rtol=1e-6)
-    one = reconstruct(np.float32(atoms), np.float32(target), 1)
-    left = np.linalg.norm(np.asarray(one) - np.float32(target))
+    atoms, target = np.float32(atoms), np.float32(target)
+    one, two = (np.asarray(rebuild(atoms, target, count)) for count in (1, 2))
+    left = np.linalg.norm(one - target)
     np.testing.assert_allclose(left, np.sqrt(0.5), rtol=1e-6)
-    two = reconstruct(np.float32(atoms), np.float32(target), 2)
     np.testing.assert_allclose(two, target, rtol=1e-6)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from oracles import public_point_transformers, public_vits
 
-from ad3d_jax.base import ALONE, Batch, State
+from ad3d_jax.base import ALONE, Batch, State, with_cache
 from ad3d_jax.features import weights
 from ad3d_jax.features.points import point_features
 from ad3d_jax.fit.step import begin, fixed_part, train_step
@@ -234,6 +234,40 @@ def test_samples_without_points_do_not_count():
     assert mean(half) == pytest.approx(mean(alone), rel=1e-6)
     none = batch._replace(extras={**batch.extras, "points": 0 * points})
     assert mean(none) == 0
+
+
+def test_clouds_of_fewer_points_than_groups_and_of_none():
+    """The first sample has all points, the second three, the third none."""
+    config = Config(
+        backbone="resnet18",
+        layers=("layer1",),
+        point_layers=("block1",),
+        groups=8,
+        group_size=4,
+        smoothing=(3,),
+    )
+    batch, system = make_batch(3, size=16), cfm.cfm(config)
+    xyz = np.zeros_like(batch.xyz)
+    xyz[0], xyz[1, 8, 4:7] = batch.xyz[0], batch.xyz[1, 8, 4:7]
+    batch = batch._replace(xyz=xyz)
+    rng, key = np.random.default_rng(0), jax.random.key(0)
+    state = jax.tree.map(
+        lambda x: jnp.float32(rng.uniform(0, 0.1, x.shape)),
+        jax.eval_shape(system.init, key, batch),
+    )
+
+    @jax.jit
+    def scored(state, batch):
+        return system.score(key, state, with_cache(system, state, batch))
+
+    scores = scored(state, batch)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(scores))
+    assert (scores.image[:2] > 0).all()
+    assert scores.image[2] == 0 and not scores.map[2].any()
+    # Pooling to the image's size carries a pixel's features two pixels far at most.
+    rows, columns = np.nonzero(np.asarray(scores.parts["distance_points"])[1, ..., 0])
+    assert {8} <= set(rows) <= set(range(6, 11))
+    assert {4, 5, 6} <= set(columns) <= set(range(2, 9))
 
 
 def test_images_must_be_square():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from drawn_views import SIDE, VIEWS, drawn_sample
 from oracles.public_resnets import drawn_weights
+from scipy.ndimage import maximum_filter
 from sklearn.random_projection import SparseRandomProjection
 
 from ad3d_jax.base import ALONE, Batch, State
@@ -18,6 +19,8 @@ from ad3d_jax.features.weights import WeightFile
 from ad3d_jax.ops import coreset, knn
 from ad3d_jax.systems import banks, cpmf
 from ad3d_jax.systems.cpmf import Config, joined, view_features
+from data_pipelines.recipes import RECIPES, Sample
+from data_pipelines.samples import complete_parameters
 from experiments.configs.cpmf import VARIANTS, get_config
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "cpmf_64.npz"
@@ -217,6 +220,36 @@ def test_views_beyond_those_asked_for_are_not_read():
         extras = {"views": sample.views[None], "view_positions": sample.positions[None]}
         batch = Batch(xyz=sample.xyz[None], extras=extras)
         cpmf.cell_features(Config(views=4), frozen, batch)
+
+
+def test_few_points_and_none_have_finite_cells():
+    """None, one, two and eight points; normals and FPFH ask for 30 and 100."""
+    row, column = np.indices((32, 32))
+    whole = np.float32(np.stack([column + 1, row + 1, 500 + 0 * row], -1) / 1000)
+    given = {"image_size": 32, "extras": ("views", "view_positions")}
+    given |= {"views": 2, "view_size": 32, "point_size": 3}
+    params = complete_parameters("raw", given)
+    kept = np.zeros((4, 32, 32, 1), bool)
+    for number, count in enumerate((0, 1, 2, 8)):
+        kept[number, 9, 8 : 8 + count] = True
+    samples = [Sample(xyz=np.where(there, whole, 0)) for there in kept]
+    records = [RECIPES["raw"].apply(params, sample).record for sample in samples]
+    xyz, *extras = (
+        np.stack([record[name] for record in records])
+        for name in ("xyz", *given["extras"])
+    )
+    batch = Batch(xyz=xyz, extras=dict(zip(given["extras"], extras, strict=True)))
+    config = Config(layers=("layer1",), views=2, cells=8)
+    cells = jax.jit(functools.partial(cpmf.cell_features, config))
+    found = np.asarray(cells({"backbone": backbone()}, batch))
+    assert found.shape == (4, 8, 8, 64 + 33) and np.isfinite(found).all()
+    filled = kept.reshape(4, 8, 4, 8, 4).any((2, 4))  # cells of 4 x 4 pixels
+    seen, histograms = found[..., :64].any(-1), found[..., 64:].any(-1)
+    assert seen[filled].all()
+    assert not found[~maximum_filter(filled, (1, 3, 3))].any()
+    # A point without another one has no pair to count.
+    assert not histograms[1].any()
+    assert histograms[2:][filled[2:]].all()
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,8 @@ from scipy.spatial import cKDTree
 
 from ad3d_jax.base import Batch, Scores, State, System, with_cache
 from ad3d_jax.features.patches import as_rows
+from ad3d_jax.ops import knn
+from ad3d_jax.ops.resize import resize_bilinear
 from ad3d_jax.systems.shape_guided import distances, memories
 from ad3d_jax.systems.shape_guided.patches import (
     Patches,
@@ -31,7 +33,9 @@ from experiments.configs.shape_guided import VARIANTS, get_config
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "shape_guided"
 SIDE, POINTS, OVERLAP, TRAIN, LIMIT = 56, 32, 1, 3, 48
-CONFIG = Config(backbone="resnet18", source="")
+# Maps of which one is as fine as the cells. Cells of coarser ones are means of the same
+# few numbers, so that distances tie and rounding alone says which of them are found.
+CONFIG = Config(backbone="resnet18", layers=("conv1", "layer1"), source="")
 
 
 def scans(count=5):
@@ -116,7 +120,7 @@ def run(tmp_path_factory) -> Run:
     names = {f"sdf_model/{name}": x for name, x in drawn.items()}
     np.savez(folder / "distances.npz", **names)
     np.savez(folder / "backbone.npz", **drawn_resnet("resnet18", 81, 4))
-    state = like._replace(memory=memories.empty(CONFIG, 192))
+    state = like._replace(memory=memories.empty(CONFIG, 128))
     for row in system.pretrained:
         state = row.put(state, row.read(folder / f"{row.name}.npz", row.get(like)))
     state = state._replace(hyper={"learning_rate": np.float32(1e-4)})
@@ -142,12 +146,16 @@ def stages(state, test, train_codes):
     off = distances.distances(CONFIG, state, patches, found.rebuilt)
     allowed = memories.library(state.memory, found.number, patches.there)
     cells = as_rows(test.extras["rgb_cells"])
+    colour = rebuild(state.memory["rgb"], cells, 5, False, allowed)
+    covered = cover(patches, (SIDE, SIDE), 28)
+    grid = jnp.where(jnp.any(covered, axis=1), colour.residual, 0)
     return {
         "codes": codes,
         "shape": found,
         "sdf": lowest_at_pixels(patches, off, (SIDE, SIDE)),
-        "cover": cover(patches, (SIDE, SIDE), 28),
-        "colour": rebuild(state.memory["rgb"], cells, 5, False, allowed),
+        "cover": covered,
+        "colour": colour,
+        "rgb": resize_bilinear(grid.reshape(-1, 28, 28, 1), (SIDE, SIDE)),
         "train": [
             rebuild(state.memory["codes"], train_codes, 10, itself)
             for itself in (False, True)
@@ -196,21 +204,16 @@ def test_cells_and_their_neighbours_are_those_of_the_public_code(run):
         np.testing.assert_array_equal(covered, expected)
         seen = covered.any(0)
         np.testing.assert_array_equal(np.flatnonzero(seen), golden()[f"foreground_{n}"])
-        # Black cells have equal features, among which the public order is any.
-        public = np.searchsorted(run.state.memory["origin"], golden()[f"rgb_near_{n}"])
-        near(bank.rows[found.number[n, seen]], bank.rows[public], 1e-5)
+        cell = run.state.memory["origin"][found.number[n, seen]]
+        np.testing.assert_array_equal(cell, golden()[f"rgb_near_{n}"])
         near(found.residual[n, seen].max(), golden()[f"s2_{n}"])
+        near(run.seen["rgb"][n, ..., 0], golden()[f"rgb_{n}"])
 
 
-@pytest.mark.xfail(
-    reason="equal and nearly equal cells of the black background: the factor is 2.4303 "
-    "here, 2.4343 in the public code and 2.4526 in it with exact distances",
-    strict=False,
-)
 def test_the_alignment_is_that_of_the_public_code(run):
     line = run.state.memory["line"]
-    near(line["factor"], golden()["weight"], 1e-3)
-    near(line["offset"], golden()["bias"], 1e-3)
+    near(line["factor"], golden()["weight"])
+    near(line["offset"], golden()["bias"])
 
 
 def test_maps_and_scores_are_those_of_the_public_code(run):
@@ -218,10 +221,7 @@ def test_maps_and_scores_are_those_of_the_public_code(run):
     near(scores.image, golden()["image"], 1e-3)
     for n in range(2):
         for name, found in (("map", scores.map), *scores.parts.items()):
-            # A level of the 8-bit blur is 1/255 of the largest value.
-            expected = golden()[f"{name}_{n}"]
-            off = np.abs(found[n, ..., 0] - expected) / expected.max()
-            assert off.max() < 1.5 / 255 and np.mean(off > 1e-3) < 0.01
+            near(found[n, ..., 0], golden()[f"{name}_{n}"], 1e-3)
 
 
 # --- The sheet's facts ----------------------------------------------------------------
@@ -354,11 +354,47 @@ def test_a_class_without_patches_is_an_error(run):
         run.system.phases[1].absorb(jax.random.key(0), run.state, rows)
 
 
+def test_a_training_sample_without_patches_leaves_no_rows(run):
+    rows = {name: x.copy() for name, x in run.emitted.items()}
+    rows["there"][1] = rows["cover"][1] = False
+    memory = run.system.phases[1].absorb(jax.random.key(0), run.state, rows).memory
+    kept = run.emitted["there"][[0, 2]].sum(1)
+    np.testing.assert_array_equal(memory["sample"], np.repeat([0, 2], kept))
+    assert len(memory["codes"].rows) == len(memory["cover"]) == kept.sum()
+    assert set(np.unique(memory["origin"] // 28**2)) == {0, 2}
+
+
+def test_patches_beside_too_few_cells_are_an_error(run):
+    rows = {**run.emitted, "cover": run.emitted["cover"] & (np.arange(784) == 300)}
+    with pytest.raises(ValueError, match="more than 5 cells .* found 3: model.rgb_nei"):
+        run.system.phases[1].absorb(jax.random.key(0), run.state, rows)
+
+
+@pytest.mark.parametrize("name", ["codes", "rgb"])
+def test_rows_that_are_not_finite_are_counted(run, name):
+    rows = {**run.emitted, name: run.emitted[name].copy()}
+    place = np.argwhere(rows["there" if name == "codes" else "cover"])[0]
+    rows[name][place[0], place[-1]] = np.nan
+    with pytest.raises(ValueError, match="expected finite rows, found 1 of"):
+        run.system.phases[1].absorb(jax.random.key(0), run.state, rows)
+
+
+def test_where_fewer_cells_may_be_found_there_are_fewer_atoms():
+    bank = knn.build(np.float32([(1, 0), (0, 1), (1, 1)]))
+    allowed = np.array([(False, True, False), (False, False, False)])
+    queries = np.float32([[(2, 3)], [(3, 4)]])
+    found = jax.jit(lambda q, a: memories.rebuild(CONFIG, bank, q, 3, False, a))
+    rebuilt, residual, number = found(queries, allowed)
+    np.testing.assert_allclose(rebuilt, [[(0, 3)], [(0, 0)]], atol=1e-6)
+    np.testing.assert_allclose(residual, [[2], [5]], rtol=1e-6)
+    np.testing.assert_array_equal(number, [[(1, -1, -1)], [(-1, -1, -1)]])
+
+
 def test_samples_are_aligned_by_their_ids(run):
     memory = {**run.state.memory, "aligned": np.array([False, True, True])}
     state, weigh = run.state._replace(memory=memory), run.system.phases[2].weigh
     np.testing.assert_array_equal(weigh(state, run.train), [0, 1, 1])
-    np.testing.assert_array_equal(weigh(state, run.test), [0, 0])
+    np.testing.assert_array_equal(weigh(state, run.test), [1, 1])  # not in memory
 
 
 @pytest.mark.parametrize(

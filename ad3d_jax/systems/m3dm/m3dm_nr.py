@@ -41,6 +41,7 @@ def m3dm_nr(config: Config = Config()) -> System:  # noqa: B008 (immutable)
     """Returns the system that `config` describes."""
     plain = m3dm(config)
     phases = {phase.name: phase for phase in plain.phases}
+    decision = phases.get("decision")
 
     def init(key, batch):
         state = plain.init(key, batch)
@@ -63,12 +64,12 @@ def m3dm_nr(config: Config = Config()) -> System:  # noqa: B008 (immutable)
         """Returns the state with the SVMs of the samples that were not left out."""
         out = np.asarray(state.memory["removed"]["number"], int)
         rows = {name: np.delete(x, out, axis=0) for name, x in rows.items()}
-        return phases["decision"].absorb(key, state, rows)
+        return decision.absorb(key, state, rows)
 
     if "scales" in phases:
         phases["scales"] = phases["scales"]._replace(weigh=weigh)
-    if "decision" in phases:
-        phases["decision"] = phases["decision"]._replace(absorb=absorb)
+    if decision:
+        phases["decision"] = decision._replace(absorb=absorb)
     phases["banks"] = banks_phase(config, phases["banks"])
     first = [phases.pop(name) for name in ("uff",) if name in phases]
     return plain._replace(

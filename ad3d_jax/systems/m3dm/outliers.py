@@ -37,7 +37,9 @@ class Kept(NamedTuple):
     factor: np.ndarray  # [m] float32
 
 
-def factors(key: Array, rows: Array, present: Array, neighbours: int) -> np.ndarray:
+def factors(
+    key: Array, rows: Array, present: Array, neighbours: int, project: bool = True
+) -> np.ndarray:
     """Returns the local outlier factor of each row among those of its place, [T,P].
 
     Args:
@@ -45,10 +47,11 @@ def factors(key: Array, rows: Array, present: Array, neighbours: int) -> np.ndar
         rows: [T,P,D] float32, on the host.
         present: [T,P] bool; others are no neighbours, and their factor is 1.
         neighbours: k.
+        project: False leaves wider rows as they are, too.
     """
     width = coreset.DENSE_DIMENSIONS
     matrix = None
-    if rows.shape[-1] > width:
+    if project and rows.shape[-1] > width:
         matrix = dense_projection(key, rows.shape[-1], width)
     found = np.empty(rows.shape[:2], np.float32)
     for first in range(0, rows.shape[1], PLACES):
@@ -98,7 +101,8 @@ def choice(config: Config, name: str, share: float, neighbours: int) -> Select:
         places = values.shape[1]
         factor = np.ones(present.shape, np.float32)
         own = jax.random.fold_in(key, 1)
-        factor[stays] = factors(own, values[stays], present[stays], neighbours)
+        project = config.projection != "none"
+        factor[stays] = factors(own, values[stays], present[stays], neighbours, project)
         chosen = stays[:, None] & present
         certain = sure(factor, chosen, share) & stays[:, None]
         data, carry = memory.greedy(config, name, places).prepare(

@@ -92,6 +92,12 @@ def fill_phase(config, colours: bool) -> Gather:
         if not colours:
             return state._replace(memory=memory)
         seen = np.asarray(rows["cover"]).any(1)  # [T,cells^2]
+        if seen.sum() <= config.rgb_neighbours:
+            raise ValueError(
+                f"shape_guided: expected more than {config.rgb_neighbours} cells that "
+                f"patches stand for, found {seen.sum()}: model.rgb_neighbours of a cell"
+                ", and its own, have to be there"
+            )
         chosen = min(config.aligned, len(there))
         order = np.asarray(jax.random.permutation(key, len(there)))
         aligned = np.zeros(len(there), bool)
@@ -156,9 +162,10 @@ def align_phase(maps: Callable[[State, Batch], Mapping[str, Array]]) -> Sum:
         return {name: moments(map) for name, map in maps(state, batch).items()}
 
     def weigh(state, batch):
+        """Returns 0 of the samples in memory that were not chosen."""
         same = batch.id[:, None] == state.memory["ids"][None]
-        chosen = jnp.any(same & state.memory["aligned"][None], axis=1)
-        return chosen.astype(batch.weight.dtype)
+        left_out = jnp.any(same & ~state.memory["aligned"][None], axis=1)
+        return (~left_out).astype(batch.weight.dtype)
 
     def finish(key, state, sums):
         line = straight(spread(sums["rgb"]), spread(sums["sdf"]))

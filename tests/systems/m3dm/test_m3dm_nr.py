@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.neighbors import LocalOutlierFactor
 
-from ad3d_jax.base import ALONE
+from ad3d_jax.base import ALONE, State
 from ad3d_jax.ops import knn
 from ad3d_jax.systems.m3dm import memory, outliers, references
 from ad3d_jax.systems.m3dm.m3dm import m3dm
@@ -65,7 +65,13 @@ def test_wide_rows_are_projected_before():
     found = outliers.factors(KEY, rows, there, 5)
     other = outliers.factors(jax.random.key(1), rows, there, 5)
     assert (found != other).any()
+    exact, same = (
+        outliers.factors(jax.random.key(n), rows, there, 5, project=False)
+        for n in range(2)
+    )
+    np.testing.assert_array_equal(exact, same)
     # The projection keeps distances roughly.
+    np.testing.assert_allclose(found[:3], exact[:3], rtol=0.6)
     np.testing.assert_allclose(found[:3], other[:3], rtol=0.6)
     assert found[3].mean() > 2 * np.delete(found, 3, 0).mean()
 
@@ -191,6 +197,18 @@ def test_samples_left_out_have_no_weight_and_no_say():
         id = jnp.int32([40, 50, 60])
 
     np.testing.assert_array_equal(phases["scales"].weigh(Fitted, Rows), [1, 0, 1])
+    # Both SVMs learn what those of M3DM learn of the others.
+    generator = np.random.default_rng(5)
+    rows = {
+        "image": generator.gamma(2.0, 1.0, (3, 3)).astype(np.float32),
+        "map": generator.gamma(2.0, 1.0, (3, 4, 4, 3)).astype(np.float32),
+    }
+    state = State(memory=Fitted.memory, hyper={"nu": np.float32(0.5)})
+    others = {name: x[[0, 2]] for name, x in rows.items()}
+    found = phases["decision"].absorb(KEY, state, rows).memory["decision"]
+    plain = m3dm(Config()).phases[-1].absorb(KEY, state, others).memory["decision"]
+    for name in rows:
+        np.testing.assert_array_equal(found[name], plain[name])
 
 
 @pytest.mark.parametrize(
