@@ -144,7 +144,7 @@ def stages(state, test, train_codes):
     rebuild = partial(memories.rebuild, CONFIG)
     found = rebuild(state.memory["codes"], codes, 10, False)
     off = distances.distances(CONFIG, state, patches, found.rebuilt)
-    allowed = memories.library(state.memory, found.number, patches.there)
+    allowed = memories.allowed_cells(state.memory, found.number, patches.there)
     cells = as_rows(test.extras["rgb_cells"])
     colour = rebuild(state.memory["rgb"], cells, 5, False, allowed)
     covered = cover(patches, (SIDE, SIDE), 28)

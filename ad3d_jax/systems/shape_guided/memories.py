@@ -232,7 +232,7 @@ def rebuild(
     return jax.tree.map(lambda x: x.reshape(samples, each, *x.shape[1:]), found)
 
 
-def library(memory: Mapping[str, Array], number: Array, there: Array) -> Array:
+def allowed_cells(memory: Mapping[str, Array], number: Array, there: Array) -> Array:
     """Returns which rows of "rgb" each sample may be compared to, [B,N] bool.
 
     Those are the cells that the patches stand for which were found.

@@ -106,7 +106,7 @@ def shape_guided(config: Config = Config()) -> System:  # noqa: B008 (immutable)
             residual = jnp.where(patches.there, found.residual, 0)
             seen["sdf"] = Seen(map, jnp.max(residual, axis=1))
         if colours:
-            allowed = memories.library(state.memory, found.number, patches.there)
+            allowed = memories.allowed_cells(state.memory, found.number, patches.there)
             rows = as_rows(batch.extras["rgb_cells"])
             found = rebuild("rgb", state, rows, config.rgb_neighbours, itself, allowed)
             covered = jnp.any(cover(patches, size, config.cells), axis=1)
