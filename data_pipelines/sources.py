@@ -1,6 +1,7 @@
 """Opens what a run reads: a class, its sources by name, and a system's own."""
 
 import hashlib
+import importlib.util
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache as cache_calls
@@ -20,7 +21,8 @@ from data_pipelines.reader import Arrays, Opener, Reader, Source
 from data_pipelines.recipes import RECIPES
 from data_pipelines.recipes.base import NOTHING
 
-READERS = ("stream", "resident")
+FORMATS = {"stream": "tfds", "resident": "npz"}  # which a reader wants prepared
+READERS = tuple(FORMATS)
 
 
 class Images(NamedTuple):
@@ -199,6 +201,11 @@ def open_data(
         raise DatasetError(
             f"data.reader: expected {' or '.join(READERS)}, found {reader!r}"
         )
+    if reader == "stream" and importlib.util.find_spec("tensorflow") is None:
+        raise DatasetError(
+            "data.reader: stream reads with TensorFlow, which is not installed; use "
+            "data.reader=resident, or install TensorFlow"
+        )
     sized = {"image_size": image_size, "mask_size": mask_size}
     known = RECIPES[recipe].defaults if recipe in RECIPES else sized
     sized = {n: x for n, x in sized.items() if x is not None and n in known}
@@ -208,6 +215,7 @@ def open_data(
     def prepared(category: str) -> Prepared:
         return _prepared_once(
             *(root, category, recipe, parameters, cache, on_missing),
+            FORMATS[reader],
             name=name,
             learned=learned,
             points=points,

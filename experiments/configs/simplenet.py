@@ -24,7 +24,9 @@ VARIANTS = {
         "model.backbone": "resnet18",
         "model.dimensions": 384,
         "model.hidden": 256,
-        "model.epochs": 20,
+        "model.epochs": 80,
+        "hyper.learning_rate_adaptor": 5e-4,
+        "hyper.learning_rate_discriminator": 1e-3,
         "data.image_size": 128,
     },
     # Seconds, for tests.

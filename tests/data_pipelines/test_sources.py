@@ -1,6 +1,9 @@
 """Sources by name: all classes of a root, natural images, what a system brings."""
 
+import importlib.util
 import itertools
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -52,6 +55,30 @@ def test_the_training_samples_of_all_classes_in_order_of_name(root, tmp_path, re
         batch.extras["height_normalised"][:2],
         next(ball.dataset.ordered("train", 2, 0)).extras["height_normalised"],
     )
+
+
+def test_a_class_in_memory_needs_no_tensorflow(root, tmp_path):
+    program = """
+import sys
+sys.modules["tensorflow"] = sys.modules["tensorflow_datasets"] = None
+from data_pipelines.errors import DatasetError
+from data_pipelines.sources import open_data
+options = {"image_size": 16, "cache": sys.argv[2]}
+data = open_data(sys.argv[1], "cube", "ast", reader="resident", **options)
+next(data.dataset.endless("train", 2, 0, 0))
+"""
+    words = [sys.executable, "-c", program, str(root), str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_stream_without_tensorflow_names_the_other_reader(
+    root, tmp_path, monkeypatch
+):
+    missing = {"tensorflow": None}
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: missing[name])
+    with pytest.raises(DatasetError, match="data.reader=resident"):
+        open_(root, tmp_path, reader="stream")
 
 
 def test_its_endless_batches_follow_the_one_order_and_can_be_shared(root, tmp_path):

@@ -55,6 +55,12 @@ def test_patches_of_the_release(side, cells):
     assert sum(x.size for x in jax.tree.leaves(state.params["adaptor"])) == 2_360_832
 
 
+def test_layers_stand_in_any_order():
+    state, maps = shapes(Config(layers=("layer3", "layer2"), dimensions=24), 64)
+    assert {"layer2_0", "layer3_0"} <= set(state.frozen["backbone"])
+    assert maps["rgb_layer3"].shape == (1, 4, 4, 1024)
+
+
 @pytest.mark.parametrize(
     ("clean", "noisy", "expected"),
     [(0.2, -0.1, 0.7), (0.0, 0.0, 1.0), (0.5, -0.5, 0.0), (0.9, -2.0, 0.0)],

@@ -1,6 +1,7 @@
 """The discrete auto-encoder's pretraining: what it sees, learns, keeps and saves."""
 
 import dataclasses
+import importlib
 from functools import cache, partial
 
 import jax
@@ -10,6 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from ad3d_jax.base import ALONE, Batch, State, fold_each, sample_keys
+from ad3d_jax.experiment.pretrained import SHIPPED
 from ad3d_jax.features import weights
 from ad3d_jax.fit.step import begin, fixed_part, train_step
 from ad3d_jax.ops.codebook import health
@@ -230,19 +232,19 @@ def test_unknown_values_are_refused(field, value):
         dataclasses.replace(CONFIG, **{field: value})
 
 
-def test_the_shipped_weights_fit_the_light_setting_and_use_their_codes():
-    from ad3d_jax.experiment.pretrained import SHIPPED
-    from experiments.configs.dsr3d import get_config
-
-    experiment = get_config("cpu")
-    config = SYSTEMS["dsr3d"].config(**experiment.model.to_dict())
+@pytest.mark.parametrize(
+    ("name", "file"), [("dsr", "dada_rgb_light"), ("dsr3d", "dada_rgbd_light")]
+)
+def test_shipped_weights_fit_the_light_setting_and_use_their_codes(name, file):
+    experiment = importlib.import_module(f"experiments.configs.{name}")
+    config = SYSTEMS[name].config(**experiment.get_config("cpu").model.to_dict())
     like = jax.eval_shape(
         lambda key: dict(
             zip(("params", "codebooks"), auto_encoder.init(config, key), strict=True)
         ),
         KEY,
     )
-    loaded = weights.load(SHIPPED / "dada_rgbd_light.safetensors", like)
+    loaded = weights.load(SHIPPED / f"{file}.safetensors", like)
     for codebook in loaded["codebooks"].values():
         said = health(codebook)
         assert said["perplexity"] > config.codes / 2
