@@ -30,6 +30,7 @@ TEXTS = {
     "cluster_points": ("5", 5),
     "cluster_radius": ("0.01", 0.01),
     "colour": ("kept", "kept"),
+    "depth_interpolation": ("linear", "linear"),
     "distance": ("0.01", 0.01),
     "extras": ("['normals']", ["normals"]),
     "hypotheses": ("10", 10),
@@ -47,6 +48,9 @@ TEXTS = {
     "seed": ("3", 3),
     "strip": ("5", 5),
     "tau": ("0.004", 0.004),
+    "tau_least": ("0.001", 0.001),
+    "tau_most": ("0.008", 0.008),
+    "tau_share": ("0.1", 0.1),
     "unit": ("0.001", 0.001),
 }
 EVERY = [(recipe, name) for recipe in RECIPES for name in RECIPES[recipe].defaults]
