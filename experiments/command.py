@@ -15,18 +15,15 @@ from ad3d_jax.experiment.status import status_of
 from data_pipelines.command import USAGE, asks_for_help, check_places, refuse, sentence
 from experiments import help
 
-FIELD = re.compile(r"--?config\.")  # how the flag of a field begins
+FIELD = re.compile(r"^--?config\.")  # how the flag of a field begins
 FLAG = re.compile(r"--?[A-Za-z]")  # how any flag begins; -1 is a number
 flags.disclaim_key_flags()  # what is defined here is the command's
 
 
-def run(
-    main: Callable[..., Any], positional: bool = False, remember: bool = True
-) -> None:
+def run(main: Callable[..., Any], positional=False, remember=True) -> None:
     """Runs `main(flags)`, with the words that are no flags if `positional`, and ends.
 
-    What it compiles is kept for the user's next command if `remember`. The status is
-    that of `status_of`, of `parse` where a flag is wrong.
+    What it compiles is kept if `remember`. The status is `status_of`'s or `parse`'s.
     """
 
     def command(arguments: list[str]) -> None:
@@ -42,10 +39,8 @@ def run(
 
 def define_config(default: str, values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines `--config=NAME[:variant]` and its overrides `--config.FIELD=VALUE`."""
-    text = "Name or file of a configuration, with a variant after a colon."
-    flags.DEFINE_string("config", default, text, values)
-    text = "FIELD=VALUE of the configuration, as --config.FIELD=VALUE."
-    flags.DEFINE_multi_string("set", [], text, values)
+    flags.DEFINE_string("config", default, "Name or file, with :variant.", values)
+    flags.DEFINE_multi_string("set", [], "FIELD=VALUE, as --config.FIELD.", values)
 
 
 def config_of(values: flags.FlagValues) -> ConfigDict:
@@ -82,5 +77,4 @@ def with_fields(given: list[str]) -> Iterator[str]:
         if FIELD.match(word):
             if "=" not in word and waiting and not FLAG.match(waiting[0]):
                 word += f"={waiting.pop(0)}"
-            word = FIELD.sub("--set=", word, count=1)
-        yield word
+        yield FIELD.sub("--set=", word)
