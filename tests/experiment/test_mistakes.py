@@ -112,7 +112,10 @@ NESTED_LESS = '{"a":' * 500 + "1" + "}" * 500
         (NESTED_LESS, "expected at most 50 objects"),
         ({"config": {"system": "btf", "variant": 3}}, "there is no 'config.seed' in"),
         ({"recipe": {}}, "recipe: expected a str"),
-        ({"recipe": {"recipe": "raw", "params": {}}}, "params: there is no 'extras'"),
+        (
+            {"recipe": {"recipe": "raw", "params": {}}},
+            "params: there is no 'depth_interpolation'",
+        ),
         ({"recipe": {"recipe": "raw", "params": 3}}, "params: expected a dict"),
         ({"recipe": {"recipe": "rwa", "params": {}}}, "data.recipe: expected one of"),
     ],

@@ -96,8 +96,8 @@ def whole(data):
 
 
 def farthest_first(rows, point, count):
-    """Returns the picks of a literal greedy loop in float64; `point` is no pick."""
-    rows, picked = rows.astype(np.float64), []
+    """Returns the picks of a literal greedy loop in float64; `point` is the first."""
+    rows, picked = rows.astype(np.float64), [point]
     near = ((rows - rows[point]) ** 2).sum(1)
     while len(picked) < count:
         near[picked] = -1
@@ -114,7 +114,7 @@ def test_the_rows_that_are_kept_are_those_of_a_literal_loop(data, whole):
     np.testing.assert_array_equal(full["origin"], np.arange(63))
     rows = full["bank"].rows + full["bank"].mean
     origin = whole.memory["origin"]
-    # The random point that the choice begins from is not told.
+    # Which random point the choice begins with is not told.
     literal = [farthest_first(rows, point, 31) for point in range(63)]
     assert origin.tolist() in literal
     kept = whole.memory["bank"]

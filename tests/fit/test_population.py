@@ -310,6 +310,17 @@ def test_sums_run_one_after_the_other(classes, engine):
         same(state, alone(system, each, QUIET, engine))
 
 
+def moved(params):
+    """Returns the weights of SimpleNet's heads whose gradients are not rounding alone.
+
+    Of the two biases before the batch norm they are, and Adam makes full steps of them.
+    """
+    return {
+        name: {**head, "Dense_0": {"kernel": head["Dense_0"]["kernel"]}}
+        for name, head in params.items()
+    }
+
+
 @pytest.mark.parametrize("seeds", [(0, 0, 0), (0, 1, 2)])
 def test_heads_of_simplenet(engine, seeds):
     """Noise levels under one seed share batches and keys; seeds do not."""
@@ -329,12 +340,14 @@ def test_heads_of_simplenet(engine, seeds):
     found = fit_population(system, members, QUIET, engine)
     for each, state in zip(members, found, strict=True):
         expected = alone(system, each, QUIET, engine)
-        # Adam makes steps of full size of gradients that are rounding alone.
         apart, way = (
-            float(optax.tree.norm(jax.tree.map(jnp.subtract, expected.params, x)))
-            for x in (state.params, each.state.params)
+            float(optax.tree.norm(jax.tree.map(jnp.subtract, *map(moved, pair))))
+            for pair in (
+                (expected.params, state.params),
+                (expected.params, each.state.params),
+            )
         )
-        assert apart < 0.02 * way
+        assert apart < 1e-4 * way
     assert not np.allclose(*(jax.tree.leaves(x.params)[0] for x in found[:2]))
 
 
