@@ -1,13 +1,12 @@
 import importlib.util
 import json
-import os
 import random
 import sys
 
 import numpy as np
 import pytest
+from oracles.public_resnets import drawn_weights, folded
 from PIL import Image
-from public_resnets import drawn_weights, folded
 from safetensors.numpy import save_file
 
 from ad3d_jax.workdir import names
