@@ -138,13 +138,13 @@ def test_what_is_missing_is_told_before_any_work(tmp_path, monkeypatch):
     weights = tmp_path / "weights.safetensors"
     arguments = (tmp_path, "part", str(weights))
     with pytest.raises(ValueError, match="systems: expected some of patchcore, padim"):
-        contest.run(*arguments, ["cflow"])
+        next(contest.run(*arguments, ["cflow"]))
     with pytest.raises(ValueError, match="weights: expected a file"):
-        contest.run(*arguments, ["padim"])
+        next(contest.run(*arguments, ["padim"]))
     weights.touch()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install 'ad3d_jax\[anomalib\]'"):
-        contest.run(*arguments, ["padim"])
+        next(contest.run(*arguments, ["padim"]))
 
 
 @pytest.mark.slow
@@ -155,7 +155,7 @@ def test_padim_of_anomalib_gives_our_maps(tmp_path, monkeypatch, parity):
     write_class(tmp_path / "part", train=6)
     weights = tmp_path / "resnet18.safetensors"
     save_file(folded(drawn_weights("resnet18", 0)), weights)
-    report = contest.run(
+    (report,) = contest.run(
         str(tmp_path), "part", str(weights), ["padim_same_channels"], rounds=1
     )
     assert report["train_images"] == 6 and report["test_images"] == 3

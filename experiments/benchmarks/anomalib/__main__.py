@@ -19,6 +19,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -77,8 +78,8 @@ def run(
     systems: list[str],
     train_images: int | None = None,
     rounds: int = ROUNDS,
-) -> dict:
-    """Returns the report: facts of machine and data, and each system's runs.
+) -> Iterator[dict]:
+    """Yields the report after each system: facts of machine and data, and all runs.
 
     Args:
         data: folder of classes in the layout of MVTec 3D-AD.
@@ -103,13 +104,7 @@ def run(
     layout = scan(data, category)
     chosen = evenly_spaced(layout.split("train"), train_images)
     test = layout.split("test")
-    with tempfile.TemporaryDirectory() as folder:
-        copy(chosen + test, Path(folder, "data", category))
-        reports = {
-            name: compare(name, Path(folder), category, weights, rounds)
-            for name in systems
-        }
-    return {
+    report = {
         **machine(),
         "cores": len(os.sched_getaffinity(0)),
         "commit": commit(),
@@ -120,8 +115,14 @@ def run(
         "image_size": IMAGE_SIZE,
         "rounds": rounds,
         "environments": ENVIRONMENTS,
-        "systems": reports,
+        "systems": {},
     }
+    with tempfile.TemporaryDirectory() as folder:
+        copy(chosen + test, Path(folder, "data", category))
+        for name in systems:
+            found = compare(name, Path(folder), category, weights, rounds)
+            report["systems"][name] = found
+            yield report
 
 
 def evenly_spaced(
@@ -266,15 +267,15 @@ def summary(runs: dict[str, list[dict]]) -> dict:
 
 def main(values: flags.FlagValues) -> None:
     """Runs the command."""
-    report = run(
+    for report in run(
         values.data,
         values.category,
         values.weights,
         values.systems,
         values.train_images,
         values.rounds,
-    )
-    write_json(Path(values.output), report)
+    ):
+        write_json(Path(values.output), report)
 
 
 def define_flags() -> None:
