@@ -2,7 +2,8 @@
 
     python -m experiments.benchmarks.anomalib --output=FILE.json \
         --data=FOLDER --category=NAME --weights=RESNET18.safetensors \
-        [--train_images=48] [--rounds=2] [--systems=patchcore,padim]
+        [--train_images=48] [--rounds=2] \
+        [--systems=patchcore,padim,padim_same_channels]
 
 FOLDER has the layout of MVTec 3D-AD. Both read the same images with the same ResNet-18
 at 224 pixels on the CPU, each run in a process of its own, in turns; the number of a
@@ -47,8 +48,9 @@ ROUNDS = 2
 METRICS = ("i_auroc", "p_auroc", "aupro_30")
 PACKAGES = ("anomalib", "torch", "torchvision", "timm", "lightning", "torchmetrics")
 OURS, THEIRS = "ours", "anomalib"
-# glibc keeps the temporaries of anomalib's coreset, and below 44 images of 224 pixels
-# its heap falls to pieces that fill 19 GB; with the threshold they are given back.
+# The temporaries of anomalib's coreset fragment glibc's heap where they are small: with
+# fewer than 44 images of 224 pixels to 19.5 GB. Above this threshold each has pages of
+# its own, which go back at once.
 ENVIRONMENTS = {
     OURS: {"JAX_PLATFORMS": "cpu"},
     THEIRS: {"MALLOC_MMAP_THRESHOLD_": "1000000", "HF_HUB_OFFLINE": "1"},

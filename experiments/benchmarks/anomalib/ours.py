@@ -2,8 +2,8 @@
 
     python -m experiments.benchmarks.anomalib.ours SETTING
 
-SETTING is the JSON text that `__main__.setting` makes. The run is that of
-`experiments.main` with empty caches: what it prepares and compiles is kept nowhere.
+SETTING is the JSON text that `__main__.compare` makes. The run is that of
+`experiments.main` with empty caches: all is prepared and compiled anew.
 """
 
 import json

@@ -2,13 +2,14 @@
 
     python -m experiments.benchmarks.anomalib.theirs SETTING
 
-SETTING is the JSON text that `turns.setting` makes. anomalib is used as its manual
-says: `Folder` and `Engine`, its models with their own coreset, normalisation,
-thresholds and pictures. Three things differ from its defaults. The validation set is
-the test set, from which the default would take half (`val_split_mode="none"` does not
-work); no normal use, but nothing but its normalisation depends on it. Data are loaded
-in this process, so that its memory is all. Raw maps and scores are taken where the
-network returns them, since what `Engine` returns is normalised.
+SETTING is the JSON text that `__main__.compare` makes. anomalib is used as its manual
+says: `Folder`, `Engine`, and models with their own coreset, thresholds and pictures.
+Three things are not its defaults. The validation set, of which thresholds and
+normalisation are made, is the test set: by default half of the test set is taken away
+for it, and with `val_split_mode="none"` a fit ends in an AttributeError. Images are
+loaded in this process, so that its memory is all. AUPRO is among its metrics. Maps and
+scores are taken where the network returns them: afterwards they are normalised, and
+clipped to [0, 1].
 """
 
 import json
