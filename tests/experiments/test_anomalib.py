@@ -5,9 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from oracles.public_resnets import drawn_weights, folded
 from PIL import Image
-from safetensors.numpy import save_file
 
 from ad3d_jax.workdir import names
 from ad3d_jax.workdir.json_files import write_json
@@ -145,23 +143,3 @@ def test_what_is_missing_is_told_before_any_work(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install 'ad3d_jax\[anomalib\]'"):
         next(contest.run(*arguments, ["padim"]))
-
-
-@pytest.mark.slow
-def test_padim_of_anomalib_gives_our_maps(tmp_path, monkeypatch, parity):
-    if importlib.util.find_spec("anomalib") is None:
-        pytest.skip("the extra anomalib is not installed")
-    monkeypatch.setattr(contest, "IMAGE_SIZE", SIDE)
-    write_class(tmp_path / "part", train=6)
-    weights = tmp_path / "resnet18.safetensors"
-    save_file(folded(drawn_weights("resnet18", 0)), weights)
-    (report,) = contest.run(
-        str(tmp_path), "part", str(weights), ["padim_same_channels"], rounds=1
-    )
-    assert report["train_images"] == 6 and report["test_images"] == 3
-    found = report["systems"]["padim_same_channels"]
-    (run,) = found["runs"]["anomalib"]
-    parity("padim", "maps of anomalib 2.7", run["difference_of_maps"])
-    assert run["difference_of_maps"] < 1e-3
-    assert found["runs"]["ours"][0]["metrics"] == pytest.approx(run["metrics"])
-    assert found["ratios_to_ours"]["seconds_whole"]["processor"] > 0
