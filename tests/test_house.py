@@ -49,17 +49,22 @@ HOMES = {
     "tensorflow": ("data_pipelines/",),
     "tensorflow_datasets": ("data_pipelines/",),
     "matplotlib": ("ad3d_jax/report/",),
-    "torch": ("experiments/benchmarks/baselines/",),
+    "torch": (
+        "experiments/benchmarks/baselines/",
+        "experiments/benchmarks/anomalib/theirs.py",
+    ),
+    "anomalib": ("experiments/benchmarks/anomalib/theirs.py",),
     "faiss": ("experiments/benchmarks/baselines/",),
     "cv2": ("experiments/benchmarks/baselines/",),
     # Configurations and spaces are code of the user's own; nothing else is run.
     "runpy": ("ad3d_jax/experiment/config.py", "ad3d_jax/experiment/study/space.py"),
 }
-LAZY = ("open3d", "matplotlib", "torch", "faiss", "cv2")
+LAZY = ("open3d", "matplotlib", "torch", "faiss", "cv2", "anomalib")
 # Files that are nothing without such a library, and are imported in functions alone.
 WHOLLY = (
     "experiments/benchmarks/baselines/torch_networks.py",
     "experiments/benchmarks/baselines/opencv_synthesis.py",
+    "experiments/benchmarks/anomalib/theirs.py",
 )
 CODE_IN_DATA = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib"} | {
     *("marshal", "shelve"),
@@ -69,11 +74,14 @@ FORBIDDEN_CALLS = {
     *("pandas.read_pickle", "__import__", "shutil.unpack_archive"),
 }
 UNPACKING = {"extract", "extractall"}  # methods of archives
-# The only files that name the test split: the scoring, and what refuses it in a fit.
+# The only files that name the test split: the scoring, what refuses it in a fit, and
+# the comparison that gives it to both sides.
 TEST_SPLIT = (
     "ad3d_jax/evaluate.py",
     "ad3d_jax/experiment/run.py",
     "ad3d_jax/fit/phases.py",
+    "experiments/benchmarks/anomalib/__main__.py",
+    "experiments/benchmarks/anomalib/theirs.py",
 )
 OPTIONAL = ("tensorflow", "tensorflow_datasets", "open3d", "matplotlib", "tensorboard")
 
@@ -354,6 +362,7 @@ BROKEN = [
         1,
     ),
     (strangers, "experiments/main.py", "def f():\n    import cv2", 2),
+    (strangers, "experiments/main.py", "def f():\n    import anomalib.data", 2),
     (eager_imports, "data_pipelines/geometry.py", "if 1:\n    import open3d", 2),
     (pmap_elsewhere, "ad3d_jax/fit/fit.py", "import jax\njax.pmap(f)", 2),
     (pmap_elsewhere, "ad3d_jax/fit/fit.py", "from jax import pmap as p", 1),
