@@ -92,7 +92,7 @@ def test_maps_are_torchvisions(name, seed, tmp_path, parity):
                 found[:, ::step, ::step, ::8], expected, atol=1e-5 * scale, rtol=0
             )
             taken = found[:, ::step, ::step, ::8]
-            parity("banks", "torchvision 0.28.0", "ResNet, maps", taken, expected)
+            parity("ResNet", "torchvision 0.28.0", "maps", taken, expected)
 
 
 def test_every_form_of_a_file_is_the_same_network(tmp_path):
@@ -297,12 +297,13 @@ def test_pretrained_weights_load(resnet18_file):
 
 
 def close(found, expected):
-    """Within 1e-4 of the map's largest value, everywhere."""
+    """Within 1e-4 of the map's largest value, everywhere; returns both as arrays."""
     expected = expected.detach().permute(0, 2, 3, 1).numpy()
     assert found.shape == expected.shape
     scale = np.abs(expected).max()
     assert scale > 0.1
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * scale)
+    return found, expected
 
 
 def loaded(network, name, path):
@@ -323,7 +324,7 @@ def normalised(torch, rgb):
         *[("wide_resnet50", 96), ("wide_resnet101", 64)],
     ],
 )
-def test_converted_weights_give_torchvisions_maps(name, side, tmp_path):
+def test_converted_weights_give_torchvisions_maps(name, side, tmp_path, parity):
     torch, torchvision, _ = import_networks()
     make = getattr(torchvision.models, TORCH_NAMES.get(name, name))
     network = randomised(torch, make(weights=None), 6)
@@ -331,16 +332,16 @@ def test_converted_weights_give_torchvisions_maps(name, side, tmp_path):
     maps = maps_of(loaded(network, name, tmp_path / "w.safetensors"), name, rgb, LAYERS)
     with torch.no_grad():
         x = network.relu(network.bn1(network.conv1(normalised(torch, rgb))))
-        close(maps[0], x)
+        parity("ResNet", torchvision, "maps", *close(maps[0], x))
         x = network.maxpool(x)
         for layer, found in zip(LAYERS[1:], maps[1:], strict=True):
             x = getattr(network, layer)(x)
-            close(found, x)
+            parity("ResNet", torchvision, "maps", *close(found, x))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "wide_resnet50"])
-def test_converted_weights_give_timms_maps(name, tmp_path):
+def test_converted_weights_give_timms_maps(name, tmp_path, parity):
     torch, _, timm = import_networks()
     network = timm.create_model(
         TORCH_NAMES.get(name, name), pretrained=False, features_only=True
@@ -350,7 +351,7 @@ def test_converted_weights_give_timms_maps(name, tmp_path):
     maps = maps_of(loaded(network, name, tmp_path / "w.safetensors"), name, rgb, LAYERS)
     with torch.no_grad():
         for found, expected in zip(maps, network(normalised(torch, rgb)), strict=True):
-            close(found, expected)
+            parity("ResNet", timm, "maps", *close(found, expected))
 
 
 @pytest.mark.slow
