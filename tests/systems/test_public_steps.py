@@ -183,7 +183,6 @@ def easynet_step():
         textured(["rgb", "depth"], 313, 32),
         "batch_stats",
         32,
-        gradient_limit=1e-3,
     )
 
 
@@ -302,7 +301,7 @@ def test_a_step_is_that_of_the_public_code(name, monkeypatch, parity):
         expected = {part: golden[f"{name}_{part}"] for part in found}
     # Adam divides by the gradient's size, and so magnifies the rounding of a small one.
     size = np.abs(expected["gradient"])
-    told = size > 1e-5 * size.max()
+    told = size > 1e-3 * size.max()
     for part in found:
         value, wanted = found[part], expected[part]
         if part == "change":
