@@ -107,24 +107,34 @@ def linked(source: str) -> str:
 
 
 def page(records: list[Record]) -> str:
-    """Returns the text of docs/parity.md; a system and a source stand in one row each.
+    """Returns the text of docs/parity.md: a row for what was compared, in any tests.
 
     Raises:
         ValueError: a system is none of the README's and none of PARTS.
     """
-    order, rows, above = (*systems(), *PARTS), [], ("", "")
-    strangers = {record.system for record in records} - set(order)
+    order, comparisons = (*systems(), *PARTS), {}
+    for record in merged(records):
+        comparisons.setdefault(record[:3], []).append(record)
+    strangers = {system for system, _, _ in comparisons} - set(order)
     if strangers:
         raise ValueError(f"expected names among {order}, found {sorted(strangers)}")
-    for r in sorted(merged(records), key=lambda r: (order.index(r.system), r)):
-        system = "" if r.system == above[0] else r.system
-        source = "" if (r.system, r.source) == above else linked(r.source)
-        above = r.system, r.source
-        file, _, function = r.test.partition("::")
-        test = f"[{function.removeprefix('test_').replace('_', ' ')}](../{file})"
-        size = f"{r.difference:.0e}" if r.difference else "equal"
-        rows.append(f"| {system} | {source} | {r.what} | {size} | {test} |\n")
+    rows, above = [], ("", "")
+    for key in sorted(comparisons, key=lambda key: (order.index(key[0]), key)):
+        system, source, what = key
+        begins = "" if system == above[0] else system
+        public = "" if (system, source) == above else linked(source)
+        above = system, source
+        largest = max(record.difference for record in comparisons[key])
+        size = f"{largest:.0e}" if largest else "equal"
+        tests = "; ".join(shown(record.test) for record in comparisons[key])
+        rows.append(f"| {begins} | {public} | {what} | {size} | {tests} |\n")
     return HEAD + "".join(rows) + FOOT
+
+
+def shown(test: str) -> str:
+    """Returns the words of a test's name with a link to its file."""
+    file, _, function = test.partition("::")
+    return f"[{function.removeprefix('test_').replace('_', ' ')}](../{file})"
 
 
 def read(file: Path) -> list[Record]:

@@ -29,6 +29,9 @@ def test_several_records_of_one_comparison_are_their_largest():
     first = f"| DSR | {source} | map | 3e-06 | [a b](../tests/t.py) |"
     second = "|  |  | x | equal | [a b](../tests/t.py) |"
     assert f"{first}\n{second}\n" in records.page(found)
+    other = record("x", 2e-4)._replace(test="tests/u.py::test_c")
+    both = "|  |  | x | 2e-04 | [a b](../tests/t.py); [c](../tests/u.py) |"
+    assert f"{first}\n{both}\n" in records.page([*found, other])
 
 
 def test_a_system_that_the_readme_does_not_name_is_told():

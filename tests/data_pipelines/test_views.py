@@ -14,7 +14,7 @@ from data_pipelines.samples import complete_parameters
 from data_pipelines.stream import open_stream
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "open3d_views.npz"
-OPEN3D = "CPMF", "Open3D 0.20.0"
+OPEN3D = "CPMF", "open3d 0.20.0"
 EXTRAS = ("views", "view_positions")
 WINDOW = 48
 PARAMS = {**views.DEFAULTS, "view_size": WINDOW}
