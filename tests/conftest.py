@@ -99,18 +99,22 @@ def pytest_addoption(parser):
 def parity(request):
     """Returns what records how near a result comes to that of public code.
 
-    It takes (system, source, what, found, expected), see tests/parity.py.
+    It takes (system, source, what, found, expected), see tests/parity.py; the source
+    may be the module of a package that is at hand.
     """
     file = request.config.getoption("--parity")
+    place = request.path.relative_to(records.ROOT).as_posix()
+    test = f"{place}::{request.function.__name__}"
 
     def record(system, source, what, found, expected):
+        if not file:
+            return
+        if not isinstance(source, str):
+            source = records.package(source)
         difference = records.largest_difference(found, expected)
-        place = request.path.relative_to(records.ROOT).as_posix()
-        test = f"{place}::{request.function.__name__}"
         line = records.Record(system, source, what, test, difference)
-        if file:
-            with Path(file).open("a", encoding="utf-8") as lines:
-                lines.write(f"{json.dumps(line._asdict())}\n")
+        with Path(file).open("a", encoding="utf-8") as lines:
+            lines.write(f"{json.dumps(line._asdict())}\n")
 
     return record
 

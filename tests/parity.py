@@ -12,8 +12,11 @@ A test of the documentation fails where a test has no row, or a row no test.
 import argparse
 import ast
 import json
+import re
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
@@ -23,15 +26,29 @@ RECORDS = ROOT / "docs" / "results" / "parity.json"
 PAGE = ROOT / "docs" / "parity.md"
 HEAD = """# Parity with public code
 
-What was compared with which public code, on the same weights and inputs, and the
-largest difference over the largest value of the public code. This page is made of the
-tests' own records ([contributing](../CONTRIBUTING.md)). How the public outputs were
-made stands in `tests/golden/README.md`, where ours differs on purpose in the
+Each row is a stage that a test compares with public code, on the same weights and
+inputs: the largest difference over the largest value of the public code, of all
+numbers that the test compares. *Equal* means no difference at all, and numbers are
+float32 unless the row says float64. This page is made of the tests' own records
+([contributing](../CONTRIBUTING.md)). How stored outputs of public code were made
+stands in `tests/golden/README.md`, where ours differs on purpose in the
 [cards](README.md#compare-systems).
 
 | system | public code | compared | largest difference | test |
 |---|---|---|---|---|
 """
+FOOT = """
+Rows in small letters below the systems are of parts that several of them share. DBRN
+and DAS3D have no public code, and neither has M3DM-NR, a reconstruction: their rows,
+where there are any, are of parts. Images of 8 bits that differ by one level differ by
+4e-03. Figures of trained systems are in the [results](results/README.md).
+"""
+README = ROOT / "README.md"
+# What several systems share, in the order of the table.
+PARTS = (
+    *("ResNet", "ViT", "Point-MAE", "Point-BERT", "anomaly synthesis"),
+    *("images", "point clouds", "nearest neighbours", "metrics"),
+)
 
 
 class Record(NamedTuple):
@@ -44,10 +61,25 @@ class Record(NamedTuple):
     difference: float
 
 
+def package(module: ModuleType) -> str:
+    """Returns the name and version of the package of a module."""
+    name = metadata.packages_distributions()[module.__name__][0]
+    return f"{name} {metadata.version(name).partition('+')[0]}"
+
+
 def largest_difference(found, expected) -> float:
-    """Returns the largest difference over the largest expected value."""
+    """Returns the largest difference over the largest expected value.
+
+    Raises:
+        ValueError: shapes differ, or something is not finite.
+    """
     found, expected = (np.asarray(x, np.float64) for x in (found, expected))
-    return float(np.abs(found - expected).max() / np.abs(expected).max())
+    if found.shape != expected.shape:
+        raise ValueError(f"expected shape {expected.shape}, found {found.shape}")
+    difference = np.abs(found - expected).max()
+    if not np.isfinite(difference):
+        raise ValueError(f"expected finite numbers, found a difference of {difference}")
+    return float(difference and difference / np.abs(expected).max())
 
 
 def merged(records: list[Record]) -> list[Record]:
@@ -59,13 +91,50 @@ def merged(records: list[Record]) -> list[Record]:
     return sorted(Record(*key, difference) for key, difference in whole.items())
 
 
+def systems() -> tuple[str, ...]:
+    """Returns the names of the README's table of systems, in its order."""
+    text = README.read_text(encoding="utf-8").partition("## Systems")[2]
+    names = re.findall(r"^\| ([^|]+?) \| .*\[card\]", text, re.MULTILINE)
+    return tuple(name.partition(",")[0] for name in names)
+
+
+def linked(source: str) -> str:
+    """Returns a source with a link to its repository as it was, or to its package."""
+    name, version = source.split()
+    if "/" in name:
+        return f"[{source}](https://github.com/{name}/tree/{version})"
+    return f"[{source}](https://pypi.org/project/{name.lower()}/{version}/)"
+
+
 def page(records: list[Record]) -> str:
-    """Returns the text of docs/parity.md."""
-    rows = [
-        f"| {r.system} | {r.source} | {r.what} | {r.difference:.0e} | `{r.test}` |\n"
-        for r in merged(records)
-    ]
-    return HEAD + "".join(rows)
+    """Returns the text of docs/parity.md: a row for what was compared, in any tests.
+
+    Raises:
+        ValueError: a system is none of the README's and none of PARTS.
+    """
+    order, comparisons = (*systems(), *PARTS), {}
+    for record in merged(records):
+        comparisons.setdefault(record[:3], []).append(record)
+    strangers = {system for system, _, _ in comparisons} - set(order)
+    if strangers:
+        raise ValueError(f"expected names among {order}, found {sorted(strangers)}")
+    rows, above = [], ("", "")
+    for key in sorted(comparisons, key=lambda key: (order.index(key[0]), key)):
+        system, source, what = key
+        begins = "" if system == above[0] else system
+        public = "" if (system, source) == above else linked(source)
+        above = system, source
+        largest = max(record.difference for record in comparisons[key])
+        size = f"{largest:.0e}" if largest else "equal"
+        tests = "; ".join(shown(record.test) for record in comparisons[key])
+        rows.append(f"| {begins} | {public} | {what} | {size} | {tests} |\n")
+    return HEAD + "".join(rows) + FOOT
+
+
+def shown(test: str) -> str:
+    """Returns the words of a test's name with a link to its file."""
+    file, _, function = test.partition("::")
+    return f"[{function.removeprefix('test_').replace('_', ' ')}](../{file})"
 
 
 def read(file: Path) -> list[Record]:

@@ -5,6 +5,7 @@ import builtins
 import libraries
 import numpy as np
 import pytest
+import sklearn
 from sklearn.cluster import DBSCAN
 
 from data_pipelines import geometry
@@ -34,7 +35,7 @@ def test_plane_is_the_true_one(outliers):
     assert outliers == 0 or np.abs(pulled * np.sign(pulled[2]) - TRUE).max() > 2e-3
 
 
-def test_plane_is_open3ds():
+def test_plane_is_open3ds(parity):
     open3d = libraries.open3d()
     points = tilted(6000, 500)
     cloud = open3d.geometry.PointCloud(open3d.utility.Vector3dVector(points))
@@ -43,6 +44,8 @@ def test_plane_is_open3ds():
     plane = geometry.fit_plane(points)
     sign = np.sign(normal[2])
     np.testing.assert_allclose(plane.normal, sign * np.array(normal), atol=2e-3)
+    theirs = sign * np.array(normal)
+    parity("point clouds", open3d, "plane by RANSAC, normal", plane.normal, theirs)
     assert abs(plane.offset - sign * offset) < 2e-4
     ours = np.flatnonzero(plane.distance(points) < 0.004)
     assert len(set(ours) ^ set(inliers)) < 0.01 * len(points)
@@ -78,7 +81,7 @@ def partition(labels: np.ndarray) -> set[frozenset]:
 
 
 @pytest.mark.parametrize("min_points", [1, 4, 8])
-def test_clusters_of_core_points_are_scikit_learns(min_points):
+def test_clusters_of_core_points_are_scikit_learns(min_points, parity):
     random = np.random.default_rng(min_points)
     points = random.random((2500, 3)) * [0.1, 0.1, 0.02]
     labels = geometry.cluster(points, 0.004, min_points)
@@ -87,6 +90,8 @@ def test_clusters_of_core_points_are_scikit_learns(min_points):
     core[oracle.core_sample_indices_] = True
     assert partition(labels[core]) == partition(oracle.labels_[core])
     np.testing.assert_array_equal(labels == -1, oracle.labels_ == -1)
+    noise = labels == -1, oracle.labels_ == -1
+    parity("point clouds", sklearn, "DBSCAN, points of no cluster", *noise)
     # Only border points between two clusters may differ.
     assert labels.max() > 3 and labels.dtype == np.int32
 

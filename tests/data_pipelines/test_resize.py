@@ -1,6 +1,7 @@
 """Resizing against brute force and Pillow."""
 
 import numpy as np
+import PIL
 import pytest
 from oracles.torch_models import import_networks
 from PIL import Image
@@ -60,23 +61,28 @@ def test_a_constant_image_stays_constant():
 
 @pytest.mark.parametrize("name", ["bilinear", "bicubic", "lanczos"])
 @pytest.mark.parametrize("size", [(12, 9), (40, 20), (30, 70)])
-def test_named_interpolations_are_pillows(name, size):
+def test_named_interpolations_are_pillows(name, size, parity):
     source = image(37, 53)
     kernel = getattr(Image, name.upper())
     expected = Image.fromarray(source).resize((size[1], size[0]), kernel)
-    np.testing.assert_array_equal(resize_image(source, size, name), expected)
+    found = resize_image(source, size, name)
+    np.testing.assert_array_equal(found, expected)
+    parity("images", PIL, f"resized, {name}", found, expected)
 
 
 @pytest.mark.parametrize("size", [(12, 9), (40, 20), (30, 70), (74, 106)])
-def test_linear_is_opencvs(size):
+def test_linear_is_opencvs(size, parity):
     cv2 = pytest.importorskip("cv2")
     source = image(37, 53)
     expected = cv2.resize(source, size[::-1], interpolation=cv2.INTER_LINEAR)
     found = resize_image(source, size, "linear").astype(int)
     assert np.abs(found - expected).max() <= 1  # its weights have 11 bits
+    parity("images", cv2, "resized, bilinear, 8 bits", found, expected)
     depth = np.random.default_rng(1).random((37, 53)).astype(np.float32)
     expected = cv2.resize(depth, size[::-1], interpolation=cv2.INTER_LINEAR)
-    np.testing.assert_allclose(resize_linear(depth, size), expected, atol=1e-6)
+    found = resize_linear(depth, size)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    parity("images", cv2, "resized, bilinear, depth", found, expected)
 
 
 def test_linear_of_a_mask_by_hand():
@@ -99,8 +105,9 @@ def test_shorter_side_and_crop_by_hand():
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", [(40, 61), (61, 40), (50, 50), (33, 90)])
 @pytest.mark.parametrize("name", ["bilinear", "bicubic", "lanczos"])
-def test_resize_and_crop_are_torchvisions(shape, name):
-    transforms = import_networks()[1].transforms
+def test_resize_and_crop_are_torchvisions(shape, name, parity):
+    _, torchvision, _ = import_networks()
+    transforms = torchvision.transforms
     source = image(*shape)
     size = resized_size(shape, (24, 20), 31)
     ours = centre_crop(resize_image(source, size, name), (24, 20))
@@ -108,3 +115,4 @@ def test_resize_and_crop_are_torchvisions(shape, name):
     resize = transforms.Resize(31, interpolation=mode)
     theirs = transforms.CenterCrop((24, 20))(resize(Image.fromarray(source)))
     np.testing.assert_array_equal(ours, np.asarray(theirs))
+    parity("images", torchvision, "resized and cropped", ours, np.asarray(theirs))

@@ -14,6 +14,7 @@ from data_pipelines.samples import complete_parameters
 from data_pipelines.stream import open_stream
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "open3d_views.npz"
+OPEN3D = "CPMF", "open3d 0.20.0"
 EXTRAS = ("views", "view_positions")
 WINDOW = 48
 PARAMS = {**views.DEFAULTS, "view_size": WINDOW}
@@ -159,7 +160,7 @@ def golden():
         return dict(arrays)
 
 
-def test_cameras_are_those_of_the_window(golden):
+def test_cameras_are_those_of_the_window(golden, parity):
     points, _, _ = dome()
     reference = points[::3]
     for view, (turn, camera) in enumerate(
@@ -170,12 +171,13 @@ def test_cameras_are_those_of_the_window(golden):
         seen = (shown @ matrix[:3, :3].T + matrix[:3, 3]) @ golden["intrinsic"].T
         pixels, depth = camera.project(shown)
         np.testing.assert_allclose(pixels, seen[:, :2] / seen[:, 2:], atol=1e-9)
+        parity(*OPEN3D, "views, places of points", pixels, seen[:, :2] / seen[:, 2:])
         np.testing.assert_allclose(depth, seen[:, 2], atol=1e-12)
         np.testing.assert_array_equal(pixels.astype(int).T, golden["positions"][view])
 
 
 @pytest.mark.parametrize("colour", sorted(views.COLOURS))
-def test_pictures_are_those_of_the_window(golden, colour):
+def test_pictures_are_those_of_the_window(golden, colour, parity):
     """All but a few pixels at edges; Open3D's light is computed in float32."""
     points, normals, colours = dome()
     given = {"grey": np.full((len(points), 1), views.GREY), "rgb": colours}
@@ -189,6 +191,8 @@ def test_pictures_are_those_of_the_window(golden, colour):
     difference = np.abs(found.astype(int) - expected)
     assert (expected < 255).mean() > 0.1
     assert (difference <= 1).mean() > 0.995
+    inside = difference <= 1
+    parity(*OPEN3D, "views, 99.5 % of the pixels", found[inside], expected[inside])
 
 
 # --- As extras ------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from ad3d_jax.features.point_maps import point_map
 from ad3d_jax.ops.point_sets import Interpolation, farthest_points, nearest_points
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "point_transformers.npz"
+SOURCE = "nomewang/M3DM 62b7f46"
 TAPS = ("block4", "block8", "block12")
 OPTIONS = ("name", "layers", "groups", "group_size", "statistics")
 
@@ -64,31 +65,38 @@ def one_block():
 # --- The public networks --------------------------------------------------------------
 
 
-def test_groups_are_the_public_ones(golden):
+def test_groups_are_the_public_ones(golden, parity):
     xyz, valid = (x[0].reshape(24 * 24, -1) for x in organised(91))
     pick = jax.jit(farthest_points, static_argnums=(2, 4))
     centres = pick(xyz, valid[:, 0], 24, None, 1e-3)
     np.testing.assert_array_equal(centres.index, golden["centres"])
+    picks = centres.index, golden["centres"]
+    parity("Point-MAE", SOURCE, "farthest points, picks", *picks)
     anywhere = pick(xyz, valid[:, 0], 24, None, -1.0)
     assert (np.asarray(anywhere.index) != golden["centres"]).any()  # the rule matters
     group = jax.jit(nearest_points, static_argnums=3)
     found = group(xyz, valid[:, 0], centres.xyz, 16)
     np.testing.assert_array_equal(found, golden["groups"])
+    parity("Point-MAE", SOURCE, "groups, picks", found, golden["groups"])
 
 
-def test_tokens_and_maps_are_those_of_point_mae(golden, point_mae):
+def test_tokens_and_maps_are_those_of_point_mae(golden, point_mae, parity):
     xyz, valid = organised(91)
     found = features(point_mae, "point_mae", xyz, valid, TAPS, groups=24, group_size=16)
     assert found.tokens.shape == (1, 24, 1152) and found.index.shape == (1, 576, 3)
     expected = golden["point_mae_tokens"]
     np.testing.assert_allclose(found.tokens[0, :, ::8], expected, atol=1e-5)
+    parity("Point-MAE", SOURCE, "tokens", found.tokens[0, :, ::8], expected)
     back = Interpolation(found.index[0], found.weight[0])
     for cells, step in ((6, 1), (24, 5)):
         ours = point_map(found.tokens[0], back, (24, 24), cells)[::step, ::step, ::16]
         np.testing.assert_allclose(ours, golden[f"cells{cells}"], atol=1e-5)
+        parity("Point-MAE", SOURCE, "map of cells", ours, golden[f"cells{cells}"])
 
 
-def test_statistics_of_the_cloud_are_those_of_a_network_in_training(golden, point_mae):
+def test_statistics_of_the_cloud_are_those_of_a_network_in_training(
+    golden, point_mae, parity
+):
     # The other cloud of the batch changes nothing.
     xyz, valid = organised(91, 92)
     found = features(
@@ -99,10 +107,12 @@ def test_statistics_of_the_cloud_are_those_of_a_network_in_training(golden, poin
     )
     expected = golden["point_mae_batch_tokens"][:, :24]
     np.testing.assert_allclose(found.tokens[0, :, ::16], expected, atol=1e-5)
+    tokens = found.tokens[0, :, ::16], expected
+    parity("Point-MAE", SOURCE, "tokens in training mode", *tokens)
     assert np.abs(expected - golden["point_mae_tokens"][:, :48:2]).max() > 0.5
 
 
-def test_tokens_are_those_of_point_bert(golden):
+def test_tokens_are_those_of_point_bert(golden, parity):
     xyz, valid = organised(91)
     params = public("point_bert", 82, "block4")
     found = features(
@@ -110,6 +120,7 @@ def test_tokens_are_those_of_point_bert(golden):
     )
     expected = golden["point_bert_tokens"][:, :48]
     np.testing.assert_allclose(found.tokens[0, :, ::8], expected, atol=1e-5)
+    parity("Point-BERT", SOURCE, "tokens", found.tokens[0, :, ::8], expected)
 
 
 # --- Clouds ---------------------------------------------------------------------------

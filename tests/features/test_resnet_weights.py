@@ -92,7 +92,7 @@ def test_maps_are_torchvisions(name, seed, tmp_path, parity):
                 found[:, ::step, ::step, ::8], expected, atol=1e-5 * scale, rtol=0
             )
             taken = found[:, ::step, ::step, ::8]
-            parity("banks", "torchvision 0.28.0", "ResNet, maps", taken, expected)
+            parity("ResNet", "torchvision 0.28.0", "maps", taken, expected)
 
 
 def test_every_form_of_a_file_is_the_same_network(tmp_path):

@@ -231,7 +231,7 @@ def converted(torch, network, folder):
         ("vit_base_patch14_reg4_dinov2", (28, 560)),  # shrink one way, grow the other
     ],
 )
-def test_converted_weights_give_timms_features(name, size, tmp_path):
+def test_converted_weights_give_timms_features(name, size, tmp_path, parity):
     torch, _, timm = import_networks()
     network = timm.create_model(
         name, pretrained=False, num_classes=0, dynamic_img_size=True
@@ -261,3 +261,5 @@ def test_converted_weights_give_timms_features(name, size, tmp_path):
         np.testing.assert_allclose(
             found[layer], expected[layer].numpy(), rtol=0, atol=1e-4 * scale
         )
+        tokens = found[layer], expected[layer].numpy()
+        parity("ViT", timm, "tokens", *tokens)

@@ -141,7 +141,8 @@ def test_exact_is_above_sampled_on_concave_curves():
             assert sampled < curves.aupro(pixels, limit)
 
 
-def test_whole_area_is_mean_of_region_auroc():
+def test_whole_area_is_mean_of_region_auroc(parity):
+    sklearn = pytest.importorskip("sklearn")
     metrics = pytest.importorskip("sklearn.metrics")
     maps, masks = smooth(1)
     maps = np.round(maps, 1)  # ties
@@ -154,6 +155,7 @@ def test_whole_area_is_mean_of_region_auroc():
     ]
     found = curves.aupro(ranking.rank_pixels(maps, masks), 1.0)
     assert found == pytest.approx(np.mean(areas), abs=1e-9)
+    parity("metrics", sklearn, "AUPRO without a limit", found, np.mean(areas))
 
 
 def test_one_class_alone_is_undefined_with_a_reason():

@@ -9,6 +9,7 @@ from oracles import aupro as oracle
 
 from ad3d_jax.metrics import compat, curves, ranking
 
+sklearn = pytest.importorskip("sklearn")
 sklearn_metrics = pytest.importorskip("sklearn.metrics")
 
 FEW = settings(max_examples=60, deadline=None)
@@ -27,7 +28,7 @@ def splits(draw):
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("decimals", [None, 1, 0])
-def test_agrees_with_scikit_learn(seed, decimals):
+def test_agrees_with_scikit_learn(seed, decimals, parity):
     rng = np.random.default_rng(seed)
     labels = rng.random(500) < 0.2
     scores = (rng.standard_normal(500) + labels).astype(np.float32)
@@ -36,13 +37,17 @@ def test_agrees_with_scikit_learn(seed, decimals):
     images = ranking.rank_images(scores, labels.astype(int))
     auroc = sklearn_metrics.roc_auc_score(labels, scores)
     assert curves.auroc(images) == pytest.approx(auroc, abs=1e-12)
+    parity("metrics", sklearn, "AUROC", curves.auroc(images), auroc)
     precision = sklearn_metrics.average_precision_score(labels, scores)
-    assert curves.average_precision(images) == pytest.approx(precision, abs=1e-12)
+    found = curves.average_precision(images)
+    assert found == pytest.approx(precision, abs=1e-12)
+    parity("metrics", sklearn, "average precision", found, precision)
     value, threshold = curves.f1_max(images)
     best = sklearn_metrics.f1_score(labels, scores >= threshold)
     assert value == pytest.approx(best, abs=1e-12)
     every = [sklearn_metrics.f1_score(labels, scores >= t) for t in np.unique(scores)]
     assert value == pytest.approx(max(every), abs=1e-12)
+    parity("metrics", sklearn, "largest F1", value, max(every))
 
 
 @FEW

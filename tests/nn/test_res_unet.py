@@ -9,7 +9,7 @@ from tests.oracles.torch_models import import_networks
 
 @pytest.mark.slow
 @pytest.mark.parametrize("train", [False, True])
-def test_a_unit_is_torchvisions_basic_block(train):
+def test_a_unit_is_torchvisions_basic_block(train, parity):
     torch, torchvision, _ = import_networks()
     BasicBlock = torchvision.models.resnet.BasicBlock
     shortcut = [torch.nn.Conv2d(4, 6, 1, bias=False), torch.nn.BatchNorm2d(6)]
@@ -42,3 +42,4 @@ def test_a_unit_is_torchvisions_basic_block(train):
         expected = block(torch.from_numpy(x.transpose(0, 3, 1, 2)))
     expected = expected.numpy().transpose(0, 2, 3, 1)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    parity("DBRN", torchvision, "residual unit, forward", found, expected)

@@ -21,6 +21,7 @@ from ad3d_jax.systems.shape_guided import distances
 from ad3d_jax.systems.shape_guided.distances import Config, Drawn, norm, pulled
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "shape_guided"
+RELEASE = "Shape-Guided", "jayliu0313/Shape-Guided c530e15"
 
 
 def shapes(config=Config()):  # noqa: B008 (immutable)
@@ -83,7 +84,7 @@ def test_a_code_is_that_of_a_set():
     np.testing.assert_allclose(turned, code, rtol=1e-5, atol=1e-6)
 
 
-def test_a_step_of_neural_pull_as_in_the_public_code(public):
+def test_a_step_of_neural_pull_as_in_the_public_code(public, parity):
     golden = np.load(GOLDEN / "neural_pull.npz")
     generator = np.random.default_rng(85)
     target = np.float32(0.3 * generator.standard_normal((6, 32, 3)))
@@ -102,6 +103,8 @@ def test_a_step_of_neural_pull_as_in_the_public_code(public):
     )
     np.testing.assert_allclose(value, golden["loss"], rtol=1e-5)
     np.testing.assert_allclose(points[:, 0], golden["pulled"], rtol=1e-3, atol=1e-4)
+    parity(*RELEASE, "Neural-Pull, loss", value, golden["loss"])
+    parity(*RELEASE, "Neural-Pull, pulled points", points[:, 0], golden["pulled"])
     for found, expected in (
         (slope["encoder"]["conv1"]["kernel"].T, golden["conv1"]),
         (slope["decoder"]["fc2"]["kernel"].T, golden["fc2"]),
@@ -109,9 +112,13 @@ def test_a_step_of_neural_pull_as_in_the_public_code(public):
     ):
         largest = np.abs(expected).max()
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3 * largest)
+        parity(*RELEASE, "Neural-Pull, gradient", found, expected)
     moved = fold(batch_stats, sums)["encoder"]
     np.testing.assert_allclose(moved["bn5"]["mean"], golden["mean"], atol=1e-5)
     np.testing.assert_allclose(moved["bn1"]["var"], golden["var"], rtol=1e-5)
+    statistics = "Neural-Pull, running statistics"
+    parity(*RELEASE, statistics, moved["bn5"]["mean"], golden["mean"])
+    parity(*RELEASE, statistics, moved["bn1"]["var"], golden["var"])
 
 
 def test_what_does_not_fit_is_listed(tmp_path):

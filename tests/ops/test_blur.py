@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import PIL
 import pytest
 from PIL import Image, ImageFilter
 from scipy import ndimage
@@ -82,7 +83,7 @@ def by_pillow(map, radius=4):
 
 @pytest.mark.parametrize("radius", [4, 1.7, 0.6, 9])
 @pytest.mark.parametrize("shape", [(224, 224), (37, 50), (3, 2), (1, 9)])
-def test_8bit_blur_equals_pillow_in_every_pixel(radius, shape):
+def test_8bit_blur_equals_pillow_in_every_pixel(radius, shape, parity):
     generator = np.random.default_rng(3)
     flat = generator.random((2, *shape))
     maps = np.concatenate([flat, 7 * flat**9]).astype(np.float32)
@@ -90,7 +91,9 @@ def test_8bit_blur_equals_pillow_in_every_pixel(radius, shape):
     for map, found in zip(maps, np.asarray(blurred)[..., 0], strict=True):
         levels = found.astype(np.float64) * 255 / map.max()
         np.testing.assert_allclose(levels, np.round(levels), atol=1e-4)
-        np.testing.assert_array_equal(np.round(levels), by_pillow(map, radius))
+        expected = by_pillow(map, radius)
+        np.testing.assert_array_equal(np.round(levels), expected)
+        parity("BTF", PIL, "8-bit blur of the map", np.round(levels), expected)
 
 
 def test_8bit_blur_of_a_step_and_of_constants():

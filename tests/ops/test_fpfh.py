@@ -26,7 +26,7 @@ def open3d_fpfh(xyz, normals=None):
 
 
 @pytest.mark.parametrize("rough", [0.0, 0.3, 3.0])
-def test_histograms_are_open3ds_on_the_same_normals_and_neighbours(rough):
+def test_histograms_are_open3ds_on_the_same_normals_and_neighbours(rough, parity):
     xyz, valid = bumpy_cloud(0, 13, 18), holes(1, 13, 18)
     normals = np.asarray(points.normals(xyz[None], valid[None, ..., None])[0])
     # Rough normals point anywhere, so that every bin of every feature is met.
@@ -42,15 +42,19 @@ def test_histograms_are_open3ds_on_the_same_normals_and_neighbours(rough):
     theirs = open3d_fpfh(xyz[valid], normals[valid])
     assert rough < 3 or np.all(theirs.max(0) > 0)
     np.testing.assert_allclose(ours[valid], theirs, atol=1e-6)
+    what = "FPFH on the same normals, float64"
+    parity("BTF", libraries.open3d(), what, ours[valid], theirs)
     assert not np.any(ours[~valid])
 
 
-def test_end_to_end_on_a_small_cloud():
+def test_end_to_end_on_a_small_cloud(parity):
     xyz, valid = bumpy_cloud(3, 13, 18), holes(4, 13, 18)
     ours = np.asarray(fpfh(xyz[None], valid[None, ..., None], reach=16)[0])[valid]
     # Normals search 6 pixels around their tile, here the whole image but its corners.
-    difference = np.abs(ours - open3d_fpfh(xyz[valid]))
+    theirs = open3d_fpfh(xyz[valid])
+    difference = np.abs(ours - theirs)
     assert np.mean(difference) < 0.02 and np.max(difference) < 3
+    parity("BTF", libraries.open3d(), "FPFH with its normals", ours, theirs)
 
 
 def test_every_group_sums_to_200():

@@ -110,7 +110,7 @@ def test_the_offset_stretches_the_grid_by_a_tenth():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
-def test_the_offset_form_is_torchs_with_a_scale(size):
+def test_the_offset_form_is_torchs_with_a_scale(size, parity):
     torch = pytest.importorskip("torch")
     x = images()
     scale = (size[0] + 0.1) / 8, (size[1] + 0.1) / 10
@@ -120,3 +120,4 @@ def test_the_offset_form_is_torchs_with_a_scale(size):
     assert expected.shape[1:3] == size
     found = resize_bicubic_offset(x, size)
     np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
+    parity("ViT", torch, "positions, resized as DINO does", found, expected.numpy())

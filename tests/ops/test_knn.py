@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import sklearn
 from padded_banks import pad
 from sklearn.neighbors import NearestNeighbors
 
@@ -58,7 +59,7 @@ def on_devices(devices, function, bank, per_query, transform=jax.vmap):
 
 @pytest.mark.parametrize("k", [1, 3, 9])
 @pytest.mark.parametrize("chunk_bytes", [1, 2**25])
-def test_agrees_with_scikit_learn(k, chunk_bytes):
+def test_agrees_with_scikit_learn(k, chunk_bytes, parity):
     rows, queries = data()
     model = NearestNeighbors(n_neighbors=k, algorithm="kd_tree").fit(rows)
     distance, number = model.kneighbors(queries)
@@ -66,6 +67,8 @@ def test_agrees_with_scikit_learn(k, chunk_bytes):
     found = jax.jit(partial(knn.nearest, k=k))(bank, queries)
     np.testing.assert_array_equal(found.number, number)
     np.testing.assert_allclose(found.distance, distance, rtol=1e-5)
+    parity("nearest neighbours", sklearn, "rows", found.number, number)
+    parity("nearest neighbours", sklearn, "distances", found.distance, distance)
 
 
 def test_chunks_have_a_budget_and_whole_tiles():

@@ -5,6 +5,7 @@ import warnings
 import jax
 import numpy as np
 import pytest
+import sklearn
 from sklearn.decomposition import sparse_encode
 
 from ad3d_jax.ops.matching_pursuit import matching_pursuit, reconstruct
@@ -40,7 +41,7 @@ def test_one_and_two_atoms_by_hand():
 
 
 @pytest.mark.parametrize(("size", "dimensions"), [(10, 128), (5, 768), (3, 2)])
-def test_raw_atoms_as_scikit_learn(size, dimensions):
+def test_raw_atoms_as_scikit_learn(size, dimensions, parity):
     random = np.random.default_rng(size)
     # Codes behind a ReLU: not negative, many of them 0, of all lengths.
     atoms = np.maximum(random.normal(size=(60, size, dimensions)), 0)
@@ -51,6 +52,7 @@ def test_raw_atoms_as_scikit_learn(size, dimensions):
         result = found(atoms, target, count)
         np.testing.assert_array_equal(result != 0, expected != 0)
         np.testing.assert_allclose(result, expected, rtol=2e-4, atol=1e-5)
+        parity("Shape-Guided", sklearn, "matching pursuit", result, expected)
 
 
 def corners():

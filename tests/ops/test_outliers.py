@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import sklearn
 from sklearn.neighbors import LocalOutlierFactor
 
 from ad3d_jax.ops.outliers import local_outlier_factor
@@ -27,12 +28,14 @@ def test_an_outlier_by_hand():
 
 
 @pytest.mark.parametrize("neighbours", [2, 5, 9])
-def test_agrees_with_scikit_learn(neighbours):
+def test_agrees_with_scikit_learn(neighbours, parity):
     points = np.random.default_rng(neighbours).standard_normal((60, 7))
     points[:3] += 4
     model = LocalOutlierFactor(neighbours).fit(points)
     found = factor_of(np.float32(points), jnp.ones(60, bool), neighbours)
-    np.testing.assert_allclose(found, -model.negative_outlier_factor_, rtol=1e-4)
+    expected = -model.negative_outlier_factor_
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    parity("M3DM-NR", sklearn, "local outlier factors", found, expected)
 
 
 def test_points_that_are_absent_change_nothing():

@@ -96,13 +96,15 @@ def test_clouds_of_a_batch_do_not_touch_each_other():
         np.testing.assert_array_equal(together.index[i], farthest(*cloud, 9).index)
 
 
-def test_centres_are_open3ds():
+def test_centres_are_open3ds(parity):
     xyz, valid = small_cloud(5)
     o3d = libraries.open3d()
     cloud = o3d.geometry.PointCloud(o3d.utility.Vector3dVector(xyz[valid]))
     theirs = np.asarray(cloud.farthest_point_down_sample(30).points)
     ours = farthest(xyz, valid, 30).xyz
-    np.testing.assert_array_equal(np.sort(ours, 0), np.sort(theirs.astype("f4"), 0))
+    ours, theirs = np.sort(ours, 0), np.sort(theirs.astype("f4"), 0)
+    np.testing.assert_array_equal(ours, theirs)
+    parity("point clouds", o3d, "farthest points", ours, theirs)
 
 
 def test_random_starts_are_all_valid_points_equally_often():

@@ -22,10 +22,12 @@ def open3d_normals(xyz, radius=0.1):
     return np.asarray(cloud.normals)
 
 
-def test_normals_and_signs_are_open3ds_where_all_neighbours_are_candidates():
+def test_normals_and_signs_are_open3ds_where_all_neighbours_are_candidates(parity):
     xyz, valid = bumpy_cloud(0, 13, 18), holes(1, 13, 18)
     ours = normals(xyz[None], valid[None, ..., None], reach=16)[0]
-    np.testing.assert_allclose(ours[valid], open3d_normals(xyz[valid]), atol=2e-4)
+    theirs = open3d_normals(xyz[valid])
+    np.testing.assert_allclose(ours[valid], theirs, atol=2e-4)
+    parity("point clouds", libraries.open3d(), "normals", ours[valid], theirs)
     assert not np.any(ours[~valid])
 
 

@@ -53,7 +53,7 @@ def test_numbers_of_candidates(size, strength, nearest, candidates):
 
 
 @pytest.mark.slow
-def test_replacements_are_all_candidates_of_the_public_code():
+def test_replacements_are_all_candidates_of_the_public_code(parity):
     """The k nearest of each cell less the first 5 %, by torch.topk; each is drawn."""
     torch = pytest.importorskip("torch")
     z, strength, drawn = Z[0, :2, :2], np.float32(0.3), 400
@@ -70,6 +70,9 @@ def test_replacements_are_all_candidates_of_the_public_code():
         seen = found.reshape(drawn, 4, 3)[:, cell]
         number = [int(np.flatnonzero((CODES == x).all(1))[0]) for x in seen]
         assert set(number) == set(allowed.tolist())
+        parity(
+            "3DSR", torch, "altered codes, choice", sorted(set(number)), sorted(allowed)
+        )
         counts = np.bincount(number, minlength=40)[allowed]
         assert counts.min() > 15 and counts.max() < 65  # 36 each, +- 6
 

@@ -26,6 +26,7 @@ from data_pipelines.samples import complete_parameters
 
 FOLDER = Path(__file__).parents[1] / "golden"
 GOLDEN = np.load(FOLDER / "cfm_given_features.npz")
+RELEASE = "CFM", "CVLAB-Unibo/crossmodal-feature-mapping 63288af"
 PAIRS = {"to_points": (768, 1152, 203), "to_rgb": (1152, 768, 204)}
 GIVEN = Config(backbone="resnet18", layers=("layer2",), points="fpfh")
 RGB, POINTS = 12, 20  # features of a pixel, where they are given
@@ -76,7 +77,7 @@ def small_state():
 
 @pytest.mark.parametrize("name", PAIRS)
 @pytest.mark.parametrize(("kind", "depth"), [("mapping", 1), ("deep", 5)])
-def test_a_mapping_is_the_releases(kind, depth, name):
+def test_a_mapping_is_the_releases(kind, depth, name, parity):
     inputs, outputs, seed = PAIRS[name]
     x = np.random.default_rng(seed + 100).standard_normal((3, inputs))
     params = drawn(inputs, outputs, depth, seed)
@@ -84,6 +85,7 @@ def test_a_mapping_is_the_releases(kind, depth, name):
     found = mapping.apply({"params": params}, jnp.float32(x))[:, ::16]
     expected = GOLDEN[f"{kind}_{name}"]
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+    parity(*RELEASE, "mappings, forward", found, expected)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +110,7 @@ def test_parameters_start_as_pytorchs():
         np.testing.assert_allclose(params[layer]["kernel"].std(), deviation, rtol=0.06)
 
 
-def test_two_steps_are_the_releases():
+def test_two_steps_are_the_releases(parity):
     """Losses, and parameters after Adam, of the official training script."""
     system, state = cfm.cfm(GIVEN), small_state()
     phase = system.phases[0]._replace(steps=2)
@@ -118,17 +120,20 @@ def test_two_steps_are_the_releases():
         carry, report = step(jax.random.key(0), fixed_part(state), carry, batch, ALONE)
         found = [report.values["loss_points"], report.values["loss_rgb"]]
         np.testing.assert_allclose(found, expected, rtol=1e-6)
+        parity(*RELEASE, "two steps, losses", found, expected)
         np.testing.assert_allclose(report.values["loss"], expected.sum(), rtol=1e-6)
     for name, params in carry.params.items():
         for place, layer in LAYERS.items():
             expected = GOLDEN[f"trained_{name}_{place}.weight"].T
             # A step is 1e-3 long.
             np.testing.assert_allclose(params[layer]["kernel"], expected, atol=2e-6)
+            parity(*RELEASE, "two steps, weights", params[layer]["kernel"], expected)
             expected = GOLDEN[f"trained_{name}_{place}.bias"]
             np.testing.assert_allclose(params[layer]["bias"], expected, atol=2e-6)
+            parity(*RELEASE, "two steps, biases", params[layer]["bias"], expected)
 
 
-def test_scores_are_the_releases():
+def test_scores_are_the_releases(parity):
     """Image score and both maps of the official inference script."""
     batch = given(2, 224, 212)
     points = batch.extras["points"]
@@ -136,11 +141,13 @@ def test_scores_are_the_releases():
     score = jax.jit(cfm.cfm(GIVEN).score)
     scores = score(jax.random.key(0), small_state(), batch)
     np.testing.assert_allclose(scores.image, GOLDEN["image"], rtol=1e-5)
+    parity(*RELEASE, "image score", scores.image, GOLDEN["image"])
     maps = {"map_aupro": scores.map, **scores.parts}
     for name in ("map_aupro", "map_p_auroc"):
         expected = GOLDEN[name]
         found = maps[name][:, 3::8, 3::8, 0]
         np.testing.assert_allclose(found, expected, atol=1e-5 * expected.max())
+        parity(*RELEASE, "maps", found, expected)
     for name in ("distance_rgb", "distance_points"):
         x = np.asarray(scores.parts[name])
         assert (x[:, :60] == 0).all() and 0 < x.max() <= 2
@@ -322,7 +329,7 @@ REAL = Config(
 
 
 @pytest.mark.slow
-def test_features_of_a_real_sample(real_class):
+def test_features_of_a_real_sample(real_class, parity):
     """Seeded networks of four blocks on a scan, as the release extracts features."""
     golden = np.load(FOLDER / "cfm_real_sample.npz")
     system, place = cfm.cfm(REAL), real_class / "train" / "good"
@@ -351,12 +358,13 @@ def test_features_of_a_real_sample(real_class):
     rows = [jax.jit(features)(start) for start in range(*picked.indices(224))]
     rgb, points = (np.concatenate(x, 1)[0] for x in zip(*rows, strict=True))
 
-    def near(found, expected):
+    def near(what, found, expected):
         np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+        parity(*RELEASE, f"real sample, {what}", found, expected)
 
-    near(batch.extras["tokens"][0, :, ::32], golden["tokens_running"])
-    near(rgb[:, picked, ::32], golden["rgb"])
-    near(points[:, picked, ::32], golden["points_running"])
+    near("tokens", batch.extras["tokens"][0, :, ::32], golden["tokens_running"])
+    near("features of RGB", rgb[:, picked, ::32], golden["rgb"])
+    near("features of points", points[:, picked, ::32], golden["points_running"])
     masked = np.unpackbits(golden["masked"]).reshape(224, 224)[picked] > 0
     np.testing.assert_array_equal(~cfm.has_points(points), masked)
 
@@ -372,4 +380,4 @@ def test_features_of_a_real_sample(real_class):
         )
     )(state.frozen["points"], xyz=batch.xyz, valid=there)
     np.testing.assert_allclose(found.centres[0], golden["centres"], atol=1e-7)
-    near(found.tokens[0, :, ::32], golden["tokens_batch"])
+    near("tokens", found.tokens[0, :, ::32], golden["tokens_batch"])

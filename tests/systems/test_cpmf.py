@@ -25,6 +25,7 @@ from experiments.configs.cpmf import VARIANTS, get_config
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "cpmf_64.npz"
 CONFIG = Config(views=VIEWS)
+RELEASE = "CPMF", "caoyunkang/CPMF 5c2531c"
 
 
 def shape_of(**fields):
@@ -121,23 +122,26 @@ def close(found, expected, tolerance):
     np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * scale)
 
 
-def test_features_of_points_are_the_releases(golden):
+def test_features_of_points_are_the_releases(golden, parity):
     seen, _, there = described(200)
-    close(seen[there[..., 0]][::40, ::4], golden["view_features"], 1e-4)
+    both = seen[there[..., 0]][::40, ::4], golden["view_features"]
+    close(*both, 1e-4)
+    parity(*RELEASE, "features of points in all views", *both)
     assert not np.asarray(seen)[~there[..., 0]].any()
 
 
-def test_cells_are_the_releases(golden):
+def test_cells_are_the_releases(golden, parity):
     cells = cells_of(200, 201)
     found = np.asarray(as_rows(cells))
     close(found[:, ::13, ::4], golden["patches"], 1e-4)
+    parity(*RELEASE, "cells", found[:, ::13, ::4], golden["patches"])
     seen, histograms, there = described(200)
     for part, name in ((seen, "views"), (histograms, "fpfh")):
         alone = np.asarray(as_rows(cell_pool(joined([part], there))))[0, ::13]
         close(alone[:, ::4] if name == "views" else alone, golden[name], 1e-4)
 
 
-def test_rows_and_scores_are_the_releases(golden):
+def test_rows_and_scores_are_the_releases(golden, parity):
     """The release's projection is drawn again; its rows and ours are the same."""
     cells = cells_of(200, 201, 202)
     rows = cells[:2].reshape(-1, 481)
@@ -149,15 +153,21 @@ def test_rows_and_scores_are_the_releases(golden):
         carry = select.advance(data, carry, ALONE)
     picked = select.take(projected, carry).number
     np.testing.assert_array_equal(picked, golden["rows"])
+    parity(*RELEASE, "coreset in float16, picks", picked, golden["rows"])
 
     system = cpmf.cpmf(CONFIG)
     memory = {"bank": knn.build(rows[picked]), "origin": picked}
     batch = Batch(xyz=np.zeros((1, SIDE, SIDE, 3)), extras={"cells": cells[2:]})
     scores = jax.jit(system.score)(jax.random.key(0), State(memory=memory), batch)
     np.testing.assert_allclose(scores.image, [golden["image"]], rtol=1e-3)
-    close(scores.map[0, 1::2, 1::2, 0], golden["map"], 1e-3)
+    parity(*RELEASE, "image score", scores.image, [golden["image"]])
+    both = scores.map[0, 1::2, 1::2, 0], golden["map"]
+    close(*both, 1e-3)
+    parity(*RELEASE, "map", *both)
     raw = banks.compare(CONFIG, State(memory=memory), cells[2:], (SIDE, SIDE))
-    close(raw.map[0, 1::2, 1::2, 0], golden["before"], 1e-3)
+    both = raw.map[0, 1::2, 1::2, 0], golden["before"]
+    close(*both, 1e-3)
+    parity(*RELEASE, "map before the 8-bit blur", *both)
 
 
 # --- What the features are ------------------------------------------------------------

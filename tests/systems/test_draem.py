@@ -53,17 +53,20 @@ def test_parameters_of_the_published_networks():
     assert sum(found.values()) == 97_422_725
 
 
-def test_losses_of_the_published_module():
+def test_losses_of_the_published_module(parity):
     """What VitjanZ/DRAEM 2dbf673, loss.py, gives for these arrays in torch 2.13.0."""
     draw = np.random.default_rng(17).random
     p = draw((2, 32, 32)).astype(np.float32)
     target = draw((2, 1, 32, 32)) > 0.8
     focal = focal_loss(np.stack([1 - p, p], -1), target[:, 0], alpha=None)
-    np.testing.assert_allclose(focal.mean(), 0.5821300148963928, rtol=1e-5)
+    losses = {"focal loss": (focal.mean(), 0.5821300148963928)}
     a, b = (draw((2, 3, 32, 32)).astype(np.float32) for _ in range(2))
     a, b = (np.moveaxis(x, 1, -1) for x in (a, b))
     similarity = ssim_map(0.5 * a + 0.5 * b, a).mean()
-    np.testing.assert_allclose(1 - similarity, 0.2928352952003479, rtol=1e-5)
+    losses["SSIM loss"] = 1 - similarity, 0.2928352952003479
+    for name, both in losses.items():
+        np.testing.assert_allclose(*both, rtol=1e-5)
+        parity("DRAEM", "VitjanZ/DRAEM 2dbf673", name, *both)
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ from data_pipelines.recipes.patches import normalised, spread_patches
 from experiments.configs.shape_guided import VARIANTS, get_config
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "shape_guided"
+RELEASE = "Shape-Guided", "jayliu0313/Shape-Guided c530e15"
 SIDE, POINTS, OVERLAP, TRAIN, LIMIT = 56, 32, 1, 3, 48
 # Maps of which one is as fine as the cells. Cells of coarser ones are means of the same
 # few numbers, so that distances tie and rounding alone says which of them are found.
@@ -172,32 +173,48 @@ def near(found, expected, tolerance=1e-4):
 # --- Stage by stage -------------------------------------------------------------------
 
 
-def test_patches_are_those_of_the_public_code():
+def test_patches_are_those_of_the_public_code(parity):
     stored = samples().extras["patches"].astype(int) - 1
     for n, count in enumerate(golden()["counts"]):
         assert (stored[n, :count] >= 0).all() and (stored[n, count:] < 0).all()
         np.testing.assert_array_equal(stored[n, :45, 0], golden()["centres"][n])
     for n in range(2):
         expected = golden()[f"pixels_{n}"]
-        np.testing.assert_array_equal(stored[TRAIN + n, : len(expected)], expected)
+        found = stored[TRAIN + n, : len(expected)]
+        np.testing.assert_array_equal(found, expected)
+        parity(*RELEASE, "patches, pixels", found, expected)
 
 
-def test_codes_and_their_neighbours_are_those_of_the_public_code(run):
+def test_codes_and_their_neighbours_are_those_of_the_public_code(run, parity):
     bank, found = run.state.memory["codes"], run.seen["shape"]
-    near((bank.rows + bank.mean)[::20], golden()["stored_codes"])
+    stored = (bank.rows + bank.mean)[::20], golden()["stored_codes"]
+    near(*stored)
+    parity(*RELEASE, "codes, bank", *stored)
     for n, count in enumerate(golden()["counts"][TRAIN:]):
-        near(run.seen["codes"][n, :count:3], golden()[f"codes_{n}"])
-        np.testing.assert_array_equal(found.number[n, :count], golden()[f"near_{n}"])
-        near(found.rebuilt[n, :count:3], golden()[f"rebuilt_{n}"])
-        near(np.max(found.residual[n, :count]), golden()[f"s3_{n}"])
-        near(run.seen["sdf"][n, ..., 0], golden()[f"sdf_{n}"])
+        codes = run.seen["codes"][n, :count:3], golden()[f"codes_{n}"]
+        neighbours = found.number[n, :count], golden()[f"near_{n}"]
+        rebuilt = found.rebuilt[n, :count:3], golden()[f"rebuilt_{n}"]
+        score = np.max(found.residual[n, :count]), golden()[f"s3_{n}"]
+        distances = run.seen["sdf"][n, ..., 0], golden()[f"sdf_{n}"]
+        near(*codes)
+        np.testing.assert_array_equal(*neighbours)
+        near(*rebuilt)
+        near(*score)
+        near(*distances)
+        parity(*RELEASE, "codes", *codes)
+        parity(*RELEASE, "codes, neighbours", *neighbours)
+        parity(*RELEASE, "codes, rebuilt", *rebuilt)
+        parity(*RELEASE, "points, score", *score)
+        parity(*RELEASE, "points, signed distances", *distances)
 
 
-def test_cells_and_their_neighbours_are_those_of_the_public_code(run):
+def test_cells_and_their_neighbours_are_those_of_the_public_code(run, parity):
     bank, found = run.state.memory["rgb"], run.seen["colour"]
     used = np.unpackbits(golden()["used"]).astype(bool)
     np.testing.assert_array_equal(run.state.memory["origin"], np.flatnonzero(used))
-    near((bank.rows + bank.mean)[::50, ::2], golden()["rgb_rows"])
+    stored = (bank.rows + bank.mean)[::50, ::2], golden()["rgb_rows"]
+    near(*stored)
+    parity(*RELEASE, "RGB, bank", *stored)
     for n, count in enumerate(golden()["counts"][TRAIN:]):
         covered = run.seen["cover"][n, :count]
         expected = np.unpackbits(golden()[f"cells_{n}"]).reshape(-1, 784)
@@ -206,22 +223,32 @@ def test_cells_and_their_neighbours_are_those_of_the_public_code(run):
         np.testing.assert_array_equal(np.flatnonzero(seen), golden()[f"foreground_{n}"])
         cell = run.state.memory["origin"][found.number[n, seen]]
         np.testing.assert_array_equal(cell, golden()[f"rgb_near_{n}"])
-        near(found.residual[n, seen].max(), golden()[f"s2_{n}"])
-        near(run.seen["rgb"][n, ..., 0], golden()[f"rgb_{n}"])
+        parity(*RELEASE, "RGB, neighbours", cell, golden()[f"rgb_near_{n}"])
+        score = found.residual[n, seen].max(), golden()[f"s2_{n}"]
+        near(*score)
+        parity(*RELEASE, "RGB, score", *score)
+        residual = run.seen["rgb"][n, ..., 0], golden()[f"rgb_{n}"]
+        near(*residual)
+        parity(*RELEASE, "RGB, residual", *residual)
 
 
-def test_the_alignment_is_that_of_the_public_code(run):
+def test_the_alignment_is_that_of_the_public_code(run, parity):
     line = run.state.memory["line"]
-    near(line["factor"], golden()["weight"])
-    near(line["offset"], golden()["bias"])
+    for name, public in (("factor", "weight"), ("offset", "bias")):
+        near(line[name], golden()[public])
+        parity(*RELEASE, f"alignment, {name}", line[name], golden()[public])
 
 
-def test_maps_and_scores_are_those_of_the_public_code(run):
+def test_maps_and_scores_are_those_of_the_public_code(run, parity):
     scores = run.scores
     near(scores.image, golden()["image"], 1e-3)
+    parity(*RELEASE, "image score", scores.image, golden()["image"])
+    what = {"map": "map", "map_sdf": "map of points", "map_rgb": "map of RGB"}
     for n in range(2):
         for name, found in (("map", scores.map), *scores.parts.items()):
-            near(found[n, ..., 0], golden()[f"{name}_{n}"], 1e-3)
+            both = found[n, ..., 0], golden()[f"{name}_{n}"]
+            near(*both, 1e-3)
+            parity(*RELEASE, what[name], *both)
 
 
 # --- The sheet's facts ----------------------------------------------------------------

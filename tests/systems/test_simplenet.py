@@ -204,16 +204,19 @@ def test_a_step_is_the_step_of_the_released_head(trial, parity):
         carry, report = step(jax.random.key(0), fixed_part(own), carry, batch, ALONE)
         loss = report.values["loss"], expected.detach().numpy()
         np.testing.assert_allclose(*loss, rtol=1e-5)
-        parity("SimpleNet", "torch 2.13.0", "loss of three steps", *loss)
+        parity("SimpleNet", torch, "three steps, losses", *loss)
     stats = carry.extra["batch_stats"]["discriminator"]["BatchNorm_0"]
     # The bias before the batch norm has no gradient but rounding, of which Adam makes
     # steps of 2e-4; the mean follows it, the variance does not.
     np.testing.assert_allclose(stats["mean"], judge[1].running_mean.numpy(), atol=6e-4)
-    np.testing.assert_allclose(stats["var"], judge[1].running_var.numpy(), rtol=1e-4)
-    kernel = carry.params["discriminator"]["Dense_0"]["kernel"]
-    np.testing.assert_allclose(kernel, judge[0].weight.detach().numpy().T, atol=2e-5)
-    kernel = carry.params["adaptor"]["Dense_0"]["kernel"]
-    np.testing.assert_allclose(kernel, adaptor.weight.detach().numpy().T, atol=2e-5)
+    variance = stats["var"], judge[1].running_var.numpy()
+    np.testing.assert_allclose(*variance, rtol=1e-4)
+    parity("SimpleNet", torch, "three steps, running variance", *variance)
+    for name, layer in (("discriminator", judge[0]), ("adaptor", adaptor)):
+        kernel = carry.params[name]["Dense_0"]["kernel"]
+        weights = kernel, layer.weight.detach().numpy().T
+        np.testing.assert_allclose(*weights, atol=2e-5)
+        parity("SimpleNet", torch, "three steps, weights", *weights)
 
 
 @pytest.mark.parametrize(

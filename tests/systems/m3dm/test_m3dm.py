@@ -27,6 +27,7 @@ from ad3d_jax.workdir import trees
 from experiments.configs.m3dm import VARIANTS, get_config
 
 GOLDEN = Path(__file__).parents[2] / "golden"
+RELEASE = "M3DM", "nomewang/M3DM 62b7f46"
 KEY = jax.random.key(0)
 # What the release calls them, and ours.
 METHODS = {"triple": "", "double": "two", "add": "add"} | {
@@ -94,7 +95,7 @@ def near(found, expected, part=1e-3):
     np.testing.assert_allclose(found, expected, rtol=0, atol=limit)
 
 
-def compare_before_the_blur(monkeypatch, method, config, system, state):
+def compare_before_the_blur(monkeypatch, parity, method, config, system, state):
     """Requires the distances to each bank, on the pixels, to be the release's."""
     with monkeypatch.context() as patch:
         patch.setitem(memory.BLURS, config.blur, lambda map, radius: map)
@@ -103,58 +104,71 @@ def compare_before_the_blur(monkeypatch, method, config, system, state):
     for number, name in enumerate(config.banks):
         found = parts[f"map_{name}"] / state.hyper[f"lambda_{name}"]
         found = found[:, 8::16, 8::16, 0]
-        near(found[4:], golden()[f"{method}_unblurred"][:, number], 1e-5)
+        expected = golden()[f"{method}_unblurred"][:, number]
+        near(found[4:], expected, 1e-5)
+        parity(*RELEASE, "distances to the banks", found[4:], expected)
         if config.decision == "svm":
             expected = golden()[f"{method}_train_unblurred"][:, number]
             near(found[:4], expected, 1e-5)
 
 
-def weighed(method, system, state, train):
+def weighed(parity, method, system, state, train):
     """Returns the state with what the SVMs learn, each step being the release's."""
     phase, expected = system.phases[-1], golden()
     rows = jax.device_get(jax.jit(phase.emit)(KEY, state, train))
-    np.testing.assert_allclose(rows["image"], expected[f"{method}_train"], rtol=1e-5)
+    given = rows["image"], expected[f"{method}_train"]
+    np.testing.assert_allclose(*given, rtol=1e-5)
+    parity(*RELEASE, "SVM, scores it learns from", *given)
     near(rows["map"][:, 8::16, 8::16], expected[f"{method}_train_maps"])
     state = phase.absorb(KEY, state, rows)
     for name, found in state.memory["decision"].items():
-        near(found, expected[f"{method}_coef_{name}"], 1e-5)
+        learned = found, expected[f"{method}_coef_{name}"]
+        near(*learned, 1e-5)
+        parity(*RELEASE, "SVM, coefficients", *learned)
     return state
 
 
-def compare_scores(method, system, state, test):
+def compare_scores(parity, method, system, state, test):
     scores = jax.jit(system.score)(KEY, state, test)
     expected = golden()[f"{method}_image"]
     np.testing.assert_allclose(scores.image, expected, rtol=1e-5)
-    near(scores.map[:, 8::16, 8::16, 0], golden()[f"{method}_map"])
+    parity(*RELEASE, "image score", scores.image, expected)
+    found, expected = scores.map[:, 8::16, 8::16, 0], golden()[f"{method}_map"]
+    near(found, expected)
+    parity(*RELEASE, "map", found, expected)
 
 
-def test_the_three_banks_stage_by_stage(monkeypatch):
+def test_the_three_banks_stage_by_stage(monkeypatch, parity):
     config, system, state = filled("triple")
     scales, expected = state.memory["scales"], golden()
     for name in config.banks:
         found = [scales[name][part] for part in ("mean", "deviation")]
         np.testing.assert_allclose(found, expected["scale"], rtol=1e-5)
+        parity(*RELEASE, "mean and deviation", found, expected["scale"])
     banks = {
         name: np.asarray(state.memory[name].rows) + state.memory[name].mean
         for name in config.banks
     }
     assert [len(x) for x in banks.values()] == [1255, 125, 125]
-    near(banks["points"][::60, ::5], expected["points_bank"], 1e-5)
-    near(banks["fused"][::10, ::5], expected["fused_bank"], 1e-5)
+    for name, step in (("points", 60), ("fused", 10)):
+        both = banks[name][::step, ::5], expected[f"{name}_bank"]
+        near(*both, 1e-5)
+        parity(*RELEASE, "banks, rows", *both)
     train, test = batches()
-    compare_before_the_blur(monkeypatch, "triple", config, system, state)
-    compare_scores("triple", system, weighed("triple", system, state, train), test)
+    compare_before_the_blur(monkeypatch, parity, "triple", config, system, state)
+    state = weighed(parity, "triple", system, state, train)
+    compare_scores(parity, "triple", system, state, test)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "triple"])
-def test_the_other_methods(monkeypatch, method):
+def test_the_other_methods(monkeypatch, method, parity):
     config, system, state = filled(method)
     train, test = batches()
-    compare_before_the_blur(monkeypatch, method, config, system, state)
+    compare_before_the_blur(monkeypatch, parity, method, config, system, state)
     if config.decision == "svm":
-        state = weighed(method, system, state, train)
-    compare_scores(method, system, state, test)
+        state = weighed(parity, method, system, state, train)
+    compare_scores(parity, method, system, state, test)
 
 
 def prepared(method):
@@ -178,7 +192,7 @@ def prepared(method):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["double", "rgb", "points"])
-def test_the_rows_that_are_kept_are_those_of_the_release(method):
+def test_the_rows_that_are_kept_are_those_of_the_release(method, parity):
     config, rows = prepared(method)
     expected, start = golden()[f"{method}_index"], 0
     for name in config.banks:
@@ -190,6 +204,7 @@ def test_the_rows_that_are_kept_are_those_of_the_release(method):
         number = select.take(rows[name], carry).number
         own, start = expected[start : start + len(number)], start + len(number)
         np.testing.assert_array_equal(number, own)
+        parity(*RELEASE, "coreset in float16, picks", number, own)
 
 
 # --- The fusion -----------------------------------------------------------------------
@@ -200,13 +215,15 @@ def test_the_fusion_has_as_many_parameters_as_the_release():
     assert sum(x.size for x in jax.tree.leaves(like)) == 15_840_896
 
 
-def test_fused_features_are_those_of_the_release():
+def test_fused_features_are_those_of_the_release(parity):
     generator = np.random.default_rng(221)
     points = generator.standard_normal((16, 36, POINTS), np.float32)
     points[:, ::5] = 0
     rgb = generator.standard_normal((16, 36, RGB), np.float32)
     found = fusion.fused(fusion_weights(), points[:1], rgb[:1])[0, ::6]
-    near(found, np.load(GOLDEN / "m3dm_uff.npz")["fused"], 1e-5)
+    expected = np.load(GOLDEN / "m3dm_uff.npz")["fused"]
+    near(found, expected, 1e-5)
+    parity(*RELEASE, "fusion, forward", found, expected)
     background = fusion.fused(fusion_weights(), 0 * points[:1], rgb[:1])[0, :, :POINTS]
     np.testing.assert_allclose(background, background[:1].repeat(36, 0), atol=1e-6)
 
@@ -220,7 +237,7 @@ def uff_batches():
     return points.reshape(8, 2, 36, -1), rgb.reshape(8, 2, 36, -1)
 
 
-def test_training_follows_the_release_step_by_step(monkeypatch):
+def test_training_follows_the_release_step_by_step(monkeypatch, parity):
     monkeypatch.setattr(
         features, "of_points", lambda config, batch: batch.extras["points"]
     )
@@ -251,12 +268,14 @@ def test_training_follows_the_release_step_by_step(monkeypatch):
         losses.append(loss)
     expected = dict(np.load(GOLDEN / "m3dm_uff.npz"))
     np.testing.assert_allclose(losses, expected["losses"], rtol=1e-5)
+    parity(*RELEASE, "fusion, losses of eight batches", losses, expected["losses"])
     before = trees.by_name(fusion_weights())
     for name, after in trees.by_name(params["uff"]).items():
         part = (slice(None, None, 7),) * after.ndim if after.ndim > 1 else ()
         # Adam divides by roots of squared gradients, which magnifies their rounding.
         wanted = expected[f"after_{public_name(name)}"]
         np.testing.assert_allclose(after.T[part], wanted, rtol=0, atol=2e-5)
+        parity(*RELEASE, "fusion, weights after them", after.T[part], wanted)
         assert np.abs(before[name].T[part] - wanted).max() > 1e-3
 
 
