@@ -99,11 +99,11 @@ def systems() -> tuple[str, ...]:
 
 
 def linked(source: str) -> str:
-    """Returns a source with a link to its repository as it was, or to its package."""
+    """Returns a repository with a link to it as it was, a package as it is."""
     name, version = source.split()
-    if "/" in name:
-        return f"[{source}](https://github.com/{name}/tree/{version})"
-    return f"[{source}](https://pypi.org/project/{name.lower()}/{version}/)"
+    if "/" not in name:
+        return source
+    return f"[{source}](https://github.com/{name}/tree/{version})"
 
 
 def page(records: list[Record]) -> str:
