@@ -21,8 +21,8 @@ from data_pipelines.reader import Arrays, Opener, Reader, Source
 from data_pipelines.recipes import RECIPES
 from data_pipelines.recipes.base import NOTHING
 
-FORMATS = {"stream": "tfds", "resident": "npz"}  # which a reader wants prepared
-READERS = tuple(FORMATS)
+PREPARED_AS = {"stream": "tfds", "resident": "npz"}  # format that a reader reads
+READERS = tuple(PREPARED_AS)
 
 
 class Images(NamedTuple):
@@ -215,7 +215,7 @@ def open_data(
     def prepared(category: str) -> Prepared:
         return _prepared_once(
             *(root, category, recipe, parameters, cache, on_missing),
-            FORMATS[reader],
+            PREPARED_AS[reader],
             name=name,
             learned=learned,
             points=points,

@@ -38,7 +38,7 @@ stands in `tests/golden/README.md`, where ours differs on purpose in the
 |---|---|---|---|---|
 """
 FOOT = """
-Rows in small letters below the systems are of parts that several of them share. DBRN
+Rows below the systems are of parts that several of them share. DBRN
 and DAS3D have no public code, and neither has M3DM-NR, a reconstruction: their rows,
 where there are any, are of parts. Images of 8 bits that differ by one level differ by
 4e-03. Figures of trained systems are in the [results](results/README.md).

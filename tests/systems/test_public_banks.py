@@ -70,6 +70,14 @@ def close(found, expected):
     np.testing.assert_allclose(found, expected, rtol=0, atol=limit)
 
 
+def both_close(golden, name, scores, record):
+    """Compares image scores and maps with the public ones."""
+    for what, found in (("image score", scores.image), ("map", scores.map[..., 0])):
+        expected = golden[f"{name}_{what.partition(' ')[0]}"]
+        close(found, expected)
+        record(what, found, expected)
+
+
 def test_patchcore_is_the_public_one(golden, parity):
     """The ten random rows to start from are ours; of 128 numbers none is projected."""
     source = "PatchCore", "amazon-science/patchcore-inspection fcaa92f"
@@ -79,10 +87,7 @@ def test_patchcore_is_the_public_one(golden, parity):
     np.testing.assert_array_equal(number, golden["patchcore_rows"])
     parity(*source, "coreset, picks", number, golden["patchcore_rows"])
     scores = jax.jit(system.score)(KEY, state, test)
-    for what, found in (("image score", scores.image), ("map", scores.map[..., 0])):
-        expected = golden[f"patchcore_{what.partition(' ')[0]}"]
-        close(found, expected)
-        parity(*source, what, found, expected)
+    both_close(golden, "patchcore", scores, partial(parity, *source))
 
 
 def test_padim_is_the_public_one(golden, parity):
@@ -113,7 +118,4 @@ def test_btf_is_the_public_one(golden, parity):
     np.testing.assert_array_equal(number, golden["btf_rows"])
     parity(*source, "coreset in float16, picks", number, golden["btf_rows"])
     scores = jax.jit(system.score)(KEY, state, test)
-    for what, found in (("image score", scores.image), ("map", scores.map[..., 0])):
-        expected = golden[f"btf_{what.partition(' ')[0]}"]
-        close(found, expected)
-        parity(*source, what, found, expected)
+    both_close(golden, "btf", scores, partial(parity, *source))
