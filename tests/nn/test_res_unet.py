@@ -1,10 +1,10 @@
 import jax
 import numpy as np
 import pytest
+from oracles.torch_models import import_networks
 
 from ad3d_jax.nn.res_unet import ResidualUnit
 from ad3d_jax.nn.rows import Rows
-from tests.oracles.torch_models import import_networks
 
 
 @pytest.mark.slow
