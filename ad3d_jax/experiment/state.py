@@ -36,7 +36,12 @@ def build_system(config: ConfigDict) -> System:
 
 
 def check_parts(config: ConfigDict, system: System) -> None:
-    """Raises ValueError where a file is named for what is no part of the system."""
+    """Checks the files that are named for parts of the system.
+
+    Raises:
+        ValueError: one is named for what is no part, or for one that no phase makes, or
+            one part is both to be read and to be written.
+    """
     parts = {row.name for row in system.pretrained}
     made = {phase.pretrained for phase in system.phases}
     whole = f"{config.system} ({config.variant})"
@@ -46,6 +51,11 @@ def check_parts(config: ConfigDict, system: System) -> None:
     for name, value in config.save_weights.items():
         if value and name not in made:
             raise ValueError(f"save_weights.{name}: no phase of {whole} makes {name}")
+        if value and (file := config.weights.get(name, "")):
+            raise ValueError(
+                f"save_weights.{name}: no phase makes {name} where weights.{name}="
+                f"{file} brings it; leave one of the two empty"
+            )
 
 
 def initial_state(

@@ -186,6 +186,12 @@ def test_a_population_writes_no_file(tmp_path):
         population.run_members([config], [tmp_path], tmp_path)
 
 
+def test_what_a_file_brings_is_not_written_again(tmp_path):
+    config = load("dsr:cpu")
+    config.save_weights.dada = str(tmp_path / "dada.safetensors")
+    refused(config, tmp_path, "save_weights.dada: no phase .*=shipped:dada_rgb_light")
+
+
 @pytest.mark.slow
 def test_a_single_phase_makes_the_file_that_stands_for_it(tmp_path):
     fields = {
@@ -196,6 +202,7 @@ def test_a_single_phase_makes_the_file_that_stands_for_it(tmp_path):
         "model.dada_steps": 2,
         "model.steps": 2,
         "model.upsampler_steps": 2,
+        "weights.dada": "",
         "save_weights.dada": str(tmp_path / "dada.safetensors"),
     }
     whole = ad.Experiment("dsr:cpu", workdir=tmp_path / "whole", set=fields).fit()
