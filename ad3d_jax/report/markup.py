@@ -102,7 +102,8 @@ def latex(value: object) -> str:
     """Returns a value as text of a line of LaTeX, also within a table."""
     plain = str(value).encode("utf-8", "replace").decode("utf-8")
     line = " ".join("".join(x if x.isprintable() else " " for x in plain).split())
-    return "".join(LATEX.get(letter, letter) for letter in line).replace("--", "-{}-")
+    escaped = "".join(LATEX.get(letter, letter) for letter in line)
+    return re.sub("-(?=-)", "-{}", escaped)
 
 
 def link(name: str, *folders: str) -> str:

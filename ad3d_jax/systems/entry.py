@@ -35,7 +35,7 @@ def imported(name: str) -> Entry:
     except Exception as error:  # noqa: BLE001 (the user's own code)
         raise ValueError(
             f"system: {module}: {type(error).__name__}: {error}; expected a module "
-            "that Python finds: installed, in the folder of the command or on PYTHONPATH"
+            "that Python finds: installed, in this folder or on PYTHONPATH"
         ) from error
     if isinstance(found, Entry):
         return found
