@@ -28,6 +28,8 @@ LATEX = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
+    "[": "{[}",  # at the beginning of a row it would be an argument of \\
+    "*": "{*}",
     "±": r"$\pm$",
     DASH: r"\textendash{}",
 }

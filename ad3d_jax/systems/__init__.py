@@ -99,7 +99,10 @@ def field_words(system: str, name: str) -> str:
 
 
 def _fields_of(system: str) -> dict[str, dataclasses.Field]:
-    return {field.name: field for field in dataclasses.fields(entry_of(system).config)}
+    config = entry_of(system).config
+    if not issubclass(config, fields.Fields):  # it says nothing of what it may hold
+        return {}
+    return {field.name: field for field in dataclasses.fields(config)}
 
 
 def nearest(name: str, known) -> str:

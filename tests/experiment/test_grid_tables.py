@@ -125,7 +125,7 @@ def test_names_are_text_in_every_table(tmp_path):
     assert {row[0] for row in rows[1:]} == {"'=cmd|'/c calc'!A1"}
     assert rows[1][2] == r"<img src=x>|*[a](b)\u000a=1\udcff" and rows[2][2] == "'@sum"
     assert "<img" not in page and "<b>" not in page and "&lt;img src=x&gt;" in page
-    command = r"\textless{}img src=x\textgreater{}\textbar{}*[a](b) =1?"
+    command = r"\textless{}img src=x\textgreater{}\textbar{}{*}{[}a](b) =1?"
     assert f"system & {command} & @sum & mean" in latex
     assert r"=cmd\textbar{}\textquotesingle{}/c calc" in latex
 
@@ -234,6 +234,8 @@ def test_latex_is_as_booktabs_has_it(controlled):
         ("x--y---z", r"x-{}-y-{}-{}-z"),
         ("two\nlines\x00", "two lines"),
         ("ä 表", "ä 表"),
+        ("[2mm]", "{[}2mm]"),
+        ("*", "{*}"),
         ("?`", r"?\textasciigrave{}"),
     ],
 )

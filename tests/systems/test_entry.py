@@ -5,7 +5,7 @@ import sys
 import pytest
 import reference_systems
 
-from ad3d_jax.systems import SYSTEMS, Entry, build, check_field, entry_of
+from ad3d_jax.systems import SYSTEMS, Entry, build, check_field, entry_of, field_words
 
 MODULE = """
 from __future__ import annotations
@@ -59,7 +59,8 @@ def test_the_parameters_of_a_function_are_the_fields_of_the_model():
         build(name, {"stesp": 3})
     with pytest.raises(ValueError, match="model.steps: expected int, found 'x'"):
         build(name, {"steps": "x"})
-    check_field(name, "steps", 3)
+    check_field(name, "width", -1)  # nothing is said of what it may hold
+    assert field_words(name, "width") == ""
 
 
 def test_an_entry_is_taken_as_it_is(module):
