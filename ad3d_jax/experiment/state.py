@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from ad3d_jax.base import Array, Batch, State, System, Tree
 from ad3d_jax.devices import processes
 from ad3d_jax.fit.positions import unpack_state
-from ad3d_jax.systems import SYSTEMS, build, nearest
+from ad3d_jax.systems import build, entry_of, nearest
 from ad3d_jax.workdir import names
 from ad3d_jax.workdir.checkpoint import has_tree, load_tree
 
@@ -27,7 +27,7 @@ def key_of(config: ConfigDict, use: str) -> Array:
 def build_system(config: ConfigDict) -> System:
     """Returns the system; raises ValueError where a field is wrong."""
     system = build(config.system, config.model.to_dict())
-    known = SYSTEMS[config.system].hyper
+    known = entry_of(config.system).hyper
     for name in config.hyper:
         if name not in known:
             raise ValueError(f"hyper.{name}: no such field{nearest(name, known)}")

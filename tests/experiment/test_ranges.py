@@ -7,7 +7,7 @@ import pytest
 from ml_collections import ConfigDict
 
 import ad3d_jax as ad
-from ad3d_jax.experiment.config import changed, fields_of, find, known, load, variants
+from ad3d_jax.experiment.config import changed, fields_of, known, load, variants
 from ad3d_jax.experiment.config import read_texts as read
 from ad3d_jax.experiment.ranges import RANGES, check
 from ad3d_jax.experiment.state import build_system
@@ -104,7 +104,7 @@ def test_the_ends_are_in_the_range(text):
 
 @pytest.mark.parametrize("name", sorted(known()))
 def test_all_configurations_and_variants_are_in_range(name):
-    for variant in ["", *variants(find(name))]:
+    for variant in ["", *variants(name)]:
         config = load(f"{name}:{variant}" if variant else name)
         assert changed(config, {}) == config
         build_system(config)

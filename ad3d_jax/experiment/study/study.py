@@ -194,7 +194,8 @@ def name_of(config: ConfigDict, source: Any, settings: Settings) -> str:
     if settings.name:
         return settings.name
     last = "" if isinstance(source, Mapping) else Path(source).stem
-    parts = (config.system, config.variant, config.data.category, last)
+    system = names.configuration_name(config.system)
+    parts = (system, config.variant, config.data.category, last)
     return "-".join(filter(None, parts))
 
 
