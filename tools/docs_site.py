@@ -2,12 +2,13 @@
 
 The pages are written to be read in the repository. Here their links are made to lead
 to the same places on the site, and what the site does not hold is linked where
-`repo_url` of mkdocs.yml says that the repository is, or is plain text without it.
+`Repository` of `[project.urls]` in pyproject.toml says, or is plain text without it.
 """
 
 import ast
 import os
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,7 +32,9 @@ ELSEWHERE = re.compile(r"[a-z][a-z0-9+.-]*:|#")
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Makes the menu, and anchors as the repository's pages have them."""
+    """Makes the menu, anchors as the repository's pages have them, and its address."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    config.repo_url = project["project"].get("urls", {}).get("Repository")
     config.nav = menu((ROOT / "docs" / "README.md").read_text(encoding="utf-8"))
     config.mdx_configs["toc"]["slugify"] = anchor
     return config
