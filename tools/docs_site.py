@@ -11,11 +11,14 @@ import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-
-from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.structure.files import File, Files
+from typing import TYPE_CHECKING
 
 import ad3d_jax
+
+if TYPE_CHECKING:
+    from mkdocs.config.defaults import MkDocsConfig
+    from mkdocs.structure.files import Files
+    from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
 # Pages of the repository that the site has too, and where.
@@ -31,7 +34,7 @@ LINK = re.compile(r"\[((?:[^\[\]]|!\[[^\]]*\]\([^)]*\))*)\]\(([^()\s]+)\)")
 ELSEWHERE = re.compile(r"[a-z][a-z0-9+.-]*:|#")
 
 
-def on_config(config: MkDocsConfig) -> MkDocsConfig:
+def on_config(config: "MkDocsConfig") -> "MkDocsConfig":
     """Makes the menu, anchors as the repository's pages have them, and its address."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     config.repo_url = project["project"].get("urls", {}).get("Repository")
@@ -40,8 +43,10 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     return config
 
 
-def on_files(files: Files, config: MkDocsConfig) -> Files:
+def on_files(files: "Files", config: "MkDocsConfig") -> "Files":
     """Adds the brought pages and the reference."""
+    from mkdocs.structure.files import File
+
     for name, place in BROUGHT.items():
         text = (ROOT / name).read_text(encoding="utf-8")
         files.append(File.generated(config, place, content=text))
@@ -50,7 +55,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, page, config: MkDocsConfig, **_) -> str:
+def on_page_markdown(
+    markdown: str, page: "Page", config: "MkDocsConfig", files: "Files"
+) -> str:
     """Turns the links of a page into those of the site."""
     place = page.file.src_uri
     at = {to: name for name, to in BROUGHT.items()}.get(place, f"docs/{place}")
