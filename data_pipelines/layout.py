@@ -91,9 +91,11 @@ def _is_class(folder: Path, name: str) -> bool:
 
 def strangers(root: str | Path, name: str = MVTEC_3D) -> list[Fault]:
     """Returns a warning for each file and folder in `root` that is no class."""
-    faults = []
-    for path in entries(Path(root)):
-        if _is_class(path, name) or path.name.lower() in KNOWN:
+    faults, root = [], Path(root)
+    depth = any(any(root.glob(f"{way}/depth")) for way in ("*/*", "*/*/*"))
+    known = {*KNOWN, sensor_file.CAMERA} if depth else {*KNOWN}
+    for path in entries(root):
+        if _is_class(path, name) or path.name.lower() in known:
             continue
         message = "is not read"
         if path.is_dir():
