@@ -22,14 +22,15 @@ KNOWN = (CLASS_IDS, "calibration", "license.txt", "readme.txt", SENSOR)
 
 def stray_masks(folder: Path, groups: list[Group], faults: list[Fault]) -> None:
     """Adds the folders of masks, and files beside them, to which no images belong."""
+    apart = folder / GROUND_TRUTH
     masks = [group.places["gt"].folder for group in groups if "gt" in group.places]
-    known = {place for folder in masks for place in (folder, *folder.parents)}
-    for path in entries(folder / GROUND_TRUTH):
-        if path not in known and any(
-            place.is_relative_to(path.parent) for place in masks
-        ):
-            message = "no images belong to it; expected a folder of samples of its name"
-            faults.append(Fault("extra_file", str(path), message))
+    masks = [place for place in masks if place.is_relative_to(apart)]
+    above = {p for m in masks for p in m.parents if p.is_relative_to(apart)}
+    for place in sorted({apart, *above} - set(masks)):
+        for path in entries(place):
+            if path not in masks and path not in above:
+                message = "no images belong to it; expected folders as of the samples"
+                faults.append(Fault("extra_file", str(path), message))
 
 
 def no_sample(group: Group, faults: list[Fault]) -> None:

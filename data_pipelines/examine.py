@@ -74,11 +74,12 @@ def examine(root: str | Path, category: str, name: str = MVTEC_3D) -> Examined:
     files = sorted(found.samples + found.incomplete, key=lambda sample: sample[:3])
     bar = tqdm(files, desc=category, leave=False, disable=None)
     seen = [_seen(sample, found) for sample in bar]
+    if all(any(fault.kind == GREY for fault in each.faults) for each in seen):
+        for each in seen:  # a grey camera
+            each.faults[:] = [fault for fault in each.faults if fault.kind != GREY]
     faults = [*found.faults, *(fault for each in seen for fault in each.faults)]
-    if sum(fault.kind == GREY for fault in faults) == len(files):
-        faults = [fault for fault in faults if fault.kind != GREY]  # a grey camera
     faults += _across(str(Path(root) / category), seen)
-    complete = set(sample.key for sample in found.samples)
+    complete = {sample.key for sample in found.samples}
     return Examined(found, _rows(seen, complete, found.faults), tuple(faults))
 
 

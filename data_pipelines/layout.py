@@ -181,7 +181,8 @@ def scan(root: str | Path, category: str, name: str = MVTEC_3D) -> Layout:
     samples += _divided(folder, shared, faults)
     samples.sort(key=lambda files: files[:3])
     _note_equal_names(folder, samples, faults)
-    amiss.stray_masks(folder, groups, faults)
+    if name != MVTEC_3D:
+        amiss.stray_masks(folder, groups, faults)
     amiss.not_read(folder, groups, sensor, name, faults)
     amiss.declared(folder, sensor, there, faults)
     amiss.empty(folder, samples, faults, name)

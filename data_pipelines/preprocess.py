@@ -31,7 +31,7 @@ from data_pipelines.measured import distance
 from data_pipelines.pairing import GOOD, SampleFiles
 from data_pipelines.prepared import MANIFEST, Prepared, open_prepared, write_manifest
 from data_pipelines.recipes import RECIPES
-from data_pipelines.remarks import refuse_useless, remarks
+from data_pipelines.remarks import NO_MASKS, refuse_useless, remarks
 from data_pipelines.samples import (
     Processed,
     complete_parameters,
@@ -205,7 +205,8 @@ def _refuse_faults(found: Layout, on_missing: str) -> None:
             + advice
         )
     for fault in found.faults:
-        logging.warning("%s", fault)
+        if fault.message != NO_MASKS:  # which the remarks say
+            logging.warning("%s", fault)
 
 
 def _write(
