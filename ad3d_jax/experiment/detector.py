@@ -281,7 +281,8 @@ def _measured(
     given = {name: _array(name, x) for name, x in given.items() if x is not None}
     if "xyz" in given and given["xyz"].ndim == 2:
         given["xyz"] = given["xyz"][:, None]
-    if "xyz" in given and sensor is not None and given["xyz"].shape[-1] == 3:
+    declared = sensor is not None and sensor.points is not None
+    if declared and "xyz" in given and given["xyz"].shape[-1] == 3:
         given["xyz"] = in_metres(given["xyz"], sensor)
     if depth is None:
         return given
