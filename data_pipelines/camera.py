@@ -60,7 +60,7 @@ def read_table(path: str | Path) -> dict[str, Any]:
     A name that stands twice in a table is refused, since one would be dropped.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8-sig")  # editors begin so
         table = json.loads(text, object_pairs_hook=_once)
     except (OSError, ValueError, RecursionError) as error:
         raise DatasetError(f"{path}: cannot be read as JSON: {error}") from error
@@ -70,11 +70,12 @@ def read_table(path: str | Path) -> dict[str, Any]:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    names = [name for name, _ in pairs]
-    for name in names:
-        if names.count(name) > 1:
+    table = {}
+    for name, value in pairs:
+        if name in table:
             raise ValueError(f"{name} stands in it twice")
-    return dict(pairs)
+        table[name] = value
+    return table
 
 
 def intrinsics_in(where: str | Path, table: Any, unit: float | None) -> Intrinsics:

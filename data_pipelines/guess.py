@@ -3,17 +3,18 @@
 import collections
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ad3d_jax.image_files import DEEP, FORMATS, open_image
+from ad3d_jax.image_files import FORMATS, open_image
 from data_pipelines import clouds
 from data_pipelines.camera import intrinsics_in, read_table
 from data_pipelines.decode import COLOURS, stored_depth, stored_xyz
 from data_pipelines.folders import entries
-from data_pipelines.pairing import SUFFIXES
+from data_pipelines.pairing import DEPTH_SUFFIXES, SUFFIXES
 from data_pipelines.sensor import AXES, Sensor
 from data_pipelines.sensor_file import CAMERA
 
@@ -78,20 +79,12 @@ def _kinds(folder: Path) -> dict[str, str]:
 
 def _kind(path: Path) -> str:
     suffix = path.suffix.lower()
-    if suffix in SUFFIXES["xyz"]:
-        return "points"
-    if suffix == ".json":
-        return "camera"
-    if suffix not in SUFFIXES["rgb"]:
-        return ""
-    try:
-        return (
-            "depth"
-            if open_image(path, (*COLOURS, *DEEP), FORMATS).mode in DEEP
-            else "image"
-        )
-    except ValueError:
-        return ""
+    if suffix in DEPTH_SUFFIXES:
+        with suppress(ValueError):
+            stored_depth(path)
+            return "depth"
+    kinds = {"rgb": "image", "xyz": "points", "camera": "camera"}
+    return next((kinds[m] for m in kinds if suffix in SUFFIXES[m]), "")
 
 
 def _first(kinds: Mapping[str, str], kind: str, usual: Sequence[str]) -> str | None:

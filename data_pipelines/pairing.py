@@ -15,7 +15,7 @@ SUFFIXES = {
     "gt": (".png", ".bmp", clouds.LABEL_SUFFIX),
     "camera": (".json",),
 }
-DEPTH_SUFFIXES = (".png",)  # of xyz, where a sensor's depth images stand for points
+DEPTH_SUFFIXES = (".png", ".tif", ".tiff")  # of xyz, where it is a depth image
 FILES = tuple(SUFFIXES)  # names of the files that a sample may have
 
 

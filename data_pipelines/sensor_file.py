@@ -6,7 +6,7 @@ class counts alone. Every key may be left out:
     {
       "images": "rgb",             folder of the images; null = they are not read
       "points": "xyz",             folder of points: TIFF, PLY or PCD
-      "depth": "depth",            in its place: folder of 16-bit depth images, PNG
+      "depth": "depth",            in its place: folder of 16-bit depth images
       "masks": "gt",               folder of the masks; null = they are not read
       "unit": "mm",                of points or depth: m, cm, mm, um, or metres
       "missing": [0, 65535],       distances, in the file's unit, of unmeasured points

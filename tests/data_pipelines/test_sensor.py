@@ -9,6 +9,7 @@ import tifffile
 from PIL import Image
 
 from data_pipelines.camera import Intrinsics, xyz_from_depth
+from data_pipelines.decode import stored_depth
 from data_pipelines.errors import CorruptSampleError, DatasetError
 from data_pipelines.layout import scan
 from data_pipelines.preprocess import prepare
@@ -45,7 +46,10 @@ def depth_class(box, write, **camera):
         units = units_of(tifffile.imread(path))
         place = path.parents[1] / "depth"
         place.mkdir(exist_ok=True)
-        Image.fromarray(units).save(place / f"{path.stem}.png")
+        if path.stem == "001":
+            tifffile.imwrite(place / f"{path.stem}.tiff", units)
+        else:
+            Image.fromarray(units).save(place / f"{path.stem}.png")
         depth = (units * 0.0001).astype(np.float32)
         points = xyz_from_depth(depth, INTRINSICS)
         tifffile.imwrite(twin / path.relative_to(box), points, photometric="rgb")
@@ -82,14 +86,14 @@ def test_depth_in_training_is_the_points_in_training_bit_by_bit(box, write, tmp_
 def test_a_camera_a_sample(box, write, tmp_path):
     """Each has other intrinsics; one is missing, one is wrong."""
     depth_class(box, write)
-    for path in sorted(box.glob("*/*/depth/*.png")):
+    for path in sorted(box.glob("*/*/depth/*")):
         place = path.parents[1] / "cameras"
         place.mkdir(exist_ok=True)
         own = {**CAMERA, "fx": 500 + int(path.stem)}
         (place / f"{path.stem}.json").write_text(json.dumps(own))
     declare(box, depth="depth", unit=0.0001, intrinsics="cameras")
     for files in scan(box.parent, "box").split("train"):
-        units = np.asarray(Image.open(files.xyz))
+        units = stored_depth(files.xyz)
         camera = INTRINSICS._replace(fx=500 + int(files.stem))
         expected = xyz_from_depth((units * 0.0001).astype(np.float32), camera)
         np.testing.assert_array_equal(load_sample(files).sample.xyz, expected)
@@ -226,6 +230,14 @@ def test_a_wrong_declaration_is_named(tmp_path, table, said):
     with pytest.raises(DatasetError, match=said) as error:
         read_sensor(tmp_path / "sensor.json")
     assert "json" in str(error.value)
+
+
+def test_a_depth_image_of_another_kind_is_named(tmp_path):
+    path = tmp_path / "a.tiff"
+    for wrong in (np.zeros((32, 32), np.float32), np.zeros((32, 32, 3), np.uint16)):
+        tifffile.imwrite(path, wrong)
+        with pytest.raises(CorruptSampleError, match=r"expected uint16 \[rows, colu"):
+            stored_depth(path)
 
 
 def test_a_key_that_stands_twice_and_what_is_no_table_are_refused(tmp_path):
