@@ -35,6 +35,7 @@ from ad3d_jax.workdir import names
 from ad3d_jax.workdir.json_files import write_json
 from ad3d_jax.workdir.places import local
 from data_pipelines import layout, synthetic
+from data_pipelines.arrangements import MVTEC_3D
 
 ALL = "all"  # in place of the names of classes
 
@@ -127,7 +128,7 @@ def ask(
         systems=systems,
         categories=classes(categories, root),
         seeds=tuple(dict.fromkeys(seeds)),
-        dataset=dataset or (layout.MVTEC_3D if root else SAMPLE_SET),
+        dataset=dataset or (MVTEC_3D if root else SAMPLE_SET),
         mask_size=mask_size,
         data_root=root,
         overrides=for_all,

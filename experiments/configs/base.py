@@ -41,7 +41,7 @@ def base_config(system: str, recipe: str = "raw") -> ConfigDict:
             # Numbers that a sweep may change without compiling.
             "hyper": dict(entry.hyper),
             "data": {
-                "name": "mvtec_3d",  # layout of the root: mvtec_3d | mvtec_ad
+                "name": "mvtec_3d",  # of the root: mvtec_3d | mvtec_ad | plain
                 "root": "",  # folder of classes; "" = the generated sample set
                 "category": "",  # "" = the first category of the sample set
                 "recipe": recipe,
