@@ -70,16 +70,20 @@ def test_each_kind_is_measured_against_all_good_samples():
     labels = [0, 0, 1, 1]
     rows = [Row("box", k, str(n), n, labels[n]) for n, k in enumerate("ggab")]
     image = np.array([0.1, 0.2, 0.9, 0.15], np.float32)
-    found = strata.measure(Scored(maps, masks, image, np.ones(4)), rows)
+    found = strata.measure(Scored(maps, masks, image, np.ones(4), {}), rows)
     assert list(found) == ["a", "b"]
     assert found["a"]["i_auroc"] == 1.0 and found["a"]["aupro_30"] == 1.0
     assert found["b"]["i_auroc"] == 0.5 and found["b"]["p_auroc"] == 0.5
+
+
+RATE = optuna.distributions.FloatDistribution(0.0, 9.0)
 
 
 def trial(number, value, kinds=None, state=TrialState.COMPLETE, **more):
     attributes = {SLOT: number, FIELDS: {"rate": float(number)}}
     if kinds is not None:
         attributes[KINDS] = kinds
+    more |= {"params": {"rate": float(number)}, "distributions": {"rate": RATE}}
     return create_trial(value=value, state=state, user_attrs=attributes, **more)
 
 
@@ -96,11 +100,13 @@ def study():
 
 def test_the_best_trial_has_the_lowest_mean_rank(study):
     found = ranking.best_first(study, study.trials)
-    assert [t.number for t in found] == [0, 1, 2]  # equal ranks of 0 and 1: by value
-    study.add_trial(trial(3, 0.66, kinds_of(cut=(0.6, 0.6), stain=(0.8, 0.64))))
-    assert report.best_trial(study).number == 3
-    bare = trial(4, 0.9)  # without kinds values decide
-    assert ranking.best_first(study, [*study.trials, bare])[0].value == 0.9
+    assert [t.number for t in found] == [1, 0, 2]
+    assert ranking.mean_ranks(study, found) == [1.75, 2.0, 2.25]
+    assert report.best_trial(study).number == 1
+    equal = [study.trials[0], trial(5, 0.71, study.trials[0].user_attrs[KINDS])]
+    assert [t.value for t in ranking.best_first(study, equal)] == [0.71, 0.70]
+    study.add_trial(trial(3, 0.9))  # without kinds values decide
+    assert report.best_trial(study).value == 0.9
 
 
 def test_the_page_tells_kinds_and_no_pruned_trial_among_final_values(
@@ -119,7 +125,7 @@ def test_the_page_tells_kinds_and_no_pruned_trial_among_final_values(
 
     monkeypatch.setattr(report, "drawn", drawn)
     page = report.compose(study, [])
-    for word in ("Kinds of planted defects", "mean rank", "stain", "1.50"):
+    for word in ("Kinds of planted defects", "mean rank", "stain", "1.75"):
         assert word in page
     (axes,) = figures[0].axes
     lines = {line.get_label(): line for line in axes.lines}

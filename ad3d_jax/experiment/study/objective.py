@@ -121,8 +121,7 @@ def begin(task: Task, goal: Goal, grounds: Grounds, log: Log) -> tuple[Trial, Gr
     brought = pretrained.bring(config, system).trees
     engine = engines.make_engine(config.fit.engine, task.devices)
     ground = grounds.open(config, system, goal.planting)
-    planted_kinds = list(dict.fromkeys(r.defect for r in ground.rows if r.label))
-    strata.check_weights(goal.weights, planted_kinds)
+    strata.check_weights(goal.weights, strata.kinds_in(ground.rows))
     dataset = with_sources(
         config, due(system, fit_options(config)).phases, ground.samples
     )

@@ -20,12 +20,18 @@ METRICS = ("i_auroc", "aupro_30", "aupro_05", "p_ap")  # of each kind, that are 
 MEAN = ("i_auroc", "aupro_30")  # what the metric "mean" is the mean of
 NEAR = 0.97  # where all trials reach it in a kind, the low end of a metric counts
 SAMPLED = ("maps", "masks", "image", "seconds")  # what `Scored` has of each sample
+WHOLE = ("parts", "seconds_score", "images_per_second")  # are told of all samples
 LOW_END = {"i_auroc": "p_ap", "aupro_30": "aupro_05"}
 
 
 def parts_of(metric: str) -> tuple[str, ...]:
     """Returns the metrics of which a study's metric is the mean."""
     return MEAN if metric == "mean" else (metric,)
+
+
+def kinds_in(rows: Sequence[Row]) -> list[str]:
+    """Returns the kinds of the planted split's defective samples, by name."""
+    return sorted({row.defect for row in rows if row.label})
 
 
 def measure(
@@ -40,14 +46,15 @@ def measure(
     """
     good = [n for n, row in enumerate(rows) if not row.label]
     found = {}
-    for kind in dict.fromkeys(row.defect for row in rows if row.label):
+    for kind in kinds_in(rows):
         numbers = good + [n for n, row in enumerate(rows) if row.defect == kind]
         some = scored._replace(
             **{name: getattr(scored, name)[numbers] for name in SAMPLED},
             parts={},
             match=None,
         )
-        found[kind] = evaluation.measure(some, [rows[n] for n in numbers], host_bytes)
+        metrics = evaluation.measure(some, [rows[n] for n in numbers], host_bytes)
+        found[kind] = {n: x for n, x in metrics.items() if n not in WHOLE}
     return found
 
 
