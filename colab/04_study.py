@@ -2,8 +2,9 @@
 # # A study
 # Which numbers suit a system? A study tries them. Its objective never sees the test
 # set: good parts, held out of train, get planted defects, and a trial is worth the mean
-# of I-AUROC and AUPRO@0.3 over their kinds. Optuna proposes, an SQLite file remembers; several
-# workers may share a study, and one that was stopped goes on with the same call.
+# of I-AUROC and AUPRO@0.3 over their kinds. Optuna proposes, an SQLite file remembers;
+# several workers may share a study, and one that was stopped goes on with the same
+# call.
 
 # %% [markdown]
 # ## The space

@@ -9,11 +9,9 @@ on the same machine or, with PostgreSQL, on another. Trials are judged on good s
 with planted defects, never on the test set. See docs/studies.md.
 """
 
-from collections.abc import Sequence
-
 from absl import flags
 
-from data_pipelines.command import checking_flags, whole_numbers
+from data_pipelines.command import checking_flags, named_numbers, whole_numbers
 from experiments import command
 
 MODES = ("run", "report")
@@ -27,7 +25,9 @@ def main(values: flags.FlagValues) -> None:
     config, own = command.config_of(values), {"workdir": values.workdir}
     settings = {name: values[name].value for name in Settings._fields}
     settings["stages"] = whole_numbers(settings["stages"], "stages")
-    settings["planted_weights"] = weights_of(settings["planted_weights"])
+    settings["planted_weights"] = named_numbers(
+        settings["planted_weights"], "planted_weights"
+    )
     with checking_flags():
         settings_of(settings)
     if values.mode == "run":
@@ -37,16 +37,6 @@ def main(values: flags.FlagValues) -> None:
     )
     print(*found.summary, sep="\n")
     print(f"\nreport: {found.report}")
-
-
-def weights_of(texts: Sequence[str]) -> dict[str, float]:
-    """Returns the weights of kinds, given as "kind=weight"; raises flags.Error."""
-    try:
-        pairs = [text.split("=") for text in texts]
-        return {kind: float(weight) for kind, weight in pairs}
-    except ValueError:
-        expected = "--planted_weights: expected kind=weight,…, found "
-        raise flags.Error(expected + repr(",".join(texts))) from None
 
 
 def define_flags() -> None:

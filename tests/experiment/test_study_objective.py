@@ -8,11 +8,13 @@ import sys
 
 import pytest
 
+from ad3d_jax.experiment.data import open_data
 from ad3d_jax.experiment.state import build_system
 from ad3d_jax.experiment.study import outcomes, strata, trials
 from ad3d_jax.experiment.study.grounds import Grounds
 from ad3d_jax.experiment.study.objective import Goal, Task
 from ad3d_jax.workdir.disk import DiskFullError
+from data_pipelines.errors import DatasetError
 from data_pipelines.planted import Settings
 from data_pipelines.reader import Reader
 from experiments.configs import btf, patchcore, simplenet
@@ -161,6 +163,22 @@ def test_all_trials_of_a_study_are_judged_on_the_same_samples(cache):
         masks.append(batch.mask)
     assert rows[0] == rows[1] and [r.defect for r in rows[0]].count("good") == 2
     assert (masks[0] == masks[1]).all()
+
+
+def test_what_calibrates_takes_no_part_in_a_study(cache):
+    fields = {"calibration.source": "held_out", "calibration.share": 0.25}
+    config = config_of(cache, patchcore.get_config("tiny"), fields)
+    system = build_system(config)
+    data = open_data(config, system)
+    held = {data.prepared.rows("train")[n]["id"] for n in data.calibration.held}
+    ground = Grounds().open(config, system, PLANTING)
+    (fitted,) = ground.samples.ordered("train", 4, 0)
+    hosts = {row.id for row in ground.rows if not row.label}
+    assert (len(held), len(hosts), len(set(fitted.id))) == (2, 2, 4)
+    assert not held & hosts and not (held | hosts) & set(fitted.id.tolist())
+    config.calibration.source = "folds"
+    with pytest.raises(DatasetError, match="folds: all training samples calibrate"):
+        Grounds().open(config, system, PLANTING)
 
 
 @pytest.mark.slow

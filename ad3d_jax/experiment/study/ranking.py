@@ -29,9 +29,9 @@ def best_first(study: optuna.Study, trials: Sequence[FrozenTrial]) -> list[Froze
 def mean_ranks(
     study: optuna.Study, complete: Sequence[FrozenTrial]
 ) -> list[float] | None:
-    """Returns the mean rank of each trial over kinds, None where one has no kinds."""
+    """Returns the mean rank of each trial over kinds, None where any has no kinds."""
     facts = study.user_attrs.get(FACTS, {})
     kinds = [trial.user_attrs.get(KINDS) for trial in complete]
-    if not all(kinds):
+    if not kinds or not all(kinds):
         return None
     return strata.mean_ranks(kinds, facts["metric"], facts["weights"])
