@@ -185,7 +185,7 @@ def test_the_ends_of_a_space_are_checked_before_the_study(table, words):
         ("stages", (0, 50)),
         ("stages", (150,)),
         ("together", 0),
-        ("planted_twins", 0),
+        ("planted_each", 0),
         ("heartbeat", 0),
     ],
 )
