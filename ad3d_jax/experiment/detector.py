@@ -13,10 +13,10 @@ from ml_collections import ConfigDict
 
 from ad3d_jax import evaluate as evaluation
 from ad3d_jax.base import Array, Batch, Scores, State, System
-from ad3d_jax.devices import engines
+from ad3d_jax.devices import engines, kept
 from ad3d_jax.experiment import origin as origins
 from ad3d_jax.experiment.origin import Origin
-from ad3d_jax.experiment.state import build_system, fitted_state, key_of
+from ad3d_jax.experiment.state import build_system, fitted_state, key_of, traced_from
 from ad3d_jax.workdir import names
 from ad3d_jax.workdir.checkpoint import save_tree
 from ad3d_jax.workdir.folder import open_workdir
@@ -148,7 +148,11 @@ class Detector:
     @cached_property
     def _compiled(self):
         engine = engines.make_engine("jit")
-        return evaluation.compile_score(self.system, engine, self.key, self.state)
+        score = evaluation.score_program(self.system, engine)
+        program = kept.Program(score, traced_from(self.config, self.system), Scores)
+        return evaluation.compile_score(
+            self.system, engine, self.key, self.state, program=program
+        )
 
     def _check_given(self, measured: Mapping[str, np.ndarray]) -> None:
         """Raises ValueError where what the system looks at was not given."""
