@@ -20,10 +20,11 @@ from ad3d_jax.base import (
     missing_fields,
     scoring,
 )
+from ad3d_jax.decision import Decision
 from ad3d_jax.devices import compilation, engines, memory, processes
 from ad3d_jax.metrics import binned, exact, tables
 from ad3d_jax.ops.resize import at_size
-from ad3d_jax.workdir.scores import Row
+from ad3d_jax.workdir.scores import VERDICTS, Row
 
 # That exact metrics take of a pixel beyond its map and mask, while all are sorted.
 SORTING_BYTES = 50
@@ -167,16 +168,28 @@ def score_split(
     )
 
 
-def scored_rows(scored: Scored, rows: Sequence[Row]) -> list[Row]:
+def scored_rows(
+    scored: Scored, rows: Sequence[Row], decision: Decision | None = None
+) -> list[Row]:
     """Returns the rows of a split, in manifest order, with what was found of each."""
     match = np.zeros((len(rows), 0), int) if scored.match is None else scored.match
     found = zip(rows, scored.image, scored.seconds, match, strict=True)
-    return [
+    scored_ones = [
         row._replace(
             score=float(score), seconds=float(seconds), match=tuple(map(int, matched))
         )
         for row, score, seconds, matched in found
     ]
+    if decision is None:
+        return scored_ones
+    return [decided(row, decision.of(i)) for i, row in enumerate(scored_ones)]
+
+
+def decided(row: Row, decision: Decision) -> Row:
+    """Returns a row with what is decided of its sample."""
+    verdict = "" if decision.defective is None else VERDICTS[int(decision.defective)]
+    boxes = tuple(box[:4] for box in decision.boxes)
+    return row._replace(p_value=float(decision.p_value), verdict=verdict, boxes=boxes)
 
 
 def measure(scored: Scored, rows: Sequence[Row], host_bytes: int | None = None) -> dict:

@@ -78,6 +78,30 @@ class Held(Source):
         return {name: array[numbers] for name, array in self._arrays.items()}
 
 
+class Subset(Source):
+    """Some samples of a source, in the order of their numbers there."""
+
+    def __init__(self, source: Source, numbers: np.ndarray):
+        """Takes the source and the numbers [size] of its samples."""
+        self._source, self._chosen = source, np.asarray(numbers)
+
+    def size(self) -> int:
+        """Returns the number of samples."""
+        return len(self._chosen)
+
+    def facts(self, numbers: np.ndarray) -> Arrays:
+        """Returns the facts of samples, see `Source.facts`."""
+        return self._source.facts(self._chosen[numbers])
+
+    def read(self, numbers: np.ndarray) -> Arrays:
+        """Returns the fields of samples, see `Source.read`."""
+        return self._source.read(self._chosen[numbers])
+
+    def stream(self, batches: Iterable[np.ndarray]) -> Iterator[Arrays]:
+        """Yields what `read` returns for each of `batches`, see `Source.stream`."""
+        return self._source.stream(self._chosen[numbers] for numbers in batches)
+
+
 def of_batch(batch: Batch) -> Held:
     """Returns the samples of a host batch, whose rows are all real."""
     fields = {**batch._asdict(), **batch.extras}

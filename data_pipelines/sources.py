@@ -13,16 +13,18 @@ import jax
 import numpy as np
 
 from ad3d_jax.devices import processes
+from data_pipelines import calibration as calibrations
 from data_pipelines import images, layout, resident, synthetic
 from data_pipelines.errors import DatasetError
 from data_pipelines.prepared import MANIFEST, Prepared, open_prepared
 from data_pipelines.preprocess import prepare
-from data_pipelines.reader import Arrays, Opener, Reader, Source
+from data_pipelines.reader import Arrays, Opener, Reader, Source, Subset
 from data_pipelines.recipes import RECIPES
 from data_pipelines.recipes.base import NOTHING
 
 PREPARED_AS = {"stream": "tfds", "resident": "npz"}  # format that a reader reads
 READERS = tuple(PREPARED_AS)
+CALIBRATION = "calibration"  # the source of good samples that a fit does not see
 
 
 class Images(NamedTuple):
@@ -50,6 +52,7 @@ class Data(NamedTuple):
     prepared: Prepared
     dataset: Reader
     opened: Class
+    calibration: calibrations.Split  # samples of the source "calibration"
 
     def digest(self, source: str) -> dict[str, Any] | None:
         """Returns number and SHA-256 of the samples of a source, by all their files.
@@ -147,6 +150,7 @@ def natural_images(wanted: Images) -> Source:
 SOURCES: dict[str, Callable[[Class], Source]] = {
     "train": partial(split_of, split="train"),
     "validation": partial(split_of, split="validation"),
+    CALIBRATION: partial(split_of, split=CALIBRATION),
     "train_all": train_of_all,
     "images": lambda opened: natural_images(opened.images),
 }
@@ -169,6 +173,7 @@ def open_data(
     own: Mapping[str, Opener] = NOTHING,
     learned: Mapping[str, Any] | None = None,
     points: bool = True,
+    calibration: calibrations.Settings = calibrations.Settings(),  # noqa: B008
 ) -> Data:
     """Opens a class, which is preprocessed if need be; its sources are opened later.
 
@@ -190,6 +195,8 @@ def open_data(
         own: what opens sources that a system brings, by name.
         learned: what the recipe has learned elsewhere, see `preprocess.prepare`.
         points: whether they are wanted, see there.
+        calibration: which good samples calibrate; those that are held out are in no
+            source but "calibration".
 
     Returns:
         The class; its dataset has the sources of `SOURCES`, those of `own`, and "test".
@@ -221,15 +228,21 @@ def open_data(
             points=points,
         )
 
-    def openers(category: str) -> Mapping[str, Opener]:
-        return _openers(prepared(category), reader)
+    chosen = calibrations.choose(calibration, prepared(category))
+
+    def openers(name: str) -> Mapping[str, Opener]:
+        found = _openers(prepared(name), reader)
+        return _with_calibration(found, chosen) if name == category else found
 
     opened = Class(Path(root), category, prepared, openers, natural)
     splits = openers(category)  # which tells of a wrong reader at once
     sources = {name: partial(source, opened) for name, source in SOURCES.items()}
     if natural is None:
         del sources["images"]
-    return Data(prepared(category), Reader({**splits, **sources, **own}), opened)
+    if chosen.source == calibrations.NONE:
+        del sources[CALIBRATION]
+    reader_of_all = Reader({**splits, **sources, **own})
+    return Data(prepared(category), reader_of_all, opened, chosen)
 
 
 def sample_set(
@@ -275,6 +288,23 @@ def _openers(prepared: Prepared, reader: str) -> Mapping[str, Opener]:
     from data_pipelines import stream  # loads TensorFlow
 
     return stream.openers(prepared)
+
+
+def _with_calibration(
+    openers: Mapping[str, Opener], chosen: calibrations.Split
+) -> Mapping[str, Opener]:
+    """Returns the openers of a class's splits with those that calibrate set apart."""
+
+    def part(held: bool) -> Source:
+        whole = openers["train"]()
+        return Subset(whole, np.flatnonzero(chosen.reserves(whole.size()) == held))
+
+    if chosen.source == calibrations.HELD_OUT:
+        own = {"train": partial(part, False), CALIBRATION: partial(part, True)}
+        return {**openers, **own}
+    if chosen.source == calibrations.NONE:
+        return openers
+    return {**openers, CALIBRATION: openers[chosen.split]}
 
 
 def _prepared_once(*arguments: Any, **named: Any) -> Prepared:

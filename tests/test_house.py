@@ -30,6 +30,7 @@ LAYERS = (
     ("ad3d_jax.metrics",),
     ("ad3d_jax.devices",),
     ("ad3d_jax.fit",),
+    ("ad3d_jax.decision",),
     ("ad3d_jax.evaluate", "ad3d_jax.report"),
     ("ad3d_jax.testing",),
     ("data_pipelines",),

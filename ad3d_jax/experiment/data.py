@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from ad3d_jax.base import Batch, Phase, System
 from ad3d_jax.experiment.state import key_of
 from ad3d_jax.workdir.scores import Row
-from data_pipelines import layout, sources, synthetic
+from data_pipelines import calibration, layout, sources, synthetic
 from data_pipelines.reader import Reader
 from data_pipelines.recipes import RECIPES
 from data_pipelines.samples import complete_parameters
@@ -48,6 +48,7 @@ def open_data(
         on_missing=data.on_missing,
         learned=learned,
         points=needs_points(system),
+        calibration=calibration.Settings(**config.calibration.to_dict()),
     )
 
 
@@ -112,6 +113,13 @@ def extras_of(system: System) -> tuple[str, ...]:
     needs = (*system.needs_fit, *system.needs_score)
     names = {n.removeprefix("extras.") for n in needs if n.startswith("extras.")}
     return tuple(sorted(names))
+
+
+def calibration_names(data: Data) -> tuple[str, ...]:
+    """Returns "defect/stem" of the samples that calibrate, in their order."""
+    rows = data.prepared.rows(data.calibration.split)
+    chosen = (rows[i] for i in data.calibration.numbers(data.prepared))
+    return tuple(f"{row['defect']}/{row['stem']}" for row in chosen)
 
 
 def example(config: ConfigDict, system: System) -> Batch:

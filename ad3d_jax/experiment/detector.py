@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -13,11 +13,19 @@ from ml_collections import ConfigDict
 
 from ad3d_jax import evaluate as evaluation
 from ad3d_jax.base import Array, Batch, Scores, State, System
+from ad3d_jax.decision import Decision, decide
 from ad3d_jax.devices import engines, kept
 from ad3d_jax.experiment import origin as origins
+from ad3d_jax.experiment.calibrate import fold_places
 from ad3d_jax.experiment.origin import Origin
 from ad3d_jax.experiment.state import build_system, fitted_state, key_of, traced_from
+from ad3d_jax.metrics.conformal import check_alpha
 from ad3d_jax.workdir import names
+from ad3d_jax.workdir.calibration import (
+    Calibration,
+    read_calibration,
+    write_calibration,
+)
 from ad3d_jax.workdir.checkpoint import save_tree
 from ad3d_jax.workdir.folder import open_workdir
 from ad3d_jax.workdir.places import local
@@ -38,6 +46,16 @@ LEVELS = 255  # of an 8-bit image, which recipes work on
 Camera = Intrinsics | Mapping[str, float] | str | os.PathLike
 
 
+class Inspection(NamedTuple):
+    """What a detector says of samples; without the axis B of a single one."""
+
+    map: np.ndarray  # [B,H,W,1] float32, at the recipe's size
+    image: np.ndarray  # [B] float32
+    parts: Mapping[str, np.ndarray]  # maps and images by name, each [B,H,W,C]
+    match: np.ndarray | None  # [B,5] int32, see `base.MATCH`
+    decision: Decision | None  # None where nothing was calibrated
+
+
 class Detector:
     """A fitted system with the recipe of its data; `load` opens one.
 
@@ -47,15 +65,26 @@ class Detector:
         recipe: of that, name and parameters of the preprocessing.
         system: its functions.
         state: fitted.
+        calibration: scores of good samples that the fit did not see, or None.
+        folds: the states that scored them, where it was not `state` that did.
         key: typed key of scoring.
     """
 
-    def __init__(self, origin: Origin, system: System, state: State):
+    def __init__(
+        self,
+        origin: Origin,
+        system: System,
+        state: State,
+        calibration: Calibration | None = None,
+        folds: Sequence[State] = (),
+    ):
         self.origin: Origin = origin
         self.config: ConfigDict = origin.configuration
         self.recipe: Mapping[str, Any] = origin.recipe
         self.system: System = system
         self.state: State = state
+        self.calibration: Calibration | None = calibration
+        self.folds: tuple[State, ...] = tuple(folds)
         self.key: Array = key_of(self.config, "score")
 
     def __repr__(self) -> str:
@@ -69,8 +98,9 @@ class Detector:
         depth: np.ndarray | None = None,
         intrinsics: Camera | None = None,
         id: int | Sequence[int] | None = None,
-    ) -> Scores:
-        """Scores one sample, or a batch of samples of one size.
+        alpha: float | None = None,
+    ) -> Inspection:
+        """Scores one sample, or a batch of samples of one size, and decides on each.
 
         The recipe is applied to what the sensor measured; what the system does not look
         at may be left out. Each number of samples and each size compiles once.
@@ -87,14 +117,18 @@ class Detector:
                 them, see `data_pipelines.camera.read_intrinsics`.
             id: of each sample, 0 to 2**31 - 1: seeds what a system draws while it
                 scores; None = from the sample's bytes.
+            alpha: share of good samples that may be called defective, between 0 and 1;
+                None = as configured.
 
         Returns:
-            NumPy arrays at the recipe's size: map [B,H,W,1], image [B] and parts, all
-            without the axis B where one sample came in.
+            NumPy arrays at the recipe's size, without the axis B where one sample came
+            in, and the decision by the scores of good samples.
 
         Raises:
             ValueError: an array is missing or not as above; it is named.
         """
+        if alpha is not None:
+            check_alpha(alpha)
         measured = _measured(rgb, xyz, depth, intrinsics)
         self._check_given(measured)
         first = next(iter(measured.values()))
@@ -120,8 +154,13 @@ class Detector:
             record, flags = to_record(**self.recipe, id=number, **own)
             tell(f"sample {row}", flags, told)
             records.append(record)
-        scores = self.score_batch(collate(records, count))
-        return jax.tree.map(lambda x: x[0], scores) if single else scores
+        batch = collate(records, count)
+        scores = self.score_batch(batch)
+        decision = self.decide(batch, scores, alpha)
+        if single:
+            scores = jax.tree.map(lambda x: x[0], scores)
+            decision = decision and decision.of(0)
+        return Inspection(*scores, decision)
 
     def score_batch(self, batch: Batch) -> Scores:
         """Returns the scores of a preprocessed batch, as NumPy arrays.
@@ -133,6 +172,26 @@ class Detector:
         check_batch(batch)
         return self._compiled(batch)
 
+    def decide(
+        self, batch: Batch, scores: Scores, alpha: float | None = None
+    ) -> Decision | None:
+        """Returns what is decided of a batch that was scored.
+
+        None where nothing was calibrated. With folds, the model of each scores it, too.
+
+        Args:
+            batch: preprocessed.
+            scores: what `score_batch` gave.
+            alpha: as in `score`.
+        """
+        if self.calibration is None:
+            return None
+        found = [score(batch) for score in self._compiled_folds] or [scores]
+        image = np.stack([each.image for each in found])
+        maps = np.stack([each.map[..., 0] for each in found])
+        rate = self.config.eval.alpha if alpha is None else alpha
+        return decide(self.calibration, image, maps, rate)
+
     def save(self, path: str | os.PathLike) -> Path:
         """Writes all that `load` needs into a folder and returns it.
 
@@ -143,16 +202,33 @@ class Detector:
         with open_workdir(local(path, "workdir"), self.origin.config) as folder:
             origins.begin(folder, self.origin)
             save_tree(folder / names.FINAL, self.state)
+            places = fold_places(self.calibration)
+            for place, state in zip(places, self.folds, strict=True):
+                save_tree(folder / place, state)
+            if self.calibration is not None:
+                write_calibration(folder / names.CALIBRATION, self.calibration)
         return folder
 
     @cached_property
+    def _engine(self) -> engines.Engine:
+        return engines.make_engine("jit")
+
+    @cached_property
+    def _program(self) -> kept.Program:
+        score = evaluation.score_program(self.system, self._engine)
+        return kept.Program(score, traced_from(self.config, self.system), Scores)
+
+    def _compile(self, state: State):
+        own = self.system, self._engine, self.key, state
+        return evaluation.compile_score(*own, program=self._program)
+
+    @cached_property
     def _compiled(self):
-        engine = engines.make_engine("jit")
-        score = evaluation.score_program(self.system, engine)
-        program = kept.Program(score, traced_from(self.config, self.system), Scores)
-        return evaluation.compile_score(
-            self.system, engine, self.key, self.state, program=program
-        )
+        return self._compile(self.state)
+
+    @cached_property
+    def _compiled_folds(self) -> list:
+        return [self._compile(state) for state in self.folds]
 
     def _check_given(self, measured: Mapping[str, np.ndarray]) -> None:
         """Raises ValueError where what the system looks at was not given."""
@@ -183,8 +259,12 @@ def load(path: str | os.PathLike) -> Detector:
         )
     system = build_system(origin.configuration)
     example = collate([empty_record(**origin.recipe, needs=system.needs_score)], 1)
-    state = fitted_state(origin.configuration, system, example, workdir)
-    return Detector(origin, system, state)
+    calibration = read_calibration(workdir / names.CALIBRATION)
+    state, *folds = (
+        fitted_state(origin.configuration, system, example, workdir, place)
+        for place in (names.FINAL, *fold_places(calibration))
+    )
+    return Detector(origin, system, state, calibration, folds)
 
 
 def _measured(rgb, xyz, depth, intrinsics) -> dict[str, np.ndarray]:

@@ -12,11 +12,13 @@ from ad3d_jax.image_files import MAX_SIDE
 from ad3d_jax.systems import field_words
 from ad3d_jax.systems.fields import COUNT, Range, choice, range_of
 from ad3d_jax.workdir.places import local
-from data_pipelines import layout, preprocess, sources
+from data_pipelines import calibration, layout, preprocess, sources
 
+ONE_LESS = 1 - 1e-9  # rates and shares are below 1
 SIDE = Range(8, MAX_SIDE, whole=True)  # pixels; in smaller ones no region can be told
 FROM_ZERO = Range(0, whole=True)
 SEED = Range(0, 2**31 - 1, whole=True)
+RATE = Range(0, ONE_LESS, open=True)
 MEMORY = Range(1, whole=True, optional=True)  # bytes
 
 RANGES: Mapping[str, Range | tuple[str, ...]] = {
@@ -41,6 +43,11 @@ RANGES: Mapping[str, Range | tuple[str, ...]] = {
     "fit.patience": COUNT,
     "fit.device_memory_bytes": MEMORY,
     "fit.host_memory_bytes": MEMORY,
+    "calibration.source": calibration.CHOICES,
+    "calibration.share": RATE,
+    "calibration.folds": Range(2, whole=True),
+    "calibration.seed": SEED,
+    "eval.alpha": RATE,
     "eval.batch_size": COUNT,
     "eval.images_per_defect": FROM_ZERO,
 }

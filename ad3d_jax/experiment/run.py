@@ -12,12 +12,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
+import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
 from ad3d_jax import evaluate as evaluation
-from ad3d_jax.base import Batch, State, System, Train, Tree
+from ad3d_jax.base import Array, Batch, Scores, State, System, Train, Tree
+from ad3d_jax.decision import decide, no_operating_point, operating_point
 from ad3d_jax.devices import compilation, engines, memory, processes
+from ad3d_jax.experiment import calibrate as calibrations
 from ad3d_jax.experiment import origin, pretrained, surroundings
 from ad3d_jax.experiment.config import plain
 from ad3d_jax.experiment.data import (
@@ -38,15 +42,18 @@ from ad3d_jax.fit.fit import Options, fit
 from ad3d_jax.fit.monitor import NOT_APPLIED
 from ad3d_jax.fit.phases import check_phases, count_steps, due
 from ad3d_jax.report import write_report
-from ad3d_jax.workdir import maps, names
+from ad3d_jax.workdir import maps as map_files
+from ad3d_jax.workdir import names
+from ad3d_jax.workdir.calibration import read_calibration, write_calibration
 from ad3d_jax.workdir.checkpoint import Checkpointer, has_tree, save_tree
 from ad3d_jax.workdir.folder import open_workdir
 from ad3d_jax.workdir.json_files import write_json
 from ad3d_jax.workdir.log import Log, read_log
 from ad3d_jax.workdir.places import local
 from ad3d_jax.workdir.scores import write_scores
+from data_pipelines.calibration import FOLDS, NONE
 from data_pipelines.reader import Reader
-from data_pipelines.sources import Data
+from data_pipelines.sources import CALIBRATION, Data
 
 MODES = ("fit", "eval", "fit_eval")
 
@@ -65,6 +72,7 @@ class Run(NamedTuple):
     phases: Sequence[str] | None  # names of those to run; None = all that are due
     facts: dict
     log: Log
+    program: compilation.Compiled  # the score, see `evaluate.compile_score`
 
 
 def run(
@@ -133,7 +141,9 @@ def opened(
     surroundings.check(config)
     folder = workdir_of(config, workdir)
     fitted = has_tree(folder / names.FINAL)
-    if "fit" in mode and (phases is not None or not fitted):
+    calibrated = (folder / names.CALIBRATION).exists()
+    to_fit = not fitted or (config.calibration.source == FOLDS and not calibrated)
+    if "fit" in mode and (phases is not None or to_fit):
         brought = bring(config, system)
     else:  # what files brought was saved
         told = origin.read(folder).weights if fitted else {}
@@ -152,6 +162,7 @@ def opened(
         if "fit" not in mode:
             learned = origin.to_score_with(folder, config).recipe["params"]
         data = read(config, system, learned)
+        calibrations.check(system, data)
         dataset = with_sources(config, due(system, options).phases, data.dataset)
         shared = processes.shared(dataset)
         first = next(shared.ordered("train", config.data.batch_size, 0))
@@ -164,6 +175,7 @@ def opened(
             yield Run(
                 *(config, system, engine, folder, data, dataset, first),
                 *(brought.trees, phases, told, log),
+                evaluation.score_program(system, engine),
             )
 
 
@@ -174,7 +186,7 @@ def tensorboard(config: ConfigDict, folder: Path) -> Path | None:
 
 
 def train(run: Run) -> State | None:
-    """Runs the phases that are due, and saves the fitted state.
+    """Runs the phases that are due, saves the fitted state, and calibrates it.
 
     Returns:
         The state after single phases, of which nothing is kept but what
@@ -185,36 +197,100 @@ def train(run: Run) -> State | None:
     if not whole:
         steps = steps.with_name("-".join((steps.name, *run.phases)))
     elif begun(run):
+        calibrate(run)
         return None
-    state = initial_state(config, run.system, run.first, run.brought)
-    features = run.folder / names.FEATURES
-    options = fit_options(config, run.phases)._replace(cache_folder=features)
 
     def after_phase(name: str, state: State) -> None:
         if processes.is_first():
             pretrained.save(config, run.system, name, state)
 
+    state = _fit(run, run.dataset, key_of(config, "fit"), steps, after_phase)
+    if not whole:
+        return state
+    if processes.is_first():
+        save_tree(final, state)
+    calibrate(run)
+    return None
+
+
+def _fit(
+    run: Run,
+    dataset: Reader,
+    key: Array,
+    steps: Path,
+    after_phase: Callable[[str, State], None] | None = None,
+) -> State:
+    """Returns the state of a fit, which goes on from the checkpoints in `steps`."""
+    state = initial_state(run.config, run.system, run.first, run.brought)
+    features = run.folder / names.FEATURES
+    options = fit_options(run.config, run.phases)._replace(cache_folder=features)
     start = time.perf_counter()
     try:
-        with Checkpointer(steps, keep=config.fit.keep) as checkpointer:
+        with Checkpointer(steps, keep=run.config.fit.keep) as checkpointer:
             state = fit(
-                run.system,
-                state,
-                key_of(config, "fit"),
-                processes.shared(run.dataset),
-                options,
+                *(run.system, state, key, processes.shared(dataset), options),
                 engine=run.engine,
                 checkpointer=checkpointer,
                 log=run.log,
                 after_phase=after_phase,
             )
         if processes.is_first():
-            if whole:
-                save_tree(final, state)
             shutil.rmtree(features, ignore_errors=True)
-        return None if whole else state
+        return state
     finally:
         run.log.write(kind="event", event="fit", seconds=time.perf_counter() - start)
+
+
+def calibrate(run: Run) -> None:
+    """Scores the good samples that calibrate and keeps their scores with the state.
+
+    With folds, each is scored by a fit without it, whose state is kept, too. Nothing is
+    done twice.
+    """
+    path, split = run.folder / names.CALIBRATION, run.data.calibration
+    done = processes.word_of_first(str(path.exists())) == str(True)
+    if done or split.source == NONE:
+        return
+    size = run.config.eval.batch_size
+    found = []
+    if split.source == FOLDS:
+        program = evaluation.score_program(run.system, run.engine)  # of all folds
+        for number, numbers, dataset in calibrations.folds_of(run.data, run.dataset):
+            _fit_fold(run, number, dataset)
+            score = _score(run, names.FOLD.format(number), program)
+            dataset = processes.shared(dataset)
+            found.append(calibrations.score_good(score, dataset, size, numbers))
+    else:
+        dataset = processes.shared(run.dataset)
+        numbers = np.arange(dataset.size(CALIBRATION))
+        score = _score(run, names.FINAL, run.program)
+        found.append(calibrations.score_good(score, dataset, size, numbers))
+    if processes.is_first():
+        write_calibration(path, calibrations.calibration_of(run.data, found))
+    processes.wait()
+
+
+def _fit_fold(run: Run, number: int, dataset: Reader) -> None:
+    """Fits the system without a fold and saves its state, where it is not there."""
+    final = run.folder / names.FOLD.format(number)
+    if processes.word_of_first(str(has_tree(final))) == str(True):
+        return
+    steps = run.folder / names.STEPS
+    key = jax.random.fold_in(key_of(run.config, "fit"), 1 + number)
+    state = _fit(run, dataset, key, steps.with_name(f"{steps.name}-{final.name}"))
+    if processes.is_first():
+        save_tree(final, state)
+
+
+def _score(
+    run: Run, place: str, program: compilation.Compiled
+) -> Callable[[Batch], Scores]:
+    """Returns the compiled score of a state of the workdir."""
+    state = fitted_state(run.config, run.system, run.first, run.folder, place)
+    return evaluation.compile_score(
+        *(run.system, run.engine, key_of(run.config, "score"), state),
+        *(limits(run.config, run.engine), program),
+    )
 
 
 def begun(run: Run) -> bool:
@@ -274,40 +350,59 @@ def training_steps(system: System, options: Options, dataset: Reader) -> int | N
     return sum(steps) if steps else None
 
 
-def evaluate(run: Run, program: compilation.Compiled | None = None) -> dict:
+def evaluate(run: Run) -> dict:
     """Scores the test split; writes maps, scores, metrics and the report.
 
-    `program` is that of `evaluate.compile_score`. Of several processes all score; the
+    Of several processes all score; the
     first reads all samples, whose masks it needs, writes, and returns the metrics, the
     others {}.
     """
     config, engine, folder = run.config, run.engine, run.folder
     dataset = run.dataset if processes.is_first() else processes.shared(run.dataset)
-    state = fitted_state(config, run.system, run.first, folder)
-    key = key_of(config, "score")
-    score = evaluation.compile_score(
-        run.system, engine, key, state, limits(config, engine), program
-    )
+    score = _score(run, names.FINAL, run.program)
     size = config.eval.batch_size
+    calibration = read_calibration(folder / names.CALIBRATION)
     rows = rows_of(run.data.manifest, "test")
     shown = evaluation.Shown(rows, config.eval.images_per_defect)
     scored = evaluation.score_split(
         score, dataset, size, shown=shown if processes.is_first() else None
     )
-    rows = evaluation.scored_rows(scored, rows)
+    of_folds = evaluation.score_program(run.system, engine)
+    others = [
+        evaluation.score_split(_score(run, place, of_folds), dataset, size)
+        for place in calibrations.fold_places(calibration)
+    ]
+    decision = None
+    if calibration is not None:
+        image, maps = (
+            np.stack([getattr(each, name) for each in others or [scored]])
+            for name in ("image", "maps")
+        )
+        decision = decide(calibration, image, maps, config.eval.alpha)
+    rows = evaluation.scored_rows(scored, rows, decision)
     if processes.is_first():
         (folder / names.METRICS).unlink(missing_ok=True)  # of an earlier scoring
         write_scores(folder / names.SCORES, rows)
-        maps.write_maps(folder / names.MAPS, rows, scored.maps, scored.masks)
+        map_files.write_maps(folder / names.MAPS, rows, scored.maps, scored.masks)
     processes.wait()
     host_bytes = limits(config, engine).host_bytes  # all processes measure together
     if not processes.is_first():
         return {}
     found = shown.samples(dataset, size)
     in_full = {rows[row].name: arrays for row, arrays in found.items()}
-    maps.write_samples(folder / names.SAMPLES, in_full)
+    map_files.write_samples(folder / names.SAMPLES, in_full)
+    measured = evaluation.measure(scored, rows, host_bytes)
+    if decision is None:
+        point = no_operating_point(
+            config.eval.alpha, run.data.calibration.note or "nothing was calibrated"
+        )
+    else:
+        labels = np.array([row.label for row in rows])
+        point = operating_point(calibration, decision, labels)
     metrics = {
-        **evaluation.measure(scored, rows, host_bytes),
+        **measured,
+        **point,
+        "notes": {**measured["notes"], **point["notes"]},
         "seconds_fit": seconds_fit(folder),
         "peak_memory_bytes": memory.peak_bytes(),
         **run.facts,

@@ -94,16 +94,22 @@ def initial_state(
 
 
 def fitted_state(
-    config: ConfigDict, system: System, batch: Batch, workdir: Path
+    config: ConfigDict,
+    system: System,
+    batch: Batch,
+    workdir: Path,
+    place: str = names.FINAL,
 ) -> State:
     """Returns the state that a finished fit saved; `batch` gives shapes alone.
+
+    `place` is where it is in the workdir: that of the whole, or of a fold.
 
     Files of weights are not read: their content was saved.
 
     Raises:
         ValueError: the workdir holds none, or that of another configuration.
     """
-    path = workdir / names.FINAL
+    path = workdir / place
     processes.wait_for(path)
     if not has_tree(path):
         raise ValueError(f"{path}: no fitted state; fit first")

@@ -17,6 +17,7 @@ DEPTH = np.array(
 GREY = np.array([(0, 0, 0), (255, 255, 255)], np.float32)
 UNMEASURED = np.array((226, 229, 233), np.uint8)
 CONTOUR = np.array((0, 229, 255), np.uint8)
+BOX = np.array((120, 255, 60), np.uint8)
 CONTOUR_EDGE = np.array((10, 30, 50), np.uint8)
 OVERLAY_STRENGTH = 0.8
 
@@ -110,7 +111,9 @@ def overlay(rgb: np.ndarray, map: np.ndarray, low: float, high: float) -> np.nda
     return np.rint(mixed).astype(np.uint8)
 
 
-def contour(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def contour(
+    image: np.ndarray, mask: np.ndarray, color: np.ndarray = CONTOUR
+) -> np.ndarray:
     """Returns the uint8 [H,W,3] image with the outline of a bool [H,W] mask drawn.
 
     The line lies just outside the mask: light within, with a dark edge, so that it
@@ -122,7 +125,7 @@ def contour(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     edge = grown(line, 1)
     result = image.copy()
     result[edge & ~line] = CONTOUR_EDGE
-    result[line & ~mask] = CONTOUR
+    result[line & ~mask] = color
     return result
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from ad3d_jax.metrics import curves
 from ad3d_jax.metrics.ranking import Ranking
 from ad3d_jax.report import charts, markup
+from ad3d_jax.report.decisions import decisions_section
 from ad3d_jax.report.files import Run, read_run
 from ad3d_jax.report.glossary import FACTS, METRICS
 from ad3d_jax.report.markup import DASH, figure, gap, number, paragraph, section, text
@@ -27,7 +28,11 @@ from ad3d_jax.workdir.atomic import write_text
 from ad3d_jax.workdir.scores import Row
 
 FEW = 10  # samples of a kind below which the page asks for caution
-LINKS = ("facts", "metrics", "curves", "scores", "samples", "training")
+DECISION = (
+    *("alpha", "threshold", "pixel_threshold", "false_alarm_rate"),
+    *("detection_rate", "calibration"),
+)
+LINKS = (*("facts", "metrics", "decisions", "curves", "scores", "samples", "training"),)
 
 
 def write_report(workdir: Path) -> Path:
@@ -65,6 +70,7 @@ def compose(run: Run, folder: Path) -> str:
         gap_list(gaps),
         facts_section(run),
         metrics_section(run.metrics),
+        decisions_section(run.metrics, run.rows),
         curves_section(run.metrics, images, pixels),
         scores_section(run.rows, images),
         samples_section(run, folder),
@@ -195,7 +201,7 @@ def metrics_section(metrics: dict[str, Any]) -> str:
         if limits := (metrics.get("bounds") or {}).get(name):
             meaning += f" The exact value lies in {limits[0]:.4f} to {limits[1]:.4f}."
         rows.append((term.name, number(metrics.get(name)), meaning))
-    told = {*METRICS, *FACTS}
+    told = {*METRICS, *FACTS, *DECISION}
     others = {k: v for k, v in notes(metrics).items() if k not in told}
     return section(
         "metrics",
@@ -311,15 +317,15 @@ def scores_section(rows: tuple[Row, ...], images: Ranking | str) -> str:
         return section("scores", title, gap(f"No threshold: {images}."), chart, table)
     words = (
         f"The threshold {threshold:.5g} is the one at which F1 is largest on this test "
-        "set. It describes this test set; it is not an operating point, which would "
-        "have to be set on good parts beforehand."
+        "set. It describes this test set; it is not the operating point, which good "
+        "samples set beforehand."
     )
     return section("scores", title, paragraph(words), chart, table)
 
 
 def facts_section(run: Run) -> str:
     """Returns the facts of the run and its configuration."""
-    skipped = {*METRICS, "parts", "notes", "bounds"}
+    skipped = {*METRICS, *DECISION, "parts", "notes", "bounds"}
     names = [*FACTS, *(n for n in run.metrics if n not in skipped and n not in FACTS)]
     facts = {FACTS.get(name, name): shown_fact(name, run.metrics) for name in names}
     config = json.dumps(run.config, indent=2, ensure_ascii=False)

@@ -154,9 +154,15 @@ def base_image(arrays: dict[str, np.ndarray], size: tuple[int, int]) -> np.ndarr
 
 
 def panels(
-    sample: Sample, scales: dict[str, Scale], map_scale: Scale
+    sample: Sample,
+    scales: dict[str, Scale],
+    map_scale: Scale,
+    boxes: np.ndarray | None = None,
 ) -> tuple[list[Panel], list[str]]:
-    """Returns measurement, truth and verdict of a checked sample, and what lacks."""
+    """Returns measurement, truth and verdict of a checked sample, and what lacks.
+
+    `boxes` [h,w] bool, of any size, is outlined in the overlay.
+    """
     arrays, shown, gaps = sample.arrays, [], []
     if unorganised(sample):
         return [], ["An unorganised cloud has no images."]
@@ -173,7 +179,7 @@ def panels(
     else:
         gaps.append("No depth was recorded.")
     if "map" in arrays:
-        shown += verdict(arrays, map_scale)
+        shown += verdict(arrays, map_scale, boxes)
     else:
         gaps.append("No anomaly map was recorded.")
     if "mask" not in arrays:
@@ -243,7 +249,9 @@ def marked(arrays: dict[str, np.ndarray], row: int, column: int) -> np.ndarray:
     return colors.contour(base_image(arrays, size), square)
 
 
-def verdict(arrays: dict[str, np.ndarray], scale: Scale) -> list[Panel]:
+def verdict(
+    arrays: dict[str, np.ndarray], scale: Scale, boxes: np.ndarray | None = None
+) -> list[Panel]:
     """Returns truth, map and overlay; the outline of the truth lies on all three."""
     map = arrays["map"]
     size = panel_size(arrays["rgb"].shape[:2] if "rgb" in arrays else map.shape)
@@ -254,6 +262,9 @@ def verdict(arrays: dict[str, np.ndarray], scale: Scale) -> list[Panel]:
         "anomaly map": colors.heat_map(map, *scale),
         "overlay": colors.overlay(base, map, *scale),
     }
+    if boxes is not None and boxes.any():
+        marked = nearest(boxes, size)
+        images["overlay"] = colors.contour(images["overlay"], marked, colors.BOX)
     if "mask" not in arrays:
         del images["ground truth (outline)"]
     return [Panel(t, colors.contour(p, mask)) for t, p in images.items()]

@@ -7,6 +7,7 @@ import numpy as np
 
 from ad3d_jax.report import charts, colors, markup
 from ad3d_jax.report.cloud import write_ply
+from ad3d_jax.report.decisions import box_mask, verdict_tag
 from ad3d_jax.report.files import Run, Sample
 from ad3d_jax.report.glossary import PARTS
 from ad3d_jax.report.markup import figure, gap, number, paragraph, section, text
@@ -42,10 +43,13 @@ def samples_section(run: Run, folder: Path) -> str:
         "The samples with the highest and the lowest score of each type. All anomaly "
         "maps and overlays share one colour scale, the 1st to the 99.8th percentile "
         "over all test maps; every other panel shares its scale with the panels of "
-        "the same name. The light blue line is the outline of the true defect."
+        "the same name. The light blue line is the outline of the true defect; green "
+        "boxes hold what is above the threshold of the map."
     )
     found = [
-        sample_block(sample, gaps, rows, scales, scale, clouds)
+        sample_block(
+            sample, gaps, rows, scales, scale, clouds, boxes_of(sample, run, rows)
+        )
         for sample, gaps in sorted(ready, key=lambda s: place(s[0], rows))
     ]
     bar_figure = figure(markup.png(bar), "anomaly map, low to high", "bar")
@@ -87,9 +91,10 @@ def sample_block(
     scales: dict[str, Scale],
     scale: Scale,
     clouds: Path,
+    boxes: np.ndarray | None,
 ) -> str:
     """Returns the panels of one sample and writes its cloud."""
-    shown, missing = panels(sample, scales, scale)
+    shown, missing = panels(sample, scales, scale, boxes)
     images = [figure(markup.jpeg(panel.image), panel.title) for panel in shown]
     details = [
         figure(markup.jpeg(panel.image), panel.title)
@@ -117,6 +122,12 @@ def sample_block(
     )
 
 
+def boxes_of(sample: Sample, run: Run, rows: dict[str, Row]) -> np.ndarray | None:
+    """Returns what lies in the boxes of a sample, [H,W] bool as large as its map."""
+    map = run.maps.get(sample.name)
+    return None if map is None else box_mask(rows.get(sample.name), map.shape)
+
+
 def sample_heading(sample: Sample, rows: dict[str, Row]) -> str:
     """Returns name, type and score of a sample, and its rank within the type."""
     row = rows.get(sample.name)
@@ -131,7 +142,8 @@ def sample_heading(sample: Sample, rows: dict[str, Row]) -> str:
         f"<h3>{text(row.defect)} / {text(row.stem)} "
         f'<span class="tag{bad}">{kind}</span> '
         f'<span class="tag plain">score {number(row.score)}, '
-        f"{rank} of {len(alike)} in its type</span> {gate_tag(sample)}</h3>"
+        f"{rank} of {len(alike)} in its type</span> {verdict_tag(row)} "
+        f"{gate_tag(sample)}</h3>"
     )
 
 

@@ -76,7 +76,15 @@ def base_config(system: str, recipe: str) -> ConfigDict:
                 "device_memory_bytes": None,  # of one device; None = as measured
                 "host_memory_bytes": None,  # None = as measured
             },
+            # Good samples that no fit sees; their scores give p-values and thresholds.
+            "calibration": {
+                "source": "auto",  # auto | validation | held_out | folds | none
+                "share": 0.2,  # of train, that held_out keeps from the fit
+                "folds": 5,  # parts of train, each scored by a fit without it
+                "seed": 0,  # of the choice of samples
+            },
             "eval": {
+                "alpha": 0.05,  # share of good parts that may be called defective
                 "batch_size": 8,
                 "images_per_defect": 2,  # best and worst samples shown in the report
             },

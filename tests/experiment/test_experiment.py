@@ -57,7 +57,10 @@ def test_python_and_the_command_give_the_same_bits(tmp_path):
     by_command = json.loads((tmp_path / "b" / "metrics.json").read_text())
     assert told(by_command) == told(metrics)
     scores = [(tmp_path / x / "scores.csv").read_text().splitlines() for x in "ab"]
-    columns = [[line.split(",")[:6] for line in lines] for lines in scores]
+    columns = [
+        [line.split(",")[:6] + line.split(",")[7:10] for line in lines]
+        for lines in scores
+    ]
     assert columns[0] == columns[1]
 
 
@@ -84,9 +87,9 @@ def test_the_test_split_is_opened_by_the_evaluation_alone(tmp_path, monkeypatch)
     fields = {**SMALL, "data.cache": str(tmp_path / "cache")}
     run = ad.Experiment("btf:raw", category="bun", workdir=tmp_path / "a", set=fields)
     run.fit()
-    assert set(opened) == {"train"}
+    assert set(opened) == {"train", "calibration"}
     assert run.evaluate()["i_auroc"] is not None
-    assert set(opened) == {"train", "test"}
+    assert set(opened) == {"train", "calibration", "test"}
 
 
 def test_no_shipped_configuration_or_space_looks_at_the_test_split():

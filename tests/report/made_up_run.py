@@ -10,6 +10,16 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 SIZE = 32
 MARKUP = '<script>alert("1")</script> & $\\frac$ ü'
+# P-value, verdict and boxes of every other sample.
+DECIDED = ((0.5, "good", ""), (0.04, "defective", "2 3 9 11; 20 20 24 26"))
+POINT = {
+    **{"alpha": 0.05, "threshold": 1.25, "pixel_threshold": 1.25},
+    **{"false_alarm_rate": 0.5, "detection_rate": None},
+    "calibration": {
+        **{"source": "held_out", "samples": 24, "smallest_alpha": 0.04},
+        **{"bound": 0.05},
+    },
+}
 DEFECTS = ("good", "dent", MARKUP)
 
 
@@ -80,11 +90,13 @@ def make_run(folder: Path) -> None:
                 arrays = sample_arrays(random, map, mask)
                 np.savez(folder / "maps" / "samples" / name, **arrays)
             score = float(np.float32(map.max()))
-            rows.append(("part", defect, stem, 7, int(defect != "good"), score, 0.01))
+            row = ("part", defect, stem, 7, int(defect != "good"), score, 0.01)
+            rows.append((*row, *DECIDED[number % 2]))
     with open(folder / "scores.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(("category", "defect", "stem", "id", "label", "score"))
-        writer.writerows(row[:6] for row in rows)
+        heads = ("category", "defect", "stem", "id", "label", "score")
+        writer.writerow((*heads, "p_value", "verdict", "boxes"))
+        writer.writerows((*row[:6], *row[7:]) for row in rows)
     labels, scores = [row[4] for row in rows], [row[5] for row in rows]
     figures = {
         "i_auroc": roc_auc_score(labels, scores),
@@ -97,13 +109,17 @@ def make_run(folder: Path) -> None:
         "p_ap": 0.32198,
         "i_f1max": 0.87651,
         "p_f1max": 0.21987,
-        "notes": {"aupro_01": "undefined: <b>made up</b>"},
+        "notes": {
+            "aupro_01": "undefined: <b>made up</b>",
+            "detection_rate": "undefined: so it was <b>made up</b>",
+        },
     }
     part = dict.fromkeys(figures, 0.12345) | {"i_ap": None, "notes": {"i_ap": "why"}}
     facts = {"system": "dbrn", "category": "part", "seed": 4711, "steps": 30}
     facts |= {"seconds_fit": 12.25, "weights": {"backbone": "random"}, "commit": None}
     write_json(
-        folder / "metrics.json", figures | facts | {"parts": {"map_quarter": part}}
+        folder / "metrics.json",
+        figures | facts | POINT | {"parts": {"map_quarter": part}},
     )
     write_json(folder / "config.json", {"data": {"category": "part"}, "seed": 4711})
     records = [{"kind": "event", "event": "start"}] + [

@@ -13,7 +13,8 @@ import pytest
 from made_up_run import DEFECTS, MARKUP, edit_metrics, file_name, make_run
 from sklearn.metrics import precision_recall_curve, roc_auc_score
 
-from ad3d_jax.report import charts, write_report
+from ad3d_jax.report import charts, decisions, write_report
+from ad3d_jax.workdir import scores
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 
@@ -299,3 +300,33 @@ def test_import_loads_no_matplotlib():
         "sys.exit(', '.join(found) or 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_decisions_are_counted_by_type_and_nothing_stands_for_a_missing_rate(whole):
+    words = " ".join(whole[1].words.split())
+    compact = words.replace(" ", "")
+    assert "24 good samples that were held out of train set the threshold" in words
+    assert "thresholdofthemap1.25" in compact
+    assert "(undefined: so it was <b>made up</b>)" in words
+    assert "good42220.27" in compact  # images, called good, defective, with boxes
+    assert "called defective, p = 0.04" in words
+
+
+def test_without_a_calibration_the_page_says_why(workdir):
+    edit_metrics(workdir, calibration=None, notes={"calibration": "it was left out"})
+    assert "No decision was made: it was left out." in made(workdir).words
+
+
+def test_boxes_are_drawn_where_the_map_is_flagged(workdir):
+    with_boxes = decisions.box_mask(
+        scores.read_scores(workdir / "scores.csv")[1], (32, 32)
+    )
+    expected = np.zeros((32, 32), bool)
+    expected[2:9, 3:11] = expected[20:24, 20:26] = True
+    np.testing.assert_array_equal(with_boxes, expected)
+    before = made(workdir).sources
+    rows = rows_of(workdir)
+    write_rows(workdir, [row | {"boxes": ""} for row in rows])
+    after = made(workdir).sources
+    assert len(before) == len(after)
+    assert sum(a != b for a, b in zip(before, after, strict=True)) == 3  # overlays
