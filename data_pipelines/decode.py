@@ -5,7 +5,7 @@ decoder may raise becomes a `CorruptSampleError` with the path and the reason. W
 to be assumed comes back as flags, which `remarks.SENTENCES` explains.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +19,7 @@ from ad3d_jax.image_files import MAX_BYTES, ImageFileError, check_sides, open_im
 from data_pipelines.camera import MARK, Intrinsics, metres, xyz_from_depth
 from data_pipelines.errors import CorruptSampleError, DatasetError
 from data_pipelines.plausible import checked_distances, checked_points
+from data_pipelines.sensor import PLAIN, Sensor, in_metres
 from data_pipelines.tiff_tags import check_tags
 
 GREY = ("L", "LA", "1")
@@ -142,19 +143,28 @@ def read_xyz(path: str | Path) -> tuple[np.ndarray, int]:
     return decoded.values, decoded.nonfinite
 
 
-def decode_xyz(path: str | Path) -> Decoded:
-    """Reads an organised point cloud, a TIFF of float32 [H,W,3] in metres.
-
-    Files as HALCON writes them (one row a strip, a sub-image with a mask) are read too.
+def decode_xyz(path: str | Path, sensor: Sensor = PLAIN) -> Decoded:
+    """Reads an organised point cloud, a TIFF of float32 [H,W,3], see `stored_xyz`.
 
     Returns:
-        [H,W,3] float32 with (0,0,0) where unmeasured, see `checked_points`.
+        [H,W,3] float32 metres with (0,0,0) where unmeasured, see `checked_points`.
 
     Raises:
         CorruptSampleError: wrong shape, dtype or size, truncated, or points that cannot
             be right.
     """
     path = Path(path)
+    return Decoded(*checked_points(path, in_metres(stored_xyz(path), sensor)))
+
+
+def stored_xyz(path: Path) -> np.ndarray:
+    """Returns the numbers [H,W,3] float32 of a TIFF, whatever they mean.
+
+    Files as HALCON writes them (one row a strip, a sub-image with a mask) are read too.
+
+    Raises:
+        CorruptSampleError: wrong shape, dtype or size, or truncated.
+    """
     check_file(path)
     check_tags(path)
     with _corrupt(path), tifffile.TiffFile(path) as tiff:
@@ -178,7 +188,7 @@ def decode_xyz(path: str | Path) -> Decoded:
             raise CorruptSampleError(path, "is truncated: data lie beyond its end")
         xyz = page.asarray()
     _check_declared(path, xyz.shape, xyz.dtype)
-    return Decoded(*checked_points(path, xyz))
+    return xyz
 
 
 def _check_declared(path: Path, shape: tuple[int, ...], dtype) -> None:
@@ -198,12 +208,16 @@ def read_depth_png(
     return xyz[..., 2], xyz
 
 
-def decode_depth(path: str | Path, intrinsics: Intrinsics) -> Decoded:
+def decode_depth(
+    path: str | Path,
+    intrinsics: Intrinsics,
+    missing: Sequence[float] | None = None,
+) -> Decoded:
     """Reads a 16-bit depth image.
 
     Returns:
         The points it shows, [H,W,3] float32 metres, (0,0,0) where unmeasured: where it
-        is 0 or 65535, see `checked_distances`.
+        is 0 or one of `missing` (None = 65535), see `checked_distances`.
 
     Raises:
         CorruptSampleError: not a 16-bit grey PNG, a side is out of 16...4096, it has an
@@ -211,16 +225,22 @@ def decode_depth(path: str | Path, intrinsics: Intrinsics) -> Decoded:
             cannot be right (a wrong `intrinsics.scale`?).
     """
     path = Path(path)
-    image, turned = _upright(path, image_files.DEEP, ("PNG",))
-    if turned:
-        raise CorruptSampleError(
-            path, "has an orientation tag, which the camera's parameters do not fit"
-        )
-    units = np.asarray(image).astype(np.uint16)
-    depth, flags = checked_distances(path, metres(units, intrinsics.scale))
-    if (units == MARK).any():
+    units = stored_depth(path)
+    depth = metres(units, intrinsics.scale, missing)
+    depth, flags = checked_distances(path, depth)
+    if missing is None and (units == MARK).any():
         flags = tuple(sorted({*flags, "mark_read"}))
     try:
         return Decoded(xyz_from_depth(depth, intrinsics), flags)
     except DatasetError as error:
         raise CorruptSampleError(path, str(error)) from None
+
+
+def stored_depth(path: Path) -> np.ndarray:
+    """Returns the numbers [H,W] uint16 of a depth image, see `decode_depth`."""
+    image, turned = _upright(path, image_files.DEEP, ("PNG",))
+    if turned:
+        raise CorruptSampleError(
+            path, "has an orientation tag, which the camera's parameters do not fit"
+        )
+    return np.asarray(image).astype(np.uint16)

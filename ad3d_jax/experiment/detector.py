@@ -33,6 +33,8 @@ from data_pipelines.batches import check_batch
 from data_pipelines.camera import Intrinsics, intrinsics_of, metres, xyz_from_depth
 from data_pipelines.plausible import checked_points
 from data_pipelines.samples import sample_id
+from data_pipelines.sensor import Sensor, in_metres
+from data_pipelines.sensor_file import of_table
 from data_pipelines.unlabelled import (
     check_proportions,
     collate,
@@ -109,12 +111,14 @@ class Detector:
             rgb: [H,W,3] or [B,H,W,3], uint8, or floats in [0,1], which are rounded to
                 8 bits.
             xyz: [H,W,3] or [B,H,W,3] floats, metres; 0 or NaN where unmeasured. A list
-                of points is [N,3] or [B,N,1,3].
+                of points is [N,3] or [B,N,1,3]. Where the data's sensor.json declared
+                unit, axes and missing values of points, these hold here, too.
             depth: in place of xyz: [H,W] or [B,H,W] distances along the optical axis,
                 floats in metres or whole numbers in units of `intrinsics.scale`, 0 or
-                NaN where unmeasured; needs `intrinsics`.
+                NaN where unmeasured.
             intrinsics: of the camera that measured `depth`, or a table or a file of
-                them, see `data_pipelines.camera.read_intrinsics`.
+                them, see `data_pipelines.camera.read_intrinsics`; None = those that the
+                data's sensor.json or camera.json declared.
             id: of each sample, 0 to 2**31 - 1: seeds what a system draws while it
                 scores; None = from the sample's bytes.
             alpha: share of good samples that may be called defective, between 0 and 1;
@@ -129,7 +133,7 @@ class Detector:
         """
         if alpha is not None:
             check_alpha(alpha)
-        measured = _measured(rgb, xyz, depth, intrinsics)
+        measured = _measured(rgb, xyz, depth, intrinsics, self.sensor)
         self._check_given(measured)
         first = next(iter(measured.values()))
         single = first.ndim == 3
@@ -210,6 +214,12 @@ class Detector:
         return folder
 
     @cached_property
+    def sensor(self) -> Sensor | None:
+        """What the data's sensor.json or camera.json declared, None where nothing."""
+        table = self.origin.sensor
+        return None if table is None else of_table("sensor", table)
+
+    @cached_property
     def _engine(self) -> engines.Engine:
         return engines.make_engine("jit")
 
@@ -267,16 +277,23 @@ def load(path: str | os.PathLike) -> Detector:
     return Detector(origin, system, state, calibration, folds)
 
 
-def _measured(rgb, xyz, depth, intrinsics) -> dict[str, np.ndarray]:
+def _measured(
+    rgb, xyz, depth, intrinsics, sensor: Sensor | None
+) -> dict[str, np.ndarray]:
     """Returns what was given as rgb and xyz, with or without the axis of samples."""
     given = {"rgb": rgb, "xyz": xyz}
     given = {name: _array(name, x) for name, x in given.items() if x is not None}
     if "xyz" in given and given["xyz"].ndim == 2:
         given["xyz"] = given["xyz"][:, None]
+    if "xyz" in given and sensor is not None and given["xyz"].shape[-1] == 3:
+        given["xyz"] = in_metres(given["xyz"], sensor)
     if depth is None:
         return given
     if xyz is not None:
         raise ValueError("score: expected xyz or depth, found both")
+    missing = None
+    if intrinsics is None and sensor is not None:
+        intrinsics, missing = sensor.intrinsics, sensor.missing
     if intrinsics is None:
         raise ValueError("score: depth needs the intrinsics of its camera")
     camera = intrinsics_of(intrinsics)
@@ -289,7 +306,7 @@ def _measured(rgb, xyz, depth, intrinsics) -> dict[str, np.ndarray]:
     if depth.dtype.kind in "iu":
         if depth.dtype.itemsize == 1:
             raise ValueError(f"depth: expected 16 bits or more, found {depth.dtype}")
-        depth = metres(depth, camera.scale)
+        depth = metres(depth, camera.scale, missing)
     depth = np.where(np.isfinite(depth), depth, np.float32(0))
     frames = depth.reshape(-1, *depth.shape[-2:])
     points = np.stack([xyz_from_depth(frame, camera) for frame in frames])

@@ -33,7 +33,7 @@ from ad3d_jax.experiment.tables import write_tables
 from ad3d_jax.workdir import names
 from ad3d_jax.workdir.json_files import write_json
 from ad3d_jax.workdir.places import local
-from data_pipelines import layout
+from data_pipelines.arrangements import MVTEC_3D
 
 
 class Cell(NamedTuple):
@@ -94,7 +94,7 @@ def grid(
         systems=tuple(systems),
         categories=tuple(categories),
         seeds=tuple(seeds),
-        dataset=dataset or (layout.MVTEC_3D if root else SAMPLE_SET),
+        dataset=dataset or (MVTEC_3D if root else SAMPLE_SET),
         mask_size=mask_size,
         data_root=root,
         overrides=tuple(texts),

@@ -46,6 +46,7 @@ def inspect(
         sizes=detector.origin.sizes,
         distances=detector.origin.distances,
         left_out=left_out,
+        sensor=detector.sensor,
     )
     seen, rows = [], []
 

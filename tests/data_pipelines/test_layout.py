@@ -140,7 +140,7 @@ def test_images_directly_in_a_defect_folder_are_named(box, write):
     assert all("test/bump" in str(fault) for fault in found.faults)
 
 
-@pytest.mark.parametrize("name", ["pointcloud", "depth", "XYZ"])
+@pytest.mark.parametrize("name", ["pointcloud", "Depth", "XYZ"])
 def test_a_folder_of_another_name_is_named_once(box, name):
     """Cases 13 and 14."""
     for path in list(box.glob("*/*/xyz")):
