@@ -34,6 +34,7 @@ FOLDER = "traced"  # within that of compiled programs
 SETTINGS = (  # of jax, which a trace depends on
     *("jax_enable_x64", "jax_default_matmul_precision", "jax_default_prng_impl"),
     *("jax_threefry_partitionable", "jax_numpy_dtype_promotion"),
+    "jax_numpy_rank_promotion",
 )
 Facts = Mapping[str, Any] | None
 

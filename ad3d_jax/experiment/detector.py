@@ -13,11 +13,12 @@ from ml_collections import ConfigDict
 
 from ad3d_jax import evaluate as evaluation
 from ad3d_jax.base import Array, Batch, Scores, State, System
-from ad3d_jax.decision import Decision, decide
+from ad3d_jax.decision import Box, Decision, decide
 from ad3d_jax.devices import engines, kept
 from ad3d_jax.experiment import origin as origins
 from ad3d_jax.experiment.calibrate import fold_places
 from ad3d_jax.experiment.origin import Origin
+from ad3d_jax.experiment.prediction.pictures import in_picture
 from ad3d_jax.experiment.state import build_system, fitted_state, key_of, traced_from
 from ad3d_jax.metrics.conformal import check_alpha
 from ad3d_jax.workdir import names
@@ -165,6 +166,20 @@ class Detector:
             scores = jax.tree.map(lambda x: x[0], scores)
             decision = decision and decision.of(0)
         return Inspection(*scores, decision)
+
+    def in_picture(
+        self, found: Inspection, size: tuple[int, int]
+    ) -> tuple[np.ndarray, tuple[Box, ...]]:
+        """Returns map and boxes of one sample at the size of its picture.
+
+        The map is [h,w] float32, interpolated, NaN where the recipe cropped.
+
+        Args:
+            found: from `score`, of one sample.
+            size: (h, w) of the picture.
+        """
+        boxes = () if found.decision is None else found.decision.boxes
+        return in_picture(self.recipe, found.map[..., 0], boxes, size)
 
     def score_batch(self, batch: Batch) -> Scores:
         """Returns the scores of a preprocessed batch, as NumPy arrays.

@@ -33,14 +33,15 @@ class Predictions:
     """
 
     def __init__(self, path: Path):
-        """Reads what is there.
+        """Reads what is there; a file that is not is begun.
 
         Raises:
+            DiskFullError: no space is left.
             UnreadableError: there is a file, and it is damaged or another table.
         """
         self._path, self._rows = path, {}
         if not path.exists():
-            return
+            return self._write_all()
         with reading(path):
             content = path.read_bytes()
             whole = content[: content.rfind(END) + len(END)] if END in content else b""
@@ -65,9 +66,9 @@ class Predictions:
         Raises:
             DiskFullError: no space is left.
         """
-        new = row.name not in self._rows
+        again = row.name in self._rows
         self._rows[row.name] = row
-        if not new or not self._path.exists():
+        if again:
             return self._write_all()
         with writing(self._path), self._path.open("ab") as file:
             file.write(as_csv(_cells(row), ()).encode())

@@ -34,7 +34,11 @@ class Due(NamedTuple):
 
 
 class Inbox:
-    """A folder of samples without labels, as a detector reads it."""
+    """A folder of samples without labels, as a detector reads it.
+
+    Attributes:
+        names: of the samples that were read of.
+    """
 
     def __init__(self, folder: Path, detector: Detector):
         """Takes the folder; nothing is read yet."""
@@ -44,6 +48,7 @@ class Inbox:
             "needs": detector.system.needs_score,
             "sensor": detector.sensor,
         }
+        self.names: set[str] = set()
         self._digests: dict[tuple[Path, Stat], str] = {}
         self._seen: dict[Path, Stat | None] = {}
 
@@ -76,12 +81,14 @@ class Inbox:
         digests = {name: self._digest(path) for name, path in measured.items() if path}
         number = sample_ids({files.name: digests})[files.name]
         content = _joined([self._digest(path) for path in _files(files)])
+        self.names.add(files.name)
         return Due(files.name, number, content, files, sensor)
 
     def _left_out(self, error: CorruptSampleError) -> Due:
         """Returns a sample that lacks a file, or has two of a kind."""
-        content = self._digest(error.path)
-        return Due(error.path.stem, 0, content, None, None, str(error))
+        name, content = error.path.stem, self._digest(error.path)
+        self.names.add(name)
+        return Due(name, 0, content, None, None, str(error))
 
     def _digest(self, path: Path) -> str:
         """Returns a file's SHA-256, read once as long as it stays as it is."""
