@@ -22,7 +22,7 @@ def described(tree: Tree) -> Any:
     """
     if tree is None or isinstance(tree, str | int | float):
         return tree
-    if isinstance(tree, dict) and all(isinstance(name, str) for name in tree):
+    if type(tree) is dict and all(isinstance(name, str) for name in tree):
         return {"dict": {name: described(x) for name, x in tree.items()}}
     if type(tree) in (list, tuple):
         return {type(tree).__name__: [described(x) for x in tree]}

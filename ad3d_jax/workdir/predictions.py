@@ -45,8 +45,8 @@ class Predictions:
         with reading(path):
             content = path.read_bytes()
             whole = content[: content.rfind(END) + len(END)] if END in content else b""
-            heads, *lines = csv.reader(whole.decode().splitlines()) or [()]
-            if tuple(heads) != Prediction._fields:
+            heads, *lines = [*csv.reader(whole.decode().splitlines())] or [()]
+            if whole and tuple(heads) != Prediction._fields:
                 raise ValueError(f"expected the columns {Prediction._fields}")
             rows = (_row(line) for line in lines)
             self._rows = {row.name: row for row in rows}
