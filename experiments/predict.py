@@ -22,6 +22,8 @@ def main(values: flags.FlagValues) -> None:
         alpha=values.alpha,
         raw=values.raw or "",
         watch=values.watch,
+        tile=values.tile,
+        overlap=values.overlap,
     )
     print(f"scores: {path}")
 
@@ -35,4 +37,8 @@ if __name__ == "__main__":
     )
     flags.DEFINE_enum("raw", None, ["npy", "tiff"], "Maps as numbers, too.")
     flags.DEFINE_bool("watch", False, "Wait for further samples until interrupted.")
+    flags.DEFINE_integer(
+        "tile", None, "Side of the tiles that pictures of other sizes are cut into.", 1
+    )
+    flags.DEFINE_integer("overlap", None, "Of tiles, pixels; else as needed.", 0)
     command.run(main)

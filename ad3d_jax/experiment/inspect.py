@@ -14,6 +14,7 @@ from ad3d_jax.experiment.detector import load
 from ad3d_jax.experiment.prediction.inbox import Inbox, due
 from ad3d_jax.experiment.prediction.inspector import Inspector
 from ad3d_jax.experiment.prediction.pictures import RAW, write_images
+from ad3d_jax.experiment.prediction.tiles import Tiles
 from ad3d_jax.experiment.status import Stopped
 from ad3d_jax.fit.monitor import Interruption
 from ad3d_jax.metrics.conformal import check_alpha
@@ -32,6 +33,8 @@ def inspect(
     alpha: float | None = None,
     raw: str = "",
     watch: bool = False,
+    tile: int | None = None,
+    overlap: int | None = None,
 ) -> Path:
     """Scores every sample of `source` and returns the path of `scores.csv`.
 
@@ -47,6 +50,10 @@ def inspect(
             None = as configured.
         raw: "npy" or "tiff" for maps as float32 numbers, too.
         watch: whether to wait for further samples, until SIGINT or SIGTERM.
+        tile: side of the tiles, in pixels at the scale of the fit, by which pictures of
+            other sizes than those of the fit are scored, see `prediction.tiles`; None =
+            they are resized.
+        overlap: of two tiles; None = as little as leaves no seams.
 
     Raises:
         ValueError: the run is not finished, there is nothing to score, or the output
@@ -60,13 +67,17 @@ def inspect(
         check_alpha(alpha)
     if raw not in ("", *RAW):
         raise ValueError(f"raw: expected one of {', '.join(RAW)}, found {raw!r}")
+    if overlap is not None and tile is None:
+        raise ValueError("overlap: expected a side of tiles, too, found none")
     output = writable(output, "output")
     with Interruption() as interruption:
         detector = load(workdir)
-        inspector = Inspector(detector, alpha)
+        tiles = None if tile is None else Tiles(detector, tile, overlap)
+        inspector = Inspector(detector, alpha, tiles)
         inbox = Inbox(source, detector)
         colours = _colours(inspector, workdir)
         settings = {"input": source.absolute(), "raw": raw, "colours": colours}
+        settings |= {"tile": tile, "overlap": overlap}
         with _opened(output, {**inspector.facts(), **settings}) as rows:
 
             def wait(seconds: float) -> None:

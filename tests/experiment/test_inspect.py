@@ -247,7 +247,9 @@ def test_images_and_maps_have_the_size_of_the_upright_picture(
     np.testing.assert_allclose(
         raw, at_size(scored.map, (90, 90))[..., 0], rtol=1e-5, atol=1e-6
     )
-    said = [r.message for r in caplog.records if "brought to the size" in r.message]
+    said = [
+        r.message for r in caplog.records if "brought to the size" in r.getMessage()
+    ]
     assert len(said) == 1 and "90 x 90" in said[0]
 
 
