@@ -13,12 +13,13 @@ from ml_collections import ConfigDict
 
 from ad3d_jax import evaluate as evaluation
 from ad3d_jax.base import Array, Batch, Scores, State, System
-from ad3d_jax.decision import Decision, decide
-from ad3d_jax.devices import compilation, engines
+from ad3d_jax.decision import Box, Decision, decide
+from ad3d_jax.devices import engines, kept
 from ad3d_jax.experiment import origin as origins
 from ad3d_jax.experiment.calibrate import fold_places
 from ad3d_jax.experiment.origin import Origin
-from ad3d_jax.experiment.state import build_system, fitted_state, key_of
+from ad3d_jax.experiment.prediction.pictures import in_picture
+from ad3d_jax.experiment.state import build_system, fitted_state, key_of, traced_from
 from ad3d_jax.metrics.conformal import check_alpha
 from ad3d_jax.workdir import names
 from ad3d_jax.workdir.calibration import (
@@ -166,6 +167,20 @@ class Detector:
             decision = decision and decision.of(0)
         return Inspection(*scores, decision)
 
+    def in_picture(
+        self, found: Inspection, size: tuple[int, int]
+    ) -> tuple[np.ndarray, tuple[Box, ...]]:
+        """Returns map and boxes of one sample at the size of its picture.
+
+        The map is [h,w] float32, interpolated, NaN where the recipe cropped.
+
+        Args:
+            found: from `score`, of one sample.
+            size: (h, w) of the picture.
+        """
+        boxes = () if found.decision is None else found.decision.boxes
+        return in_picture(self.recipe, found.map[..., 0], boxes, size)
+
     def score_batch(self, batch: Batch) -> Scores:
         """Returns the scores of a preprocessed batch, as NumPy arrays.
 
@@ -223,9 +238,14 @@ class Detector:
     def _engine(self) -> engines.Engine:
         return engines.make_engine("jit")
 
-    def _compile(self, state: State, program: compilation.Compiled | None = None):
+    @cached_property
+    def _program(self) -> kept.Program:
+        score = evaluation.score_program(self.system, self._engine)
+        return kept.Program(score, traced_from(self.config, self.system), Scores)
+
+    def _compile(self, state: State):
         own = self.system, self._engine, self.key, state
-        return evaluation.compile_score(*own, program=program)
+        return evaluation.compile_score(*own, program=self._program)
 
     @cached_property
     def _compiled(self):
@@ -233,8 +253,7 @@ class Detector:
 
     @cached_property
     def _compiled_folds(self) -> list:
-        program = evaluation.score_program(self.system, self._engine)
-        return [self._compile(state, program) for state in self.folds]
+        return [self._compile(state) for state in self.folds]
 
     def _check_given(self, measured: Mapping[str, np.ndarray]) -> None:
         """Raises ValueError where what the system looks at was not given."""

@@ -23,7 +23,12 @@ from ad3d_jax.nn.feature_discriminator import Adaptor, FeatureDiscriminator
 from ad3d_jax.nn.scope import init_networks, scoring, training
 from ad3d_jax.ops.blur import gaussian_blur
 from ad3d_jax.ops.resize import resize_bilinear
-from ad3d_jax.systems.backbones import Backboned, init_frozen, pretrained_parts
+from ad3d_jax.systems.backbones import (
+    Backboned,
+    init_frozen,
+    local,
+    pretrained_parts,
+)
 from ad3d_jax.systems.fields import at_least, numbers
 from ad3d_jax.systems.modalities import map_size
 
@@ -101,13 +106,19 @@ def simplenet(config: Config = Config()) -> System:  # noqa: B008 (immutable)
         }
         return hinge(clean, noisy, margin), scope.sums, info
 
-    def score(key, state, batch):
-        """Returns the discriminator's negated output, smoothed, and its maximum."""
+    def cells(key, state, batch):
+        """Returns the discriminator's negated output."""
         scope = scoring(state)
         adapted = scope.apply("adaptor", networks["adaptor"], patches(batch))
-        grid = -scope.apply("discriminator", networks["discriminator"], adapted)
-        map = gaussian_blur(resize_bilinear(grid, map_size(batch)), config.sigma)
-        return Scores(map, image=jnp.max(grid, axis=(1, 2, 3)))
+        return -scope.apply("discriminator", networks["discriminator"], adapted)
+
+    def whole(cells, size):
+        """Returns the cells, smoothed, and the largest of them."""
+        map = gaussian_blur(resize_bilinear(cells, size), config.sigma)
+        return Scores(map, image=jnp.max(cells, axis=(1, 2, 3)))
+
+    def score(key, state, batch):
+        return whole(cells(key, state, batch), map_size(batch))
 
     updates = (Update(loss, optimizer),)
     return System(
@@ -119,6 +130,7 @@ def simplenet(config: Config = Config()) -> System:  # noqa: B008 (immutable)
         score=score,
         pretrained=pretrained_parts(config),
         cache=cache,
+        local=local(config, 3, cells, whole),
     )
 
 

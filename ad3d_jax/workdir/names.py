@@ -23,6 +23,12 @@ REPORT = "report"
 PAGE = "index.html"  # of the report; also of other folders of images
 FAILED = "failed.json"  # in place of metrics.json
 
+# Of a prediction, which has SCORES, too.
+PREDICTION = "prediction.json"  # what it was made with
+HEAT_MAPS = "heat_maps"
+OVERLAYS = "overlays"
+RAW = "raw"  # maps as numbers
+
 # Of a grid, whose cells are runs.
 GRID = "grid.json"
 OUTPUT = "output.txt"  # of a cell: what its process wrote
