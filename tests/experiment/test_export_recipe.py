@@ -152,3 +152,9 @@ def test_what_cannot_be_right_is_refused(change, words):
 def test_another_distance_is_warned_of():
     with pytest.warns(UserWarning, match="another unit"):
         script.measurement(MANIFEST, {"xyz": 3 * frame(2)[1]})
+
+
+def test_the_order_of_passes_is_that_of_the_version_of_pillow():
+    tall = (640, 480), (100, 400)
+    assert resizing.order(*tall, 12) == (1, 0) and resizing.order(*tall, 13) == (0, 1)
+    assert resizing.order((480, 640), (224, 224), 13) == (1, 0)

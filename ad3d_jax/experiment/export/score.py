@@ -105,7 +105,7 @@ class Scorer:
 
     def _decided(self, found):
         """Returns the Result of what the program gave."""
-        score, map = found.pop("image")[0], found.pop("map")[0, ..., 0]
+        score, pixels = found.pop("image")[0], found.pop("map")[0, ..., 0]
         decision = self.manifest["decision"]
         p_value = verdict = boxes = None
         if decision["good"] is not None:
@@ -114,9 +114,9 @@ class Scorer:
         if decision["threshold"] is not None:
             verdict = "defective" if score > decision["threshold"] else "good"
         if decision["pixel_threshold"] is not None:
-            boxes = boxes_of(map, map > decision["pixel_threshold"])
+            boxes = boxes_of(pixels, pixels > decision["pixel_threshold"])
         parts = {name: x[0] for name, x in found.items()}
-        return Result(float(score), p_value, verdict, boxes, map, parts)
+        return Result(float(score), p_value, verdict, boxes, pixels, parts)
 
 
 def read_manifest(folder):
@@ -196,7 +196,7 @@ def identity(arrays):
     return int(digest.hexdigest()[:8], 16) & 0x7FFFFFFF
 
 
-def boxes_of(map, above):
+def boxes_of(values, above):
     """Returns (top, left, bottom, right, peak) of 8-connected regions, worst first."""
     boxes, todo = [], above.copy()
     for start in map(tuple, np.argwhere(above)):
@@ -212,7 +212,7 @@ def boxes_of(map, above):
             window[:] = False
         rows, columns = np.array(region).T
         ends = rows.min(), columns.min(), rows.max() + 1, columns.max() + 1
-        boxes.append((*map(int, ends), float(map[rows, columns].max())))
+        boxes.append((*map(int, ends), float(values[rows, columns].max())))
     return tuple(sorted(boxes, key=lambda box: (-box[4], box)))
 
 
