@@ -57,7 +57,7 @@ def write_export(
     origin, system = detector.origin, detector.system
     example = collate([empty_record(**origin.recipe, needs=system.needs_score)], 1)
     program = export_score(system, detector.key, detector.state, example)
-    packed = program.exported.serialize()
+    packed = program.exported.mlir_module_serialized
     check_size(program, len(packed), max_mb)
     rate = detector.config.eval.alpha if alpha is None else alpha
     takes, reason = takes_of(origin.recipe, program)

@@ -12,6 +12,7 @@ value inside), or name and error. The status is 1 where there was an error.
 """
 
 import argparse
+import dataclasses
 import hashlib
 import importlib.util
 import json
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import export
 
@@ -53,19 +55,9 @@ class Scorer:
         """
         self.folder = Path(__file__).parent if folder is None else Path(folder)
         self.manifest = read_manifest(self.folder)
-        program = self.manifest["program"]
-        version = program["calling_convention_version"]
-        least = export.minimum_supported_calling_convention_version
-        most = export.maximum_supported_calling_convention_version
-        if not least <= version <= most:
-            raise ValueError(
-                f"{PROGRAM}: has calling convention {version} of jax "
-                f"{self.manifest['versions']['jax']}; jax {jax.__version__} reads "
-                f"{least} to {most}"
-            )
-        packed = bytearray((self.folder / PROGRAM).read_bytes())
-        self._run = jax.jit(export.deserialize(packed).call)
-        self._state = jax.device_put(read_arrays(self.folder / STATE))
+        arrays = read_arrays(self.folder / STATE)
+        self._run = jax.jit(program_of(self.folder, self.manifest, arrays))
+        self._state = jax.device_put(arrays)
         self._modules = [load(self.folder / n) for n in self.manifest["modules"]]
 
     def score(self, id=None, **arrays):
@@ -158,11 +150,52 @@ def read_arrays(path):
     for name, told in table.items():
         if name != "__metadata__":
             first, last = told["data_offsets"]
-            kind = (
-                jax.numpy.bfloat16 if told["dtype"] == "BF16" else kinds[told["dtype"]]
-            )
+            kind = jnp.bfloat16 if told["dtype"] == "BF16" else kinds[told["dtype"]]
             found[name] = data[first:last].view(kind).reshape(told["shape"])
     return found
+
+
+def program_of(folder, manifest, state):
+    """Returns the score as a function of a dict of arrays.
+
+    The file is StableHLO, without jax's container around it: that is read by
+    flatbuffers, which jax does not bring. Its signature is made anew.
+
+    Raises:
+        ValueError: it was written by a version of jax that this one does not read.
+    """
+    told = manifest["program"]
+    version = told["calling_convention_version"]
+    least = export.minimum_supported_calling_convention_version
+    most = export.maximum_supported_calling_convention_version
+    if not least <= version <= most:
+        raise ValueError(
+            f"{PROGRAM}: has calling convention {version} of jax "
+            f"{manifest['versions']['jax']}; jax {jax.__version__} reads {least} to "
+            f"{most}"
+        )
+    fields = {f"batch/{n}": x for n, x in shapes_of(told["fields"]).items()}
+    outputs = shapes_of(told["outputs"])
+    signature = export.export(
+        jax.jit(
+            lambda arrays: {n: jnp.zeros(x.shape, x.dtype) for n, x in outputs.items()}
+        ),
+        platforms=told["platforms"],
+    )({**state, **fields})
+    return dataclasses.replace(
+        signature,
+        mlir_module_serialized=(folder / PROGRAM).read_bytes(),
+        calling_convention_version=version,
+        module_kept_var_idx=tuple(range(len(state) + len(fields))),
+    ).call
+
+
+def shapes_of(table):
+    """Returns shapes and dtypes of arrays by name."""
+    return {
+        name: jax.ShapeDtypeStruct(told["shape"], told["dtype"])
+        for name, told in table.items()
+    }
 
 
 def load(path):
