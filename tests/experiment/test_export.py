@@ -86,24 +86,29 @@ def detector_of(name, fitted=True):
     return Detector(origin, trial.system, state)
 
 
-def calibrated(detector, alpha=0.25, source="validation", folds=1):
-    """Returns the detector with the scores of nine good frames, and its rate."""
-    image, peak = [], []
-    for frame in frames(3, seed=1):
-        scores = detector.score(**frame)
-        image += [scores.image + i for i in (0, 1, 2)]
-        peak += [scores.map.max() * f for f in (1, 0.9, 0.8)]
-    count = len(image)
+def given():
+    """Returns the frames that the script is held to the library on."""
+    return frames(1, seed=2) + frames(2, seed=3, defect=True)
+
+
+def calibrated(detector):
+    """Returns the detector with good scores by which one of `given` is defective."""
+    scores = [detector.score(**frame) for frame in given()]
+    low, high = (f(float(x.image) for x in scores) for f in (min, max))
+    values = max(scores, key=lambda x: x.image).map
+    middle, top = float(np.median(values)), float(values.max())
+    image = [*(low - i for i in range(1, 8)), (low + high) / 2, high + 1]
+    peak = [*(middle - i for i in range(7)), (middle + top) / 2, top + 1]
     detector.calibration = Calibration(
-        source=source,
-        names=tuple(f"good/{i}" for i in range(count)),
+        source="validation",
+        names=tuple(f"good/{i}" for i in range(9)),
         image=np.array(image, np.float32),
         peak=np.array(peak, np.float32),
-        fold=np.arange(count, dtype=np.int32) % folds,
+        fold=np.zeros(9, np.int32),
         low=0.0,
         high=1.0,
     )
-    detector.config.eval.alpha = alpha
+    detector.config.eval.alpha = 0.25  # the threshold is the 8th smallest of nine
     return detector
 
 
@@ -148,20 +153,23 @@ def scored_alone(folder, samples):
 
 
 def same_bits(detector, folder):
-    """Holds the script to the library on good and on defective frames."""
+    """Holds the script to the library on frames of which one is defective."""
     manifest = script.read_manifest(folder)
-    given = frames(1, seed=2) + frames(2, seed=3, defect=True)
-    samples = [sample_of(detector, manifest, frame) for frame in given]
-    for frame, (line, map) in zip(given, scored_alone(folder, samples), strict=True):
-        inputs = {} if manifest["takes"] == "prepared" else manifest["inputs"]
-        seen = {n: x for n, x in frame.items() if n in inputs or not inputs}
-        expected = detector.score(**seen)
+    samples = [sample_of(detector, manifest, frame) for frame in given()]
+    verdicts, boxes = set(), []
+    for frame, (line, map) in zip(given(), scored_alone(folder, samples), strict=True):
+        if manifest["takes"] == "measured":
+            frame = {name: frame[name] for name in manifest["inputs"]}
+        expected = detector.score(**frame)
         assert line["score"] == float(expected.image)
         np.testing.assert_array_equal(map, expected.map[..., 0])
         assert line["p_value"] == float(expected.decision.p_value)
         verdict = "defective" if expected.decision.defective else "good"
         assert line["verdict"] == verdict
         assert [tuple(box) for box in line["boxes"]] == [*expected.decision.boxes]
+        verdicts.add(verdict)
+        boxes += line["boxes"]
+    assert verdicts == {"good", "defective"} and boxes
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +222,7 @@ def test_the_manifest_says_what_is_there(bank, exported):
     assert manifest["fitted"]["system"] == "patchcore"
     decision = manifest["decision"]
     assert decision["good"] == sorted(map(float, bank.calibration.image))
-    assert decision["threshold"] == decision["good"][7]  # ⌈10 · .75⌉ = 8th smallest
+    assert decision["threshold"] == decision["good"][7]
     text = (exported / script.PROGRAM).read_bytes()
     assert b"site-packages" not in text and str(os.getcwd()).encode() not in text
 
@@ -226,10 +234,11 @@ def test_a_sample_in_a_folder_and_wrong_ones(bank, exported, tmp_path):
         np.save(tmp_path / "frame" / f"{name}.npy", array)
     np.savez(tmp_path / "float.npz", rgb=frame["rgb"] / 255, xyz=frame["xyz"])
     np.savez(tmp_path / "alone.npz", rgb=frame["rgb"])
-    names = ("gone.npz", "float.npz", "alone.npz", "frame")
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "alone.npz").read_bytes()[:99])
+    names = ("gone.npz", "cut.npz", "float.npz", "alone.npz", "frame")
     done = run_alone(exported, *(tmp_path / name for name in names))
-    gone, floats, alone, good = map(json.loads, done.stdout.splitlines())
-    assert done.returncode == 1 and "gone.npz" in gone["error"]
+    gone, cut, floats, alone, good = map(json.loads, done.stdout.splitlines())
+    assert done.returncode == 1 and "gone.npz" in gone["error"] and cut["error"]
     assert floats["error"].startswith("rgb: expected uint8 [None, None, 3]")
     assert alone["error"] == "expected ['rgb', 'xyz'], found ['rgb']"
     assert good["score"] == float(bank.score(**frame).image)
@@ -243,11 +252,10 @@ def test_a_damaged_file_is_named(exported, tmp_path, name):
     content = bytearray((copy / name).read_bytes())
     content[len(content) // 2] ^= 1
     (copy / name).write_bytes(content)
-    named = "manifest" if name == script.MANIFEST else name
-    with pytest.raises(ValueError, match=named):
+    with pytest.raises(ValueError, match=f"{name}: missing or damaged"):
         script.Scorer(copy)
     (copy / name).unlink()
-    with pytest.raises(ValueError, match=name):
+    with pytest.raises(ValueError, match=f"{name}: missing or damaged"):
         script.Scorer(copy)
 
 

@@ -22,7 +22,7 @@ from ad3d_jax.workdir.calibration import Calibration
 from ad3d_jax.workdir.json_files import to_json, write_json
 from ad3d_jax.workdir.places import local, writable
 from data_pipelines.recipes import RECIPES
-from data_pipelines.samples import complete_parameters, sha256
+from data_pipelines.samples import complete_parameters
 from data_pipelines.unlabelled import collate, empty_record
 
 if TYPE_CHECKING:
@@ -69,7 +69,6 @@ def write_export(
         "inputs": inputs_of(takes, origin.recipe, program),
         "decision": decision_of(detector.calibration, rate),
         "recipe": completed(origin.recipe),
-        "modules": [Path(part.__file__).name for part in parts],
         "program": described(program),
         "fitted": fitted(detector),
         "versions": {
@@ -85,7 +84,7 @@ def write_export(
         for part in (score, *parts):
             shutil.copyfile(inspect.getfile(part), new / Path(part.__file__).name)
         manifest["files"] = {
-            path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)}
+            path.name: {"bytes": path.stat().st_size, "sha256": score.sha256(path)}
             for path in sorted(new.iterdir())
         }
         # As it is read again, so that its digest is that of what is read.

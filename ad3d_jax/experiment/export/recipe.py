@@ -83,7 +83,7 @@ def checked(xyz, fitted):
 
 
 def prepared(recipe, resizing, rgb=None, xyz=None):
-    """Returns the fields of a sample by name.
+    """Returns the fields of a sample by name, its image in [0,1].
 
     Args:
         recipe: name and params, with what was learned, and the version of Pillow.
@@ -97,7 +97,8 @@ def prepared(recipe, resizing, rgb=None, xyz=None):
     fields = {}
     if rgb is not None:
         resize = resizing.image(params["interpolation"], recipe["pillow"])
-        fields["rgb"] = resizing.resized(params, rgb, resize)
+        rgb = resizing.resized(params, rgb, resize)
+        fields["rgb"] = rgb.astype(np.float32) / np.float32(255)
     if xyz is None:
         return fields
     fields["xyz"] = resizing.resized(params, xyz, resizing.nearest)

@@ -19,6 +19,7 @@ import json
 import sys
 from pathlib import Path
 from typing import NamedTuple
+from zipfile import BadZipFile
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +27,9 @@ import numpy as np
 from jax import export
 
 MANIFEST, PROGRAM, STATE = "manifest.json", "score.stablehlo", "state.safetensors"
+MODULES = ("recipe.py", "resizing.py")  # that prepare what was measured
 FORMAT = 1  # of the folder
+BROKEN = (OSError, ValueError, TypeError, EOFError, BadZipFile)  # of a sample
 
 
 class Result(NamedTuple):
@@ -58,7 +61,8 @@ class Scorer:
         arrays = read_arrays(self.folder / STATE)
         self._run = jax.jit(program_of(self.folder, self.manifest, arrays))
         self._state = jax.device_put(arrays)
-        self._modules = [load(self.folder / n) for n in self.manifest["modules"]]
+        measured = self.manifest["takes"] == "measured"
+        self._modules = [load(self.folder / n) for n in MODULES if measured]
 
     def score(self, id=None, **arrays):
         """Returns the Result of one sample.
@@ -78,17 +82,16 @@ class Scorer:
             arrays = recipe.measurement(self.manifest, arrays)
         check(self.manifest["inputs"], arrays)
         id = identity(arrays) if id is None else int(id)
+        if not 0 <= id < 2**31:
+            raise ValueError(f"id: expected 0 to 2**31 - 1, found {id}")
         if self._modules:
             arrays = recipe.prepared(self.manifest["recipe"], resizing, **arrays)
         return self._decided(jax.device_get(self._run(self._arguments(id, arrays))))
 
     def _arguments(self, id, fields):
         """Returns what the program takes: the state and a batch of one sample."""
-        if "rgb" in fields and fields["rgb"].dtype == np.uint8:
-            rgb = fields["rgb"].astype(np.float32) / np.float32(255)
-            fields = {**fields, "rgb": rgb}
-        own = {"weight": np.float32(1), "id": np.int32(id), "category": np.int32(0)}
-        fields = {**fields, **own}
+        fields = {**fields, "weight": np.float32(1), "category": np.int32(0)}
+        fields["id"] = np.int32(id)
         batch = {
             f"batch/{name}": fields[name.removeprefix("extras/")][None]
             for name in self.manifest["program"]["fields"]
@@ -117,20 +120,25 @@ def read_manifest(folder):
     Raises:
         ValueError: a file is missing or not as it was written; it is named.
     """
+    path = folder / MANIFEST
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        if (
-            manifest.pop("digest") != digest_of(manifest)
-            or manifest["format"] != FORMAT
-        ):
-            raise ValueError(f"expected the manifest of an export of format {FORMAT}")
-        for name, told in manifest["files"].items():
-            with (folder / name).open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != told["sha256"]:
-                    raise ValueError(f"{name} has another SHA-256 than was written")
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        digest, files = manifest.pop("digest"), manifest["files"]
+        if manifest["format"] != FORMAT or digest != digest_of(manifest):
+            raise ValueError(f"another digest, or no export of format {FORMAT}")
+        for name, told in files.items():
+            path = folder / name
+            if sha256(path) != told["sha256"]:
+                raise ValueError("another SHA-256 than when it was written")
     except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise ValueError(f"{folder}: damaged, or no export: {error}") from None
+        raise ValueError(f"{path}: missing or damaged: {error}") from None
     return manifest
+
+
+def sha256(path):
+    """Returns the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest_of(manifest):
@@ -254,6 +262,8 @@ def read_sample(path):
     if path.is_dir():
         files = sorted(path.glob("*.npy"))
         return {file.stem: np.load(file, allow_pickle=False) for file in files}
+    if path.suffix != ".npz":
+        raise ValueError(f"expected an .npz file or a folder, found {path}")
     with np.load(path, allow_pickle=False) as arrays:
         return dict(arrays)
 
@@ -272,7 +282,7 @@ def main(words):
             if given.maps:
                 given.maps.mkdir(parents=True, exist_ok=True)
                 np.save(given.maps / f"{path.name}.npy", result.map)
-        except (OSError, ValueError, TypeError) as error:
+        except BROKEN as error:
             line, failed = {"name": path.name, "error": str(error)}, True
         sys.stdout.write(json.dumps(line) + "\n")
         sys.stdout.flush()
