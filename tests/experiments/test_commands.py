@@ -26,8 +26,8 @@ PAGE = 80  # lines
 
 def test_the_commands_are_these():
     assert COMMANDS == [
-        *("collect", "command", "grid", "help", "main", "population", "predict"),
-        *("sweep", "synthesis"),
+        *("collect", "command", "export", "grid", "help", "main", "population"),
+        *("predict", "sweep", "synthesis"),
     ]
 
 
