@@ -17,6 +17,7 @@ from ad3d_jax.decision import Box, Decision, decide
 from ad3d_jax.devices import engines, kept
 from ad3d_jax.experiment import origin as origins
 from ad3d_jax.experiment.calibrate import fold_places
+from ad3d_jax.experiment.export.folder import MAX_MB, write_export
 from ad3d_jax.experiment.origin import Origin
 from ad3d_jax.experiment.prediction.pictures import in_picture
 from ad3d_jax.experiment.state import build_system, fitted_state, key_of, traced_from
@@ -135,10 +136,36 @@ class Detector:
         if alpha is not None:
             check_alpha(alpha)
         measured = _measured(rgb, xyz, depth, intrinsics, self.sensor)
-        self._check_given(measured)
-        first = next(iter(measured.values()))
-        single = first.ndim == 3
+        single = next((x.ndim == 3 for x in measured.values()), False)
+        batch = self._prepared(measured, id)
+        scores = self.score_batch(batch)
+        decision = self.decide(batch, scores, alpha)
         if single:
+            scores = jax.tree.map(lambda x: x[0], scores)
+            decision = decision and decision.of(0)
+        return Inspection(*scores, decision)
+
+    def prepare(
+        self,
+        rgb: np.ndarray | None = None,
+        xyz: np.ndarray | None = None,
+        depth: np.ndarray | None = None,
+        intrinsics: Camera | None = None,
+        id: int | Sequence[int] | None = None,
+    ) -> Batch:
+        """Returns what the recipe makes of samples: a batch for `score_batch`.
+
+        Arguments and errors are those of `score`; one sample is a batch of one.
+        """
+        measured = _measured(rgb, xyz, depth, intrinsics, self.sensor)
+        return self._prepared(measured, id)
+
+    def _prepared(
+        self, measured: dict[str, np.ndarray], id: int | Sequence[int] | None
+    ) -> Batch:
+        """Returns samples, with or without the axis of samples, as a batch."""
+        self._check_given(measured)
+        if next(iter(measured.values())).ndim == 3:
             measured = {name: array[None] for name, array in measured.items()}
         _check(measured)
         count, *size = next(iter(measured.values())).shape[:3]
@@ -159,13 +186,7 @@ class Detector:
             record, flags = to_record(**self.recipe, id=number, **own)
             tell(f"sample {row}", flags, told)
             records.append(record)
-        batch = collate(records, count)
-        scores = self.score_batch(batch)
-        decision = self.decide(batch, scores, alpha)
-        if single:
-            scores = jax.tree.map(lambda x: x[0], scores)
-            decision = decision and decision.of(0)
-        return Inspection(*scores, decision)
+        return collate(records, count)
 
     def in_picture(
         self, found: Inspection, size: tuple[int, int]
@@ -227,6 +248,34 @@ class Detector:
             if self.calibration is not None:
                 write_calibration(folder / names.CALIBRATION, self.calibration)
         return folder
+
+    def export(
+        self,
+        folder: str | os.PathLike,
+        alpha: float | None = None,
+        max_mb: float = MAX_MB,
+    ) -> Path:
+        """Writes a folder that scores single samples with jax and NumPy alone.
+
+        It holds the score as StableHLO for CPU, CUDA and TPU, the arrays of the state
+        that it needs, a manifest and `score.py`; its bits are those of `score` on the
+        same platform. It is written whole or not at all and takes the place of an
+        earlier export.
+
+        Args:
+            folder: new, empty or an export.
+            alpha: as in `score`; threshold and verdicts are of this rate.
+            max_mb: megabytes of state and program, above which nothing is written.
+
+        Returns:
+            The folder.
+
+        Raises:
+            ValueError: the folder holds something else, the export is too large, or
+                the system's score cannot be exported.
+            DiskFullError: no space is left.
+        """
+        return write_export(self, folder, alpha, max_mb)
 
     @cached_property
     def sensor(self) -> Sensor | None:

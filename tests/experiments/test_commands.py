@@ -28,7 +28,7 @@ ALONE = "convert_torch"
 
 def test_the_commands_are_these():
     assert COMMANDS == [
-        *("collect", "command", "convert_torch", "grid", "help", "main"),
+        *("collect", "command", "convert_torch", "export", "grid", "help", "main"),
         *("population", "predict", "sweep", "synthesis"),
     ]
 
