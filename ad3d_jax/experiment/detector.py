@@ -1,6 +1,5 @@
 """A fitted system that scores arrays as a sensor gives them."""
 
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -16,6 +15,7 @@ from ad3d_jax.base import Array, Batch, Scores, State, System
 from ad3d_jax.decision import Box, Decision, decide
 from ad3d_jax.devices import engines, kept
 from ad3d_jax.experiment import origin as origins
+from ad3d_jax.experiment.arrays import Camera, check_measured, ids_of, measured_of
 from ad3d_jax.experiment.calibrate import fold_places
 from ad3d_jax.experiment.export.folder import MAX_MB, write_export
 from ad3d_jax.experiment.origin import Origin
@@ -32,10 +32,8 @@ from ad3d_jax.workdir.checkpoint import save_tree
 from ad3d_jax.workdir.folder import open_workdir
 from ad3d_jax.workdir.places import local
 from data_pipelines.batches import check_batch
-from data_pipelines.camera import Intrinsics, intrinsics_of, metres, xyz_from_depth
 from data_pipelines.plausible import checked_points
-from data_pipelines.samples import sample_id
-from data_pipelines.sensor import Sensor, in_metres
+from data_pipelines.sensor import Sensor
 from data_pipelines.sensor_file import of_table
 from data_pipelines.unlabelled import (
     check_proportions,
@@ -45,9 +43,6 @@ from data_pipelines.unlabelled import (
     tell,
     to_record,
 )
-
-LEVELS = 255  # of an 8-bit image, which recipes work on
-Camera = Intrinsics | Mapping[str, float] | str | os.PathLike
 
 
 class Inspection(NamedTuple):
@@ -135,7 +130,7 @@ class Detector:
         """
         if alpha is not None:
             check_alpha(alpha)
-        measured = _measured(rgb, xyz, depth, intrinsics, self.sensor)
+        measured = measured_of(rgb, xyz, depth, intrinsics, self.sensor)
         single = next((x.ndim == 3 for x in measured.values()), False)
         batch = self._prepared(measured, id)
         scores = self.score_batch(batch)
@@ -157,7 +152,7 @@ class Detector:
 
         Arguments and errors are those of `score`; one sample is a batch of one.
         """
-        measured = _measured(rgb, xyz, depth, intrinsics, self.sensor)
+        measured = measured_of(rgb, xyz, depth, intrinsics, self.sensor)
         return self._prepared(measured, id)
 
     def _prepared(
@@ -167,7 +162,7 @@ class Detector:
         self._check_given(measured)
         if next(iter(measured.values())).ndim == 3:
             measured = {name: array[None] for name, array in measured.items()}
-        _check(measured)
+        check_measured(measured)
         count, *size = next(iter(measured.values())).shape[:3]
         check_proportions(tuple(size), self.origin.sizes)
         told: set[str] = set()
@@ -176,7 +171,7 @@ class Detector:
             measured["xyz"] = np.stack([xyz for xyz, *_ in frames])
             for row, (_, flags, _) in enumerate(frames):
                 tell(f"sample {row}", flags, told)
-        ids = _ids(measured, id, count)
+        ids = ids_of(measured, id, count)
         if not needs_points(self.recipe["recipe"], self.system.needs_score):
             measured.pop("xyz", None)
         records = []
@@ -339,96 +334,3 @@ def load(path: str | os.PathLike) -> Detector:
         for place in (names.FINAL, *fold_places(calibration))
     )
     return Detector(origin, system, state, calibration, folds)
-
-
-def _measured(
-    rgb, xyz, depth, intrinsics, sensor: Sensor | None
-) -> dict[str, np.ndarray]:
-    """Returns what was given as rgb and xyz, with or without the axis of samples."""
-    given = {"rgb": rgb, "xyz": xyz}
-    given = {name: _array(name, x) for name, x in given.items() if x is not None}
-    if "xyz" in given and given["xyz"].ndim == 2:
-        given["xyz"] = given["xyz"][:, None]
-    declared = sensor is not None and sensor.points is not None
-    if declared and "xyz" in given and given["xyz"].shape[-1] == 3:
-        given["xyz"] = in_metres(given["xyz"], sensor)
-    if depth is None:
-        return given
-    if xyz is not None:
-        raise ValueError("score: expected xyz or depth, found both")
-    missing = None
-    if intrinsics is None and sensor is not None:
-        intrinsics, missing = sensor.intrinsics, sensor.missing
-    if intrinsics is None:
-        raise ValueError("score: depth needs the intrinsics of its camera")
-    camera = intrinsics_of(intrinsics)
-    depth = _array("depth", depth)
-    if depth.shape[-1:] == (1,):
-        depth = depth[..., 0]
-    if depth.ndim not in (2, 3):
-        found = list(depth.shape)
-        raise ValueError(f"depth: expected [H,W] or [B,H,W], found {found}")
-    if depth.dtype.kind in "iu":
-        if depth.dtype.itemsize == 1:
-            raise ValueError(f"depth: expected 16 bits or more, found {depth.dtype}")
-        depth = metres(depth, camera.scale, missing)
-    depth = np.where(np.isfinite(depth), depth, np.float32(0))
-    frames = depth.reshape(-1, *depth.shape[-2:])
-    points = np.stack([xyz_from_depth(frame, camera) for frame in frames])
-    given["xyz"] = points.reshape(*depth.shape, 3)
-    return given
-
-
-def _array(name: str, given: Any) -> np.ndarray:
-    """Returns what was given as an array of numbers; 0 where it is masked."""
-    try:
-        array = np.asanyarray(given)
-    except ValueError as error:  # of samples whose sizes differ
-        raise ValueError(f"{name}: expected one array, found {error}") from None
-    if array.dtype.kind not in "fiu":
-        raise ValueError(f"{name}: expected numbers, found {array.dtype}")
-    if np.ma.isMaskedArray(array):
-        if name == "rgb":
-            raise ValueError("rgb: expected all pixels, found a masked array")
-        return array.filled(0)
-    return np.asarray(array)
-
-
-def _check(measured: dict[str, np.ndarray]) -> None:
-    """Brings what was measured into the recipe's types, after a check of each field.
-
-    Raises:
-        ValueError: a field is not as `Detector.score` says.
-    """
-    for name, array in measured.items():
-        if array.dtype.kind == "f":
-            measured[name] = array.astype(np.float32, copy=False)
-    if "xyz" in measured and measured["xyz"].dtype == np.float32:
-        finite = np.isfinite(measured["xyz"])
-        if not finite.all():
-            there = finite.all(-1, keepdims=True)
-            measured["xyz"] = np.where(there, measured["xyz"], np.float32(0))
-    checked = dict(measured)
-    eight_bits = "rgb" in measured and measured["rgb"].dtype == np.uint8
-    if eight_bits:  # in range whatever they are
-        checked["rgb"] = np.broadcast_to(np.float32(0), measured["rgb"].shape)
-    check_batch(Batch(**checked))
-    if "rgb" in measured and not eight_bits:
-        measured["rgb"] = np.round(measured["rgb"] * LEVELS).astype(np.uint8)
-
-
-def _ids(measured, id, count: int) -> list[int]:
-    """Returns the ids of samples, from the bytes of all their arrays if need be."""
-    if id is None:
-        digests = [hashlib.sha256() for _ in range(count)]
-        for array in measured.values():
-            for digest, row in zip(digests, array, strict=True):
-                digest.update(np.ascontiguousarray(row))
-        return [sample_id(digest.hexdigest()) for digest in digests]
-    ids = [int(number) for number in np.ravel(id)]
-    whole = np.asarray(id).dtype.kind in "iu"
-    if not whole or len(ids) != count or not all(0 <= number < 2**31 for number in ids):
-        raise ValueError(
-            f"id: expected {count} whole numbers of 0 to 2**31 - 1, found {id!r}"
-        )
-    return ids
