@@ -9,7 +9,7 @@ from PIL import Image
 
 import ad3d_jax as ad
 from ad3d_jax.experiment import origin
-from ad3d_jax.experiment.detector import _measured
+from ad3d_jax.experiment.arrays import measured_of
 from ad3d_jax.experiment.inspect import inspect
 from data_pipelines.camera import Intrinsics, xyz_from_depth
 from data_pipelines.sensor_file import of_table
@@ -81,9 +81,9 @@ def test_arrays_of_points_are_in_the_declared_unit_along_the_declared_axes():
     table = {"unit": 0.001, "axes": ["right", "up", "back"], "missing": [9]}
     turned = points.astype(np.float64) * (1000, -1000, -1000)
     turned[depth == 0] = 1, 2, 9
-    own = _measured(None, turned, None, None, of_table("sensor", table))["xyz"]
+    own = measured_of(None, turned, None, None, of_table("sensor", table))["xyz"]
     np.testing.assert_allclose(own, points, atol=1e-7)
-    plain = _measured(None, points, None, None, of_table("sensor", {}))["xyz"]
+    plain = measured_of(None, points, None, None, of_table("sensor", {}))["xyz"]
     np.testing.assert_array_equal(plain, points)
 
 
