@@ -22,6 +22,7 @@ _HOMES = {
     "load": "ad3d_jax.experiment.detector",
     "population": "ad3d_jax.experiment.population",
     "study": "ad3d_jax.experiment.study.study",
+    "tune": "ad3d_jax.experiment.tuning.tune",
 }
 __all__ = ["__version__", *_HOMES]
 

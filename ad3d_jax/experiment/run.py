@@ -47,7 +47,7 @@ from ad3d_jax.workdir import names
 from ad3d_jax.workdir.calibration import read_calibration, write_calibration
 from ad3d_jax.workdir.checkpoint import Checkpointer, has_tree, save_tree
 from ad3d_jax.workdir.folder import open_workdir
-from ad3d_jax.workdir.json_files import write_json
+from ad3d_jax.workdir.json_files import read_json, write_json
 from ad3d_jax.workdir.log import Log, read_log
 from ad3d_jax.workdir.places import local
 from ad3d_jax.workdir.scores import write_scores
@@ -408,6 +408,8 @@ def evaluate(run: Run) -> dict:
         "peak_memory_bytes": memory.peak_bytes(),
         **run.facts,
     }
+    if (folder / names.ESTIMATE).exists():
+        metrics["estimate"] = read_json(folder / names.ESTIMATE)
     if run.facts["steps"] is None:
         metrics["notes"]["steps"] = "nothing is trained by gradient steps"
     if count := steps_not_applied(folder):

@@ -5,6 +5,7 @@ or without, and for those of the system NAME.
 """
 
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 from ad3d_jax.systems import nearest
 
@@ -24,7 +25,9 @@ def split(text: str) -> tuple[str, str]:
 
 
 def apart(
-    texts: Iterable[str], systems: Mapping[str, str]
+    texts: Iterable[str],
+    systems: Mapping[str, str],
+    elsewhere: Mapping[str, str] = MappingProxyType(OF_THE_GRID),
 ) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
     """Returns the settings for all, and those of single configurations.
 
@@ -33,20 +36,21 @@ def apart(
     Args:
         texts: settings.
         systems: system of each configuration, by the configuration's name.
+        elsewhere: fields that are not set here -> where they are named.
 
     Raises:
-        ValueError: a setting is for no configuration, or is the grid's own.
+        ValueError: a setting is for no configuration, or is named elsewhere.
     """
     settings = [split(text) for text in texts]
     met = {name: {name.partition(":")[0], name, systems[name]} for name in systems}
     known = set().union(*met.values())
     for scope, text in settings:
         field = text.partition("=")[0]
-        if field in OF_THE_GRID:
-            raise ValueError(f"set: {field} is named by {OF_THE_GRID[field]}")
+        if field in elsewhere:
+            raise ValueError(f"set: {field} is named by {elsewhere[field]}")
         if scope and scope not in known:
             raise ValueError(
-                f"set: {scope}:{text}: the grid has no {scope!r}{nearest(scope, known)}"
+                f"set: {scope}:{text}: there is no {scope!r}{nearest(scope, known)}"
             )
     for_all = tuple(text for scope, text in settings if not scope)
     own = {}

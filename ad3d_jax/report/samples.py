@@ -73,6 +73,11 @@ def map_scale(run: Run) -> Scale:
     maps = list(run.maps.values()) or [
         s.arrays["map"] for s in run.samples if "map" in s.arrays
     ]
+    return robust_scale(maps)
+
+
+def robust_scale(maps: list[np.ndarray]) -> Scale:
+    """Returns the scale in which anomaly maps are drawn."""
     step = 1 + sum(map.size for map in maps) // 20_000_000
     values = [map.ravel()[::step] for map in maps]
     return Scale(*colors.robust_range(np.concatenate(values or [np.zeros(0)])))

@@ -14,6 +14,7 @@ FEATURES = "checkpoints/features"  # frozen ones, while a fit is under way
 FINAL = "checkpoints/final"  # the trained state
 ORIGIN = "checkpoints/origin.json"  # what it comes from: see `experiment.origin`
 CALIBRATION = "checkpoints/calibration.json"  # scores of good samples
+ESTIMATE = "checkpoints/estimate.json"  # its values on planted defects
 FOLD = "checkpoints/fold-{}"  # the state that was fitted without a fold
 METRICS = "metrics.json"
 SCORES = "scores.csv"
@@ -21,6 +22,7 @@ MAPS = "maps"
 SAMPLES = "maps/samples"  # inputs and parts of the samples that are shown
 REPORT = "report"
 PAGE = "index.html"  # of the report; also of other folders of images
+WHY = "why.html"  # of the report: why this detector was chosen
 FAILED = "failed.json"  # in place of metrics.json
 
 # Of a prediction, which has SCORES, too.

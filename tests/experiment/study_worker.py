@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ import numpy as np
 from ad3d_jax.experiment.config import load
 from ad3d_jax.experiment.study import objective, storage, trials, worker
 from ad3d_jax.experiment.study.objective import Goal
-from ad3d_jax.experiment.study.space import Space, read_space
+from ad3d_jax.experiment.study.space import Space, changed, read_space
 from ad3d_jax.experiment.study.trials import Outcome, Rules
 from ad3d_jax.workdir import folder as workdir
 
@@ -85,7 +86,10 @@ def job(
     facts = {"metric": "mean", "sampler": rules.sampler, "seed": rules.seed}
     study = trials.open_study(database, str(folder), facts)
     where = space(folder, text)
-    return worker.Job(*(database, study, CONFIG, where, rules, Goal(), folder), **more)
+    return worker.Job(
+        *(database, study, partial(changed, CONFIG), where, rules, Goal(), folder),
+        **more,
+    )
 
 
 if __name__ == "__main__":

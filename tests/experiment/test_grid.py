@@ -146,8 +146,8 @@ def test_only_what_stands_before_the_equals_is_a_name():
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("ptchcore:a=1", "set: ptchcore:a=1: the grid has no 'ptchcore'; did you mean"),
-        ("patchcore:tiny:a=1", "the grid has no 'patchcore:tiny'"),
+        ("ptchcore:a=1", "set: ptchcore:a=1: there is no 'ptchcore'; did you mean"),
+        ("patchcore:tiny:a=1", "there is no 'patchcore:tiny'"),
         ("seed=1", "set: seed is named by seeds"),
         ("btf:data.category=x", "data.category is named by categories"),
         ("btf:data.mask_size=9", "data.mask_size is named by mask_size"),

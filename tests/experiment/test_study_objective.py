@@ -74,7 +74,7 @@ def test_a_memory_bank_is_judged_before_on_a_part_and_never_on_the_test_set(
 ):
     reports = []
 
-    def report(stage, value):
+    def report(stage, value, kinds):
         reports.append((stage, value))
         return False
 
@@ -188,7 +188,7 @@ def test_a_training_is_judged_at_its_stages_and_goes_on_where_it_was_stopped(
     config, grounds = config_of(cache, simplenet.get_config("cpu"), TRAINED), Grounds()
     reports = []
 
-    def report(stage, value):
+    def report(stage, value, kinds):
         reports.append((stage, value))
         return False
 
@@ -197,8 +197,8 @@ def test_a_training_is_judged_at_its_stages_and_goes_on_where_it_was_stopped(
     assert {split for split, _ in read_splits} == {"train", "planted"}
     undisturbed, reports = reports, []
 
-    def stop(stage, value):
-        report(stage, value)
+    def stop(stage, value, kinds):
+        report(stage, value, kinds)
         os.kill(os.getpid(), signal.SIGTERM)
         return False
 
@@ -214,7 +214,7 @@ def test_a_training_is_judged_at_its_stages_and_goes_on_where_it_was_stopped(
     assert again.value == whole.value
     assert reports == undisturbed  # what was seen before is told again
 
-    def prune(stage, value):
+    def prune(stage, value, kinds):
         return stage == 50
 
     cut = run_alone(Task(config, tmp_path / "c", prune), GOAL, grounds)

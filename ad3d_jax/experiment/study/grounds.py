@@ -1,5 +1,7 @@
 """The data that trials are fitted on and judged on."""
 
+import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,11 +26,46 @@ class Ground(NamedTuple):
     category: str
 
 
-class Grounds:
-    """Opens the data that configurations name; the last is kept for the next trial."""
+def part_of(ground: Ground, share: float) -> Ground:
+    """Returns a share of what is fitted on, and of the planted samples of each kind.
 
-    def __init__(self):
-        self._known: tuple[Any, Ground] | None = None
+    They lie at equal distances, so that each share is the same for all trials.
+
+    Args:
+        ground: the whole.
+        share: above 0, at most 1.
+    """
+    if share == 1:
+        return ground
+    kinds: dict[str, list[int]] = {}
+    for number, row in enumerate(ground.rows):
+        kinds.setdefault(row.defect if row.label else "", []).append(number)
+    chosen = sorted(n for own in kinds.values() for n in _spread(own, share))
+    train = np.arange(ground.samples.size("train"))
+    return ground._replace(
+        samples=ground.samples.only("train", np.array(_spread(train, share))),
+        planted=ground.planted.only(planted.SPLIT, np.array(chosen)),
+        rows=[ground.rows[number] for number in chosen],
+    )
+
+
+def _spread(numbers: Sequence[int], share: float) -> list[int]:
+    """Returns a share of numbers at equal distances, two at least."""
+    size = len(numbers)
+    count = min(size, max(2, math.ceil(size * share)))
+    return [int(numbers[k * size // count]) for k in range(count)]
+
+
+class Grounds:
+    """Opens the data that configurations name; the last ones are kept for later trials.
+
+    Args:
+        kept: how many.
+    """
+
+    def __init__(self, kept: int = 1):
+        self._kept = kept
+        self._known: list[tuple[Any, Ground]] = []
 
     def open(
         self, config: ConfigDict, system: System, settings: planted.Settings
@@ -41,9 +78,13 @@ class Grounds:
         """
         own = config.data.to_json(), config.calibration.to_json()
         key = (own, system.needs_fit, system.needs_score, settings)
-        if self._known is None or self._known[0] != key:
-            self._known = key, self._opened(config, system, settings)
-        return self._known[1]
+        found = next((ground for known, ground in self._known if known == key), None)
+        if found is None:
+            self._known = self._known[: self._kept - 1]  # before the next is opened
+            found = self._opened(config, system, settings)
+        others = [each for each in self._known if each[0] != key]
+        self._known = [(key, found), *others][: self._kept]
+        return found
 
     def _opened(
         self, config: ConfigDict, system: System, settings: planted.Settings

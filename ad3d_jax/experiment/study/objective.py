@@ -24,7 +24,7 @@ from ad3d_jax.experiment.data import with_sources
 from ad3d_jax.experiment.run import fit_options, limits
 from ad3d_jax.experiment.state import build_system, key_of
 from ad3d_jax.experiment.study import stages, strata
-from ad3d_jax.experiment.study.grounds import Ground, Grounds
+from ad3d_jax.experiment.study.grounds import Ground, Grounds, part_of
 from ad3d_jax.experiment.study.stages import Trial, Watch
 from ad3d_jax.fit.phases import count_steps, due
 from ad3d_jax.workdir import names
@@ -50,6 +50,7 @@ class Goal(NamedTuple):
     stages: tuple[int, ...] = (25, 50)  # percent, at which a trial may be pruned
     planting: planted.Settings = planted.Settings()
     weights: Mapping[str, float] = MappingProxyType({})  # of kinds; 1 where not given
+    share: float = 1.0  # of the training samples and of the planted ones, that are used
 
 
 class Judged(NamedTuple):
@@ -64,7 +65,8 @@ class Task(NamedTuple):
 
     config: ConfigDict
     folder: Path
-    report: Callable[[int, float], bool]  # (percent, value) -> whether to prune
+    # (percent, value, of each kind where known) -> whether to prune
+    report: Callable[[int, float, strata.Kinds | None], bool]
     # Whether who holds the folder on another machine is known to have ended.
     has_ended: Callable[[Holder], bool] = lambda _: False
     devices: Sequence[jax.Device] | None = None  # that it runs on; None = all
@@ -120,7 +122,7 @@ def begin(task: Task, goal: Goal, grounds: Grounds, log: Log) -> tuple[Trial, Gr
     system = build_system(config)
     brought = pretrained.bring(config, system).trees
     engine = engines.make_engine(config.fit.engine, task.devices)
-    ground = grounds.open(config, system, goal.planting)
+    ground = part_of(grounds.open(config, system, goal.planting), goal.share)
     strata.check_weights(goal.weights, strata.kinds_in(ground.rows))
     dataset = with_sources(
         config, due(system, fit_options(config)).phases, ground.samples

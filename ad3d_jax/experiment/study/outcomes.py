@@ -2,7 +2,7 @@
 
 import math
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from absl import logging
@@ -52,12 +52,26 @@ def run_alike(tasks: Sequence[Task], goal: Goal, grounds: Grounds) -> list[Outco
     Raises:
         DiskFullError, UnreachableError, StudyError: as `run_trials`.
     """
+
+    def values() -> list[Judged | ValueError]:
+        if len(tasks) == 1:
+            return [objective.value_of(tasks[0], goal, grounds)]
+        return together.values_of(tasks, goal, grounds)
+
+    return outcomes_of(tasks, goal, values)
+
+
+def outcomes_of(
+    tasks: Sequence[Task], goal: Goal, run: Callable[[], list[Judged | ValueError]]
+) -> list[Outcome]:
+    """Returns what becomes of trials, all of which `run` runs.
+
+    Raises:
+        DiskFullError, UnreachableError, StudyError: as `run_trials`.
+    """
     try:
         with writing(tasks[0].folder):
-            if len(tasks) == 1:
-                values = [objective.value_of(tasks[0], goal, grounds)]
-            else:
-                values = together.values_of(tasks, goal, grounds)
+            values = run()
     except (DiskFullError, StudyError, UnreachableError):
         raise  # nothing is wrong with the trials
     except Exception as error:  # noqa: BLE001 (whatever breaks costs these trials)

@@ -42,12 +42,21 @@ HOME = "experiments.spaces"  # whose files are found by name
 STARTUP = 10  # trials before the sampler and the pruner trust what they have seen
 
 
+class First(NamedTuple):
+    """A trial that is not suggested: its fields, and those that the sampler knows."""
+
+    fields: Mapping[str, Any]
+    params: Mapping[str, Any]
+    distributions: Mapping[str, BaseDistribution]
+
+
 class Space(NamedTuple):
     """What a study may change."""
 
     suggest: Callable[[optuna.Trial], Mapping[str, Any]]  # field -> value
     grid: Mapping[str, BaseDistribution] | None  # None = a function, which has none
     digest: str  # of the file or the table
+    first: Sequence[First] = ()  # of the first slots, in order
 
 
 def read_space(source: str | os.PathLike | Mapping[str, Any]) -> Space:
@@ -85,7 +94,7 @@ def _of_table(table: Mapping[str, Any], text: bytes) -> Space:
     """Returns the space of a table of choices and ranges."""
     if not table:
         raise StudyError("space: expected fields that may change, found none")
-    known = {name: _distribution(name, each) for name, each in table.items()}
+    known = {name: distribution_of(name, each) for name, each in table.items()}
 
     def suggest(trial: optuna.Trial) -> dict[str, Any]:
         return {name: _decoded(_suggested(trial, name, known[name])) for name in known}
@@ -186,7 +195,7 @@ def make_pruner(name: str) -> optuna.pruners.BasePruner:
     return optuna.pruners.NopPruner()
 
 
-def _distribution(name: str, entry: Any) -> BaseDistribution:
+def distribution_of(name: str, entry: Any) -> BaseDistribution:
     """Returns what an entry of SPACE says."""
     try:
         if isinstance(entry, Mapping) and {"low", "high"} <= set(entry) <= set(RANGE):
@@ -194,7 +203,7 @@ def _distribution(name: str, entry: Any) -> BaseDistribution:
             kind = IntDistribution if whole else FloatDistribution
             return kind(**entry)
         if isinstance(entry, Sequence) and not isinstance(entry, str) and entry:
-            return CategoricalDistribution([_encoded(value) for value in entry])
+            return CategoricalDistribution([encoded(value) for value in entry])
     except (TypeError, ValueError) as error:
         raise StudyError(f"space: {name}: {error}") from None
     raise StudyError(
@@ -231,7 +240,7 @@ def _axis(name: str, distribution: BaseDistribution) -> list[Any]:
     return [cast(low + number * step) for number in range(count)]
 
 
-def _encoded(value: Any) -> Any:
+def encoded(value: Any) -> Any:
     """Returns a choice as Optuna stores it: numbers as they are, others as JSON."""
     if value is None or isinstance(value, bool | int | float):
         return value

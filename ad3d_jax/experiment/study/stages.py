@@ -41,11 +41,14 @@ class Watch:
     Args:
         file: where the values are kept.
         stages: percent, rising.
-        report: (percent, value) -> whether to prune.
+        report: (percent, value, None) -> whether to prune.
     """
 
     def __init__(
-        self, file: Path, stages: tuple[int, ...], report: Callable[[int, float], bool]
+        self,
+        file: Path,
+        stages: tuple[int, ...],
+        report: Callable[[int, float, None], bool],
     ):
         self._file, self._stages, self._report = file, stages, report
         self._known = read_json(file) if file.exists() else {}
@@ -74,7 +77,7 @@ class Watch:
             self._tell(stage, value)
 
     def _tell(self, stage: int, value: float) -> None:
-        if self._report(stage, value):
+        if self._report(stage, value, None):
             raise Pruned(f"pruned at {stage} %")
 
 

@@ -10,6 +10,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,7 +79,13 @@ def study(
     if workers > 1:
         begun = open_job(config, space, settings, folder)
         begun.database.storage.engine.dispose()
-        employ(config, space, settings, folder, workers, devices)
+        arguments = {
+            "config": plain(config),
+            "space": space if isinstance(space, Mapping) else os.fspath(space),
+            "workdir": str(folder),
+            "settings": plain_settings(settings),
+        }
+        employ(f"{__name__}:work_alone", arguments, workers, devices)
         return result_of(begun, config, folder)
     chosen = choose_devices(devices)
     # Trials that differ in numbers alone are one program, for all workers.
@@ -158,7 +165,7 @@ def open_job(
     return worker.Job(
         database,
         trials.open_study(database, name, facts, pruning),
-        config,
+        partial(space.changed, config),
         read,
         rules,
         goal,
@@ -254,18 +261,25 @@ def choose_devices(numbers: Sequence[str]) -> list[jax.Device] | None:
     return found
 
 
+def plain_settings(settings: Settings) -> dict[str, Any]:
+    """Returns the settings as JSON types."""
+    weights = {"planted_weights": dict(settings.planted_weights)}
+    return settings._asdict() | weights
+
+
 def employ(
-    config: ConfigDict,
-    source: Any,
-    settings: Settings,
-    folder: Path,
-    count: int,
-    devices: Sequence[str],
+    target: str, arguments: Mapping[str, Any], count: int, devices: Sequence[str]
 ) -> None:
     """Starts several processes that work on a study, and waits for all of them.
 
     Worker n gets the n-th of the devices, in turn. One that dies is not replaced: the
     others take its trial up again. A signal to stop goes to all of them.
+
+    Args:
+        target: "module:function" that works, see `workers.start`.
+        arguments: of it, as JSON has them, less `devices`.
+        count: of processes.
+        devices: numbers of devices; () = all for each.
 
     Raises:
         Stopped: they were asked to stop.
@@ -274,19 +288,11 @@ def employ(
     environment = dict(os.environ)
     if count > len(devices):  # some share a GPU, of which jax would take most at once
         environment.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    arguments = {
-        "config": plain(config),
-        "space": source if isinstance(source, Mapping) else os.fspath(source),
-        "workdir": str(folder),
-        "settings": settings._asdict()
-        | {"planted_weights": dict(settings.planted_weights)},
-    }
     processes: list[workers.Process] = []
     with workers.stopping(processes):
         for number in range(count):
             own = [str(devices[number % len(devices)])] if devices else []
             given = {**arguments, "devices": own}
-            target = f"{__name__}:work_alone"
             processes.append(workers.start(target, given, environment=environment))
         codes = [process.wait() for process in processes]
     for process, code in zip(processes, codes, strict=True):

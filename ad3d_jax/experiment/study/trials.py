@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import optuna
@@ -36,6 +36,8 @@ class Rules(NamedTuple):
     sampler: str = "tpe"
     seed: int = 0
     retries: int = 2  # of a slot whose attempts are lost or break
+    # Whether one more may begin after those there are; what has begun goes on.
+    more: Callable[[Sequence[FrozenTrial]], bool] = lambda _: True
 
 
 class Taken(NamedTuple):
@@ -185,7 +187,8 @@ def _take(
     study.sampler = make_sampler(rules.sampler, rules.seed, slot)
     trial = study.ask()
     begun.append(trial.number)
-    fields = suggested(space, trial)
+    first = slot < len(space.first)
+    fields = dict(space.first[slot].fields) if first else suggested(space, trial)
     trial.set_user_attr(SLOT, slot)
     trial.set_user_attr(FIELDS, fields)
     database.storage.record_heartbeat(trial._trial_id)
@@ -215,7 +218,7 @@ def _due(
                 "distributions": whole[-1].distributions,
                 "user_attrs": {SLOT: slot},
             }
-    return _new(_next_slot(trials), space, rules)
+    return _new(_next_slot(trials), space, rules) if rules.more(trials) else None
 
 
 def _new(slot: int, space: Space, rules: Rules) -> dict[str, Any] | None:
@@ -226,6 +229,9 @@ def _new(slot: int, space: Space, rules: Rules) -> dict[str, Any] | None:
         if slot >= min(len(points), rules.trials):
             return None
         return due | {"params": points[slot], "distributions": dict(space.grid)}
+    if slot < min(len(space.first), rules.trials):
+        _, params, distributions = space.first[slot]
+        return due | {"params": params, "distributions": distributions}
     return due if slot < rules.trials else None
 
 
@@ -287,14 +293,29 @@ def lives(
     return storage.attempt(database, look)
 
 
-def report(database: Database, taken: Taken, step: int, value: float) -> bool:
+def report(
+    database: Database,
+    taken: Taken,
+    step: int,
+    value: float,
+    kinds: Kinds | None = None,
+) -> bool:
     """Reports an intermediate value and returns whether the trial is to be pruned.
+
+    Args:
+        database: of the study.
+        taken: the trial.
+        step: where it stands.
+        value: what it is worth there.
+        kinds: what was measured there of each kind, for a pruner that looks at it.
 
     Raises:
         UpdateFinishedTrialError: the trial was given up meanwhile.
     """
 
     def tell() -> bool:
+        if kinds is not None:
+            taken.trial.set_user_attr(kinds_at(step), kinds)
         taken.trial.report(value, step)
         return taken.trial.should_prune()
 
@@ -351,6 +372,11 @@ def finish(
     return storage.attempt(
         database, tell, storage.FEW_TRIES if stopped else storage.TRIES
     )
+
+
+def kinds_at(step: int) -> str:
+    """Returns the name under which a trial keeps what was measured at a step."""
+    return f"{KINDS}.{step}"
 
 
 def digest(fields: Mapping[str, Any] | None) -> str:

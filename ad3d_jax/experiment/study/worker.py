@@ -2,9 +2,9 @@
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import optuna
@@ -18,13 +18,14 @@ from ad3d_jax.experiment.study import ranking, storage, trials
 from ad3d_jax.experiment.study.grounds import Grounds
 from ad3d_jax.experiment.study.objective import Goal, Task
 from ad3d_jax.experiment.study.outcomes import run_trials
-from ad3d_jax.experiment.study.space import Space, changed
+from ad3d_jax.experiment.study.space import Space
 from ad3d_jax.experiment.study.storage import (
     Database,
     Heartbeat,
     StudyError,
     UnreachableError,
 )
+from ad3d_jax.experiment.study.strata import Kinds
 from ad3d_jax.experiment.study.trials import (
     BROKEN,
     REFUSED,
@@ -46,7 +47,7 @@ class Job(NamedTuple):
 
     database: Database
     study: optuna.Study
-    config: ConfigDict  # what the trials change
+    config_of: Callable[[Mapping[str, Any]], ConfigDict]  # of a trial, by its fields
     space: Space
     rules: Rules
     goal: Goal
@@ -54,6 +55,7 @@ class Job(NamedTuple):
     keep_best: int = 3  # trials whose trained state is kept
     together: int = 1  # trials that are taken at a time
     devices: Sequence[jax.Device] | None = None  # that trials run on; None = all
+    grounds: int = 1  # data of so many configurations are kept between trials
 
 
 Run = Callable[[Sequence[Task], Goal, Grounds], list[Outcome]]
@@ -72,7 +74,7 @@ def work(job: Job, run: Run = run_trials) -> int:
         DiskFullError: no space is left; the trials are taken up again later.
         Stopped: the process was asked to.
     """
-    grounds, ended = Grounds(), 0
+    grounds, ended = Grounds(job.grounds), 0
     while True:
         claim = trials.claim(
             job.database, job.study, job.space, job.rules, job.together
@@ -119,14 +121,14 @@ def _run(job: Job, taken: list[Taken], run: Run, grounds: Grounds) -> list[Outco
 def _task(job: Job, taken: Taken, own: Sequence[int]) -> Task:
     """Returns what is to be run; `own` are the numbers of all that this worker runs."""
 
-    def report(percent: int, value: float) -> bool:
-        return trials.report(job.database, taken, percent, value)
+    def report(percent: int, value: float, kinds: Kinds | None) -> bool:
+        return trials.report(job.database, taken, percent, value, kinds)
 
     def has_ended(holder: Holder) -> bool:
         name = trials.name_of(holder.host, holder.pid)
         return not trials.lives(job.database, job.study, name, taken.name, own)
 
-    config, folder = changed(job.config, taken.fields), job.folder / names.TRIALS
+    config, folder = job.config_of(taken.fields), job.folder / names.TRIALS
     return Task(config, folder / taken.name, report, has_ended, job.devices)
 
 
@@ -147,7 +149,8 @@ def tidy(job: Job) -> None:
         if trial.state in over and name not in in_use and place.exists():
             kept = name in {digests[t.number] for t in best}
             unneeded = names.STEPS if kept else names.CHECKPOINTS
-            shutil.rmtree(place / unneeded, ignore_errors=True)
+            for found_there in (place / unneeded, *place.glob(f"*/{unneeded}")):
+                shutil.rmtree(found_there, ignore_errors=True)
 
 
 def warn_of_full_disk(folder: Path) -> bool:
