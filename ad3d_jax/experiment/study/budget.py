@@ -19,7 +19,7 @@ UNITS = (3600, 60, 1)  # seconds
 
 
 def seconds_of(text: str) -> int:
-    """Returns the seconds of a text such as 30m, 1h30m or 90s; StudyError for others."""
+    """Returns the seconds of a text such as 30m or 1h30m; StudyError for others."""
     found = TEXT.fullmatch(text.strip())
     parts = [int(part or 0) for part in found.groups()] if found else []
     total = sum(part * unit for part, unit in zip(parts, UNITS, strict=False))
@@ -38,8 +38,8 @@ class Budget(NamedTuple):
     def allows(self, trials: Sequence[FrozenTrial]) -> bool:
         """Returns whether one more trial may begin, of those there are.
 
-        What is left must suffice for a trial of mean length and for the final fit, which
-        takes as long as the longest trial. The first trial may always begin.
+        What is left must suffice for a trial of mean length and for the final fit,
+        which takes as long as the longest trial. The first trial may always begin.
         """
         return self.allows_at(trials, datetime.datetime.now())
 

@@ -39,7 +39,7 @@ class Halving(BasePruner):
     def __init__(
         self, spared: int, metric: str, weights: Mapping[str, float], kept: int = KEPT
     ):
-        """Takes how many of the first slots are never pruned, and how trials compare."""
+        """Takes how many first slots are never pruned, and how trials compare."""
         self._spared, self._metric, self._weights = spared, metric, weights
         self._kept = kept
 
@@ -64,7 +64,7 @@ def climb(
 
     Args:
         task: of the trial, who hears of its values.
-        parts: what is fitted: a task for each class, by name; one alone has the name "".
+        parts: what is fitted: a task for each class, by its name.
         goal: how whole fits are judged.
         grounds: gives the data.
         rungs: shares, rising.

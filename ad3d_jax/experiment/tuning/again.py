@@ -91,7 +91,7 @@ def look(task: Task, goal: Goal, grounds: Grounds) -> Found:
 
 
 def _opened(task: Task, goal: Goal, grounds: Grounds) -> tuple:
-    """Returns trial, ground, state and compiled score of a trial; fits it where gone."""
+    """Returns trial, ground, state and compiled score; fits it where it is gone."""
     if not has_tree(task.folder / names.FINAL):
         (task.folder / names.METRICS).unlink(missing_ok=True)
     objective.value_of(task, goal, grounds)

@@ -128,7 +128,7 @@ def _weights(config: ConfigDict, texts: Iterable[str]) -> dict[str, str]:
 
 
 def _check_parts(texts: Sequence[str], configs: Mapping[str, ConfigDict]) -> None:
-    """Raises ValueError where weights are named for a part that no configuration has."""
+    """Raises ValueError where weights are of a part that no configuration has."""
     known = {part for config in configs.values() for part in config.weights}
     for text in texts:
         part = scopes.split(text)[1].partition("=")[0]

@@ -63,7 +63,7 @@ def ordered(found: Sequence[Ranked]) -> list[Ranked]:
 
 
 def best_of_systems(found: Sequence[Ranked], count: int) -> list[Ranked]:
-    """Returns the best setting of each configuration, `count` at most, the best first."""
+    """Returns the best setting of each configuration, `count` at most."""
     best: dict[str, Ranked] = {}
     for each in found:
         best.setdefault(each.configuration, each)

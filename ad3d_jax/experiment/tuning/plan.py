@@ -1,4 +1,4 @@
-"""What a search is made of: its configurations, spaces, rungs and time, as one study."""
+"""A search as one study: its configurations, spaces, rungs and time."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -203,7 +203,7 @@ def rules_of(plan: Plan, both: Space) -> Rules:
 
 
 def exhausted(found: Sequence[FrozenTrial], points: float) -> bool:
-    """Returns whether all settings were tried, or none that is new was found of late."""
+    """Returns whether all settings were tried, or no new one came of late."""
     done = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
     seen: set[str] = set()
     idle = 0
@@ -222,7 +222,7 @@ def run_trials(
     goal: Goal,
     grounds: Grounds,
 ) -> list[Outcome]:
-    """Returns what became of trials, each rung by rung, then whole; see `worker.work`."""
+    """Returns what became of trials, rung by rung, then whole; see `worker.work`."""
     return [
         outcome
         for task in tasks
