@@ -21,6 +21,7 @@ FIBRE_LENGTH, FIBRE_WIDTH = (0.2, 0.6), (0.015, 0.03)
 NARROWEST = 3.0  # pixels of a line
 STEEP = 3.0  # by what the flank of a step is steeper than that of a blob
 GONE = (0.06, 0.14)  # of the part's extent: radius of a missing piece
+FAR = 4.0  # times as far as the part, from where on a table is not seen
 HOLE = 0.15  # of the light that comes out of a hole
 SHIFTS = 40  # places that are tried for what lies around the part
 
@@ -59,8 +60,9 @@ def foreign(scene: Scene, random: np.random.Generator) -> Sample:
     else:
         shape = _line(scene, FIBRE_LENGTH, FIBRE_WIDTH, random)
     dome = np.sqrt(1 - (1 - shape) ** 2)
-    height = random.uniform(*BODY) * scene.diagonal
-    height = min(height, np.sqrt((shape > 0).sum()) * scene.diagonal / scene.extent / 2)
+    wide = 2 * ndimage.distance_transform_edt(shape > 0).max()  # pixels
+    pixel = scene.diagonal / (np.sqrt(2) * scene.extent)
+    height = min(random.uniform(*BODY) * scene.diagonal, wide * pixel)
     made = _risen(scene, height / scene.diagonal * dome)
     if made.rgb is None:
         return made
@@ -96,9 +98,11 @@ def missing(scene: Scene, random: np.random.Generator) -> Sample:
         xyz = np.where(gone[..., None], np.float32(0), xyz)
         if scene.plane is not None and there.any():
             seen = measured(np.roll(scene.sample.xyz, shift, (0, 1))) & there
-            down = -scene.plane.offset / (scene.surface @ scene.plane.normal)
-            table = along_rays(scene.surface, down).astype(np.float32)
-            xyz = np.where((gone & seen)[..., None], table, xyz)
+            with np.errstate(divide="ignore"):
+                down = -scene.plane.offset / (scene.surface @ scene.plane.normal)
+            seen &= (down > 0) & (down < FAR)
+            table = along_rays(scene.surface, np.where(seen, down, 0))
+            xyz = np.where(seen[..., None], table.astype(np.float32), xyz)
     return Sample(rgb, xyz, gone)
 
 

@@ -20,6 +20,7 @@ TABLE = 0.003  # metres; nearer to the plane through the border is no part
 STRIP = 0.04  # of the shorter side: the border that shows what lies around the part
 LEAST, MOST = 0.02, 0.98  # shares of the image; outside them all of it is the part
 GAP = 0.015  # of the image's height: half the width of a shadow on the part
+BISECTIONS = 10  # of the height of noise at which a patch has its area
 BEND = 0.15  # radians that a line turns by in a tenth of its length, standard deviation
 
 
@@ -140,7 +141,7 @@ def patch_of_noise(
 
     Args:
         part: [h,w] bool.
-        share: of the part's area that it takes at most, 0 to 1.
+        share: of the part's area that it takes, 0 to 1; more where patches touch.
         random: its source.
     """
     cells = extent_of(part) / (2.0 ** random.uniform(1, 4, 2))
@@ -149,10 +150,13 @@ def patch_of_noise(
     down, right = np.indices(part.shape)
     reach = np.hypot(down - place[0], right - place[1])
     level = noise - reach / extent_of(part)
-    # The highest pixels within reach, as many as are wanted.
-    count = min(max(4, round(share * part.sum())), int(part.sum()))
-    high = np.partition(level[part], -count)[-count]
-    return connected((level >= high).astype(np.float32), part, place)
+    count = max(4, round(share * part.sum()))
+    low, high = level[part].min(), level[place]
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        found = connected((level >= middle).astype(np.float32), part, place)
+        low, high = (middle, high) if found.sum() >= count else (low, middle)
+    return connected((level >= low).astype(np.float32), part, place)
 
 
 def perlin(

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from data_pipelines.errors import DatasetError
 from data_pipelines.planting import (
@@ -216,3 +217,13 @@ def test_gradient_noise_is_zero_at_its_lattice_and_within_one():
     noise = regions.perlin((64, 96), np.array([8.0, 12.0]), np.random.default_rng(3))
     np.testing.assert_allclose(noise[::8, ::12], 0, atol=1e-12)
     assert 0.5 < np.abs(noise).max() <= 1
+
+
+def test_a_patch_of_noise_is_connected_and_as_large_as_was_asked_for():
+    part = np.zeros((80, 90), bool)
+    part[10:70, 15:80] = True
+    for seed, share in enumerate((0.005, 0.02, 0.05)):
+        found = regions.patch_of_noise(part, share, np.random.default_rng(seed)) > 0
+        assert not (found & ~part).any()
+        assert ndimage.label(found)[1] == 1
+        assert share <= found.sum() / part.sum() < 2 * share + 0.01
