@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import types
 
 import jax
 import numpy as np
@@ -25,6 +26,7 @@ from ad3d_jax.testing.trial import Trial
 from ad3d_jax.workdir.calibration import Calibration
 from data_pipelines.recipes import RECIPES, Sample
 from data_pipelines.samples import complete_parameters
+from experiments import export as command
 
 SIZE = (48, 40)  # rows and columns of the sensor
 # Runs a script where nothing can be imported but Python's own modules and those that
@@ -354,3 +356,22 @@ def test_a_score_that_calls_the_host_is_refused(bank):
     batch = bank.prepare(**frames(1, seed=2)[0])
     with pytest.raises(ValueError, match="caller cannot be exported"):
         export_score(system, bank.key, bank.state, batch)
+
+
+def test_the_command_exports_a_workdir(bank, exported, tmp_path, capsys):
+    folder, workdir = tmp_path / "export", bank.save(tmp_path / "run")
+    values = types.SimpleNamespace(
+        workdir=workdir, output=folder, alpha=0.25, max_mb=exporting.MAX_MB
+    )
+    command.main(values)
+    assert f"export: {folder} (" in capsys.readouterr().out
+    found, expected = map(script.read_manifest, (folder, exported))
+    for name in ("inputs", "decision", "recipe", "program", "fitted"):
+        assert found[name] == expected[name]
+    assert found["files"][script.STATE] == expected["files"][script.STATE]
+
+
+def test_what_is_prepared_is_what_is_scored(bank):
+    frame = frames(1, seed=2)[0]
+    scores = bank.score_batch(bank.prepare(**frame))
+    np.testing.assert_array_equal(scores.map[0], bank.score(**frame).map)

@@ -81,6 +81,7 @@ def write_export(
     with new_folder(folder) as new:
         (new / score.PROGRAM).write_bytes(packed)
         save_file(dict(program.state), new / score.STATE)
+        (new / score.STATE).chmod((new / score.PROGRAM).stat().st_mode)  # for others
         for part in (score, *parts):
             shutil.copyfile(inspect.getfile(part), new / Path(part.__file__).name)
         manifest["files"] = {
