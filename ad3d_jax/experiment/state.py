@@ -68,9 +68,8 @@ def traced_from(config: ConfigDict, system: System) -> kept.Facts:
     def ours(function) -> bool:
         return function.__module__.startswith("ad3d_jax.")
 
-    if not (ours(system.init) and ours(system.score)):
-        return None
-    if config.system not in SYSTEMS or not ours(SYSTEMS[config.system].factory):
+    made_by = entry_of(config.system).factory
+    if not all(map(ours, (system.init, system.score, made_by))):
         return None
     return {"system": config.system, "model": to_json(config.model.to_dict())}
 
