@@ -94,7 +94,7 @@ def test_depth_alone_and_images_alone(box, write, tmp_path):
     declare(box, images=None, depth="depth")
     depth = arrays(box, tmp_path)[1][0]
     np.testing.assert_array_equal(depth.xyz, whole.xyz)
-    assert depth.rgb is None and len(set(depth.id.tolist())) == 5
+    assert depth.rgb is None and len(set(depth.id[:5].tolist())) == 5
 
 
 def test_a_camera_a_sample(box, write, tmp_path):
