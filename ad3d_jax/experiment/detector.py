@@ -261,13 +261,9 @@ class Detector:
     def _engine(self) -> engines.Engine:
         return engines.make_engine("jit")
 
-    @cached_property
-    def _program(self) -> compilation.Compiled:
-        return evaluation.score_program(self.system, self._engine)
-
-    def _compile(self, state: State):
+    def _compile(self, state: State, program: compilation.Compiled | None = None):
         own = self.system, self._engine, self.key, state
-        return evaluation.compile_score(*own, program=self._program)
+        return evaluation.compile_score(*own, program=program)
 
     @cached_property
     def _compiled(self):
@@ -275,7 +271,8 @@ class Detector:
 
     @cached_property
     def _compiled_folds(self) -> list:
-        return [self._compile(state) for state in self.folds]
+        program = evaluation.score_program(self.system, self._engine)
+        return [self._compile(state, program) for state in self.folds]
 
     def _check_given(self, measured: Mapping[str, np.ndarray]) -> None:
         """Raises ValueError where what the system looks at was not given."""

@@ -18,9 +18,8 @@ from typing import Any, NamedTuple
 from absl import logging
 from ml_collections import ConfigDict
 
-from ad3d_jax import evaluate as evaluation
 from ad3d_jax.base import Batch, Dataset, State, System, Tree
-from ad3d_jax.devices import compilation, engines
+from ad3d_jax.devices import engines
 from ad3d_jax.experiment import calibrate, pretrained, run
 from ad3d_jax.experiment.cells import SAMPLE_SET, Grid, cell_folder, keep
 from ad3d_jax.experiment.config import Source, changed, fields_of, load
@@ -109,8 +108,8 @@ def run_members(
             calibrate.check(each.system, each.data, whole=False)
         if "fit" in mode:
             train(runs, checkpoints)
-        program = evaluation.score_program(runs[0].system, runs[0].engine)
-        return [outcome(each, mode, program) for each in runs]
+        program = runs[0].program  # one for all
+        return [outcome(each._replace(program=program), mode) for each in runs]
 
 
 def train(runs: Sequence[Run], checkpoints: Path) -> None:
@@ -178,15 +177,13 @@ def fitted(
         return fit_population(system, members, options, engine, checkpointer)
 
 
-def outcome(
-    begun: Run, mode: str, program: compilation.Compiled
-) -> dict | NonFiniteError:
+def outcome(begun: Run, mode: str) -> dict | NonFiniteError:
     """Returns a run's metrics, {} where it is not scored, or why it was stopped."""
     if (begun.folder / names.FAILED).exists():
         return NonFiniteError(read_json(begun.folder / names.FAILED)["reason"])
     if "fit" in mode:
-        run.calibrate(begun, program)
-    return run.evaluate(begun, program) if "eval" in mode else {}
+        run.calibrate(begun)
+    return run.evaluate(begun) if "eval" in mode else {}
 
 
 def structure_of(config: ConfigDict) -> str:

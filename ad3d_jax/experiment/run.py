@@ -72,6 +72,7 @@ class Run(NamedTuple):
     phases: Sequence[str] | None  # names of those to run; None = all that are due
     facts: dict
     log: Log
+    program: compilation.Compiled  # the score, see `evaluate.compile_score`
 
 
 def run(
@@ -174,6 +175,7 @@ def opened(
             yield Run(
                 *(config, system, engine, folder, data, dataset, first),
                 *(brought.trees, phases, told, log),
+                evaluation.score_program(system, engine),
             )
 
 
@@ -239,31 +241,29 @@ def _fit(
         run.log.write(kind="event", event="fit", seconds=time.perf_counter() - start)
 
 
-def calibrate(run: Run, program: compilation.Compiled | None = None) -> None:
+def calibrate(run: Run) -> None:
     """Scores the good samples that calibrate and keeps their scores with the state.
 
     With folds, each is scored by a fit without it, whose state is kept, too. Nothing is
-    done twice. `program` is that of `evaluate.compile_score`.
+    done twice.
     """
     path, split = run.folder / names.CALIBRATION, run.data.calibration
     done = processes.word_of_first(str(path.exists())) == str(True)
     if done or split.source == NONE:
         return
     size = run.config.eval.batch_size
-    program = program or evaluation.score_program(run.system, run.engine)
     found = []
     if split.source == FOLDS:
+        program = evaluation.score_program(run.system, run.engine)  # of all folds
         for number, numbers, dataset in calibrations.folds_of(run.data, run.dataset):
             _fit_fold(run, number, dataset)
             score = _score(run, names.FOLD.format(number), program)
             dataset = processes.shared(dataset)
             found.append(calibrations.score_good(score, dataset, size, numbers))
     else:
-        score, dataset = (
-            _score(run, names.FINAL, program),
-            processes.shared(run.dataset),
-        )
+        dataset = processes.shared(run.dataset)
         numbers = np.arange(dataset.size(CALIBRATION))
+        score = _score(run, names.FINAL, run.program)
         found.append(calibrations.score_good(score, dataset, size, numbers))
     if processes.is_first():
         write_calibration(path, calibrations.calibration_of(run.data, found))
@@ -283,7 +283,7 @@ def _fit_fold(run: Run, number: int, dataset: Reader) -> None:
 
 
 def _score(
-    run: Run, place: str, program: compilation.Compiled | None
+    run: Run, place: str, program: compilation.Compiled
 ) -> Callable[[Batch], Scores]:
     """Returns the compiled score of a state of the workdir."""
     state = fitted_state(run.config, run.system, run.first, run.folder, place)
@@ -350,17 +350,16 @@ def training_steps(system: System, options: Options, dataset: Reader) -> int | N
     return sum(steps) if steps else None
 
 
-def evaluate(run: Run, program: compilation.Compiled | None = None) -> dict:
+def evaluate(run: Run) -> dict:
     """Scores the test split; writes maps, scores, metrics and the report.
 
-    `program` is that of `evaluate.compile_score`. Of several processes all score; the
+    Of several processes all score; the
     first reads all samples, whose masks it needs, writes, and returns the metrics, the
     others {}.
     """
     config, engine, folder = run.config, run.engine, run.folder
     dataset = run.dataset if processes.is_first() else processes.shared(run.dataset)
-    program = program or evaluation.score_program(run.system, engine)
-    score = _score(run, names.FINAL, program)
+    score = _score(run, names.FINAL, run.program)
     size = config.eval.batch_size
     calibration = read_calibration(folder / names.CALIBRATION)
     rows = rows_of(run.data.manifest, "test")
@@ -368,8 +367,9 @@ def evaluate(run: Run, program: compilation.Compiled | None = None) -> dict:
     scored = evaluation.score_split(
         score, dataset, size, shown=shown if processes.is_first() else None
     )
+    of_folds = evaluation.score_program(run.system, engine)
     others = [
-        evaluation.score_split(_score(run, place, program), dataset, size)
+        evaluation.score_split(_score(run, place, of_folds), dataset, size)
         for place in calibrations.fold_places(calibration)
     ]
     decision = None

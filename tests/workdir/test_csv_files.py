@@ -54,7 +54,7 @@ def test_any_two_names_differ_and_come_back(first, second):
 def test_scores_of_odd_names_come_back(tmp_path):
     path = tmp_path / "scores.csv"
     stems = ("=cmd|x", "+1+1", "@a", "a\nb", "<img src=x>", "caf\udce9", "-5")
-    rows = [Row("=b\udcff", "-d", stem, 1, 0, -1.5, 0.5) for stem in stems]
+    rows = [Row("=b\udcff", "-d", stem, 1, 0, -1.5, 0.5, 1.0) for stem in stems]
     write_scores(path, rows)
     assert read_scores(path) == rows
     lines = path.read_text(encoding="utf-8").splitlines()

@@ -8,8 +8,11 @@ from ad3d_jax.workdir.scores import Row, read_scores, write_scores
 from ad3d_jax.workdir.unreadable import UnreadableError
 
 ROWS = [
-    Row("bun", "good", "000", 7, 0, 0.1234567891, 0.01234567),
-    Row("bun", "hole, deep", "0_1", 2**31 - 1, 1, -3e-12, 2.0),
+    Row("bun", "good", "000", 7, 0, 0.1234567891, 0.01234567, 0.5, "good"),
+    Row(
+        *("bun", "hole, deep", "0_1", 2**31 - 1, 1, -3e-12, 2.0, 0.04),
+        *("defective", ((0, 1, 20, 33), (4, 4, 5, 5))),
+    ),
 ]
 
 
@@ -17,9 +20,10 @@ def test_a_row_is_written_as_it_always_was(tmp_path):
     path = tmp_path / "scores.csv"
     write_scores(path, ROWS)
     assert path.read_bytes() == (
-        b"category,defect,stem,id,label,score,seconds\r\n"
-        b"bun,good,000,7,0,0.123456789,0.0123457\r\n"
-        b'bun,"hole, deep",0_1,2147483647,1,-3e-12,2\r\n'
+        b"category,defect,stem,id,label,score,seconds,p_value,verdict,boxes\r\n"
+        b"bun,good,000,7,0,0.123456789,0.0123457,0.5,good,\r\n"
+        b'bun,"hole, deep",0_1,2147483647,1,-3e-12,2,0.04,defective,'
+        b"0 1 20 33; 4 4 5 5\r\n"
     )
 
 
@@ -28,7 +32,7 @@ def test_what_was_matched_stands_in_columns_of_its_own(tmp_path):
     rows = [row._replace(match=(1, 2, 3, 4, i)) for i, row in enumerate(ROWS)]
     write_scores(path, rows)
     head, first, _ = path.read_text().splitlines()
-    assert head.endswith(",seconds," + ",".join(MATCH))
+    assert head.endswith(",boxes," + ",".join(MATCH))
     assert first.endswith(",1,2,3,4,0")
     assert [row.match for row in read_scores(path)] == [row.match for row in rows]
 
@@ -47,6 +51,7 @@ def test_what_was_not_measured_is_nan(tmp_path):
     write_scores(path, [Row("bun", "good", "000", 7, 0)])
     (row,) = read_scores(path)
     assert math.isnan(row.score) and math.isnan(row.seconds)
+    assert math.isnan(row.p_value) and row.verdict == "" and row.boxes == ()
     write_csv(path, Row._fields[:6], [("bun", "good", "000", 7, 0, " ")])
     (row,) = read_scores(path)
     assert math.isnan(row.score) and math.isnan(row.seconds)
@@ -55,9 +60,11 @@ def test_what_was_not_measured_is_nan(tmp_path):
 @pytest.mark.parametrize(
     ("line", "fault"),
     [
-        ("bun,good,000,7,2,0.5,1", "line 3: expected label 0 or 1, found '2'"),
-        ("bun,good,000,x,1,0.5,1", "line 3: invalid literal"),
-        ("bun,good,000,7,1,high,1", "line 3: could not convert"),
+        ("bun,good,000,7,2,0.5,1,,,", "line 3: expected label 0 or 1, found '2'"),
+        ("bun,good,000,x,1,0.5,1,,,", "line 3: invalid literal"),
+        ("bun,good,000,7,1,high,1,,,", "line 3: could not convert"),
+        ("bun,good,000,7,1,0.5,1,.1,bad,", "line 3: expected verdict good or"),
+        ("bun,good,000,7,1,0.5,1,.1,good,1 2 3", "line 3: expected boxes of four"),
         ("bun,good,000,7", "line 3: the line is cut short"),
     ],
 )
