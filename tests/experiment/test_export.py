@@ -246,6 +246,12 @@ def test_a_sample_in_a_folder_and_wrong_ones(bank, exported, tmp_path):
     assert good["score"] == float(bank.score(**frame).image)
 
 
+def test_two_maps_of_one_name_are_refused(capsys):
+    with pytest.raises(SystemExit):
+        script.main(["a/x.npz", "b/x.npz", "--maps=maps"])
+    assert "different names" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "name", [script.PROGRAM, script.STATE, "recipe.py", "score.py", script.MANIFEST]
 )
