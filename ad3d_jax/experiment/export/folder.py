@@ -21,7 +21,6 @@ from ad3d_jax.workdir.atomic import new_folder
 from ad3d_jax.workdir.calibration import Calibration
 from ad3d_jax.workdir.json_files import to_json, write_json
 from ad3d_jax.workdir.places import local, writable
-from data_pipelines.recipes import RECIPES
 from data_pipelines.samples import complete_parameters
 from data_pipelines.unlabelled import collate, empty_record
 
@@ -144,10 +143,7 @@ def inputs_of(takes: str, recipe_of: Mapping[str, Any], program: Program) -> dic
     used = {n: x for n, x in program.inputs.items() if n not in BOOKS}
     if takes == "measured":
         names = {"rgb"} & used.keys() | ({"xyz"} if used.keys() - {"rgb"} else set())
-        chosen = {name: dict(MEASURED[name]) for name in sorted(names)}
-        if RECIPES[recipe_of["recipe"]].takes_lists:
-            chosen["xyz"]["shape"] = [None, None, 3]
-        return chosen
+        return {name: MEASURED[name] for name in sorted(names)}
     return {
         name.removeprefix("extras/"): {
             **_array(x, first=1),
