@@ -53,12 +53,13 @@ def write_export(
     """Writes a detector for `score.py`, whole or not at all; see `Detector.export`."""
     folder = local(folder, "output").absolute()
     check_place(folder)
+    rate = detector.config.eval.alpha if alpha is None else alpha
+    decision = decision_of(detector.calibration, rate)
     origin, system = detector.origin, detector.system
     example = collate([empty_record(**origin.recipe, needs=system.needs_score)], 1)
     program = export_score(system, detector.key, detector.state, example)
     packed = program.exported.mlir_module_serialized
     check_size(program, len(packed), max_mb)
-    rate = detector.config.eval.alpha if alpha is None else alpha
     takes, reason = takes_of(origin.recipe, program)
     parts = (recipe, resizing) if takes == "measured" else ()
     manifest = {
@@ -66,7 +67,7 @@ def write_export(
         "takes": takes,
         "note": reason,
         "inputs": inputs_of(takes, origin.recipe, program),
-        "decision": decision_of(detector.calibration, rate),
+        "decision": decision,
         "recipe": completed(origin.recipe),
         "program": described(program),
         "fitted": fitted(detector),
