@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from systems_table import SYSTEMS
 
-from ad3d_jax.base import Scores
+from ad3d_jax.base import Scores, Train
 from ad3d_jax.experiment.config import load, plain
 from ad3d_jax.experiment.data import extras_of
 from ad3d_jax.experiment.detector import Detector
@@ -60,11 +60,16 @@ def frames(count, seed, defect=False):
     ]
 
 
-def detector_of(name, fitted=True):
-    """Returns a detector of a row of the table, its state fitted or as it begins."""
+def detector_of(name):
+    """Returns a detector of a row of the table.
+
+    Its state is fitted where it would be empty otherwise; networks that are trained
+    alone score as well by the weights that they begin with.
+    """
     row = SYSTEMS[name]
     trial = Trial(row.make_system, row.make_batch, stochastic=row.stochastic)
-    state = jax.device_get(trial.fitted if fitted else trial.before(0))
+    trained = all(isinstance(phase, Train) for phase in trial.system.phases)
+    state = jax.device_get(trial.before(0) if trained else trial.fitted)
     config = load(
         {"btf_hog": "btf:tiny+hog", "cpmf": "cpmf:tiny+views"}.get(
             name, "easynet:tiny+fusion2+1layer" if "turn" in name else f"{name}:tiny"
@@ -201,7 +206,7 @@ def test_a_bank_scores_alike(bank, exported):
 
 
 def test_a_network_scores_alike(tmp_path):
-    detector = calibrated(detector_of("simplenet", fitted=False))
+    detector = calibrated(detector_of("simplenet"))
     folder = detector.export(tmp_path / "export")
     assert script.read_manifest(folder)["takes"] == "measured"
     same_bits(detector, folder)
@@ -244,6 +249,12 @@ def test_a_sample_in_a_folder_and_wrong_ones(bank, exported, tmp_path):
     assert floats["error"].startswith("rgb: expected uint8 [None, None, 3]")
     assert alone["error"] == "expected ['rgb', 'xyz'], found ['rgb']"
     assert good["score"] == float(bank.score(**frame).image)
+
+
+def test_two_maps_of_one_name_are_refused(capsys):
+    with pytest.raises(SystemExit):
+        script.main(["a/x.npz", "b/x.npz", "--maps=maps"])
+    assert "different names" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
