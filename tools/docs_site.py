@@ -153,7 +153,7 @@ def reference() -> dict[str, str]:
         names.append(f"- [`ad.{name}`][{target}] {says}")
     pages = {"reference/README.md": "\n".join([title, *names])}
     for package in PACKAGES:
-        for entry in sorted((ROOT / package).iterdir()):
+        for entry in sorted((ROOT / package).glob("[a-z]*")):
             modules = list(modules_of(entry))
             if modules:
                 name = f"{package}.{entry.stem}"

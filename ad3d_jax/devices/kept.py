@@ -71,7 +71,8 @@ class Program:
         Args:
             compiled: from `compile_map`, for an engine of the kind "jit".
             facts: all that its trace depends on besides shapes; None = keep nothing.
-            result: makes what the function returns of its parts by their names.
+            result: makes what the function returns of its parts by their names, of an
+                array alone by the name "value".
         """
         self._compiled, self._facts, self._result = compiled, facts, result
         self._ready: dict[Any, Callable] = {}

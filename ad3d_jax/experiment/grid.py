@@ -225,9 +225,9 @@ def config_of(asked: Grid, cell: Cell) -> ConfigDict:
         "data.mask_size": asked.mask_size,
     }
     texts = (*asked.overrides, *asked.settings.get(cell.system, ()))
-    config = load(cell.system)
+    config = changed(load(cell.system), fields)
     try:
-        config = changed(config, {**fields, **read_texts(config, texts)})
+        config = changed(config, read_texts(config, texts))
     except ValueError as error:
         raise ValueError(f"{cell.system}: {error}") from None
     if cell.control:

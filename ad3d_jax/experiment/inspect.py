@@ -70,6 +70,8 @@ def inspect(
     if overlap is not None and tile is None:
         raise ValueError("overlap: expected a side of tiles, too, found none")
     output = writable(output, "output")
+    if not source.is_dir():
+        raise DatasetError(f"input: {source} is not a folder")
     with Interruption() as interruption:
         detector = load(workdir)
         tiles = None if tile is None else Tiles(detector, tile, overlap)

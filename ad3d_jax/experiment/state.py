@@ -62,10 +62,14 @@ def check_parts(config: ConfigDict, system: System) -> None:
 def traced_from(config: ConfigDict, system: System) -> kept.Facts:
     """Returns what the traces of a system depend on besides shapes, as JSON.
 
-    None where that is not known: of a system of another library.
+    None where that is not known: of a system that is not of this library, or changed.
     """
-    ours = (x.__module__.startswith("ad3d_jax.") for x in (system.init, system.score))
-    if not all(ours):
+
+    def ours(function) -> bool:
+        return function.__module__.startswith("ad3d_jax.")
+
+    made_by = entry_of(config.system).factory
+    if not all(map(ours, (system.init, system.score, made_by))):
         return None
     return {"system": config.system, "model": to_json(config.model.to_dict())}
 

@@ -12,11 +12,12 @@ compiled program on arrays of the device. Nothing is trained; a memory bank has 
 that 200 training samples give.
 """
 
-import multiprocessing
+import json
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import jax
@@ -40,6 +41,11 @@ from experiments.benchmarks import speed
 
 CONFIGS = ("patchcore:resnet18", "btf:cpu", "dbrn:cpu")
 CATEGORY = "bun"
+PROGRAM = """
+import json, sys
+from experiments.benchmarks.latency import start
+print(json.dumps(start(*json.loads(sys.argv[1]))))
+"""
 
 
 def run(
@@ -63,7 +69,7 @@ def timed(name: str, frame_size: int, runs: int) -> dict:
         workdir, cache = Path(folder) / "run", Path(folder) / "cache"
         made(name, frame_size).save(workdir)
         starts = {
-            start: _in_new_process(workdir, cache, frame_size, count)
+            start: _in_new_process(str(workdir), str(cache), frame_size, count)
             for start, count in (("cold", 0), ("warm", runs))
         }
     return {"image_size": load(name).data.image_size, **starts}
@@ -90,9 +96,9 @@ def made(name: str, frame_size: int) -> Detector:
     return Detector(origin, system, state)
 
 
-def start(workdir: Path, cache: Path, frame_size: int, runs: int) -> dict:
+def start(workdir: str, cache: str, frame_size: int, runs: int) -> dict:
     """Returns the seconds of one start, and of `runs` frames after it."""
-    remember_programs(cache)
+    remember_programs(Path(cache))
     frame = sample(CATEGORY, "hole", seed=0, size=frame_size)
     begun = time.perf_counter()
     detector = detectors.load(workdir)
@@ -117,9 +123,11 @@ def start(workdir: Path, cache: Path, frame_size: int, runs: int) -> dict:
 
 def _in_new_process(*arguments) -> dict:
     """Returns what `start` returns in a process that has imported and done nothing."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, context) as pool:
-        return pool.submit(start, *arguments).result()
+    given = json.dumps(arguments)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, given], check=True, stdout=subprocess.PIPE
+    )
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def main(values: flags.FlagValues) -> None:

@@ -6,13 +6,14 @@ import os
 import shutil
 import subprocess
 import sys
+import types
 
 import jax
 import numpy as np
 import pytest
 from systems_table import SYSTEMS
 
-from ad3d_jax.base import Scores
+from ad3d_jax.base import Scores, Train
 from ad3d_jax.experiment.config import load, plain
 from ad3d_jax.experiment.data import extras_of
 from ad3d_jax.experiment.detector import Detector
@@ -25,6 +26,7 @@ from ad3d_jax.testing.trial import Trial
 from ad3d_jax.workdir.calibration import Calibration
 from data_pipelines.recipes import RECIPES, Sample
 from data_pipelines.samples import complete_parameters
+from experiments import export as command
 
 SIZE = (48, 40)  # rows and columns of the sensor
 # Runs a script where nothing can be imported but Python's own modules and those that
@@ -58,11 +60,16 @@ def frames(count, seed, defect=False):
     ]
 
 
-def detector_of(name, fitted=True):
-    """Returns a detector of a row of the table, its state fitted or as it begins."""
+def detector_of(name):
+    """Returns a detector of a row of the table.
+
+    Its state is fitted where it would be empty otherwise; networks that are trained
+    alone score as well by the weights that they begin with.
+    """
     row = SYSTEMS[name]
     trial = Trial(row.make_system, row.make_batch, stochastic=row.stochastic)
-    state = jax.device_get(trial.fitted if fitted else trial.before(0))
+    trained = all(isinstance(phase, Train) for phase in trial.system.phases)
+    state = jax.device_get(trial.before(0) if trained else trial.fitted)
     config = load(
         {"btf_hog": "btf:tiny+hog", "cpmf": "cpmf:tiny+views"}.get(
             name, "easynet:tiny+fusion2+1layer" if "turn" in name else f"{name}:tiny"
@@ -199,7 +206,7 @@ def test_a_bank_scores_alike(bank, exported):
 
 
 def test_a_network_scores_alike(tmp_path):
-    detector = calibrated(detector_of("simplenet", fitted=False))
+    detector = calibrated(detector_of("simplenet"))
     folder = detector.export(tmp_path / "export")
     assert script.read_manifest(folder)["takes"] == "measured"
     same_bits(detector, folder)
@@ -242,6 +249,12 @@ def test_a_sample_in_a_folder_and_wrong_ones(bank, exported, tmp_path):
     assert floats["error"].startswith("rgb: expected uint8 [None, None, 3]")
     assert alone["error"] == "expected ['rgb', 'xyz'], found ['rgb']"
     assert good["score"] == float(bank.score(**frame).image)
+
+
+def test_two_maps_of_one_name_are_refused(capsys):
+    with pytest.raises(SystemExit):
+        script.main(["a/x.npz", "b/x.npz", "--maps=maps"])
+    assert "different names" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -354,3 +367,22 @@ def test_a_score_that_calls_the_host_is_refused(bank):
     batch = bank.prepare(**frames(1, seed=2)[0])
     with pytest.raises(ValueError, match="caller cannot be exported"):
         export_score(system, bank.key, bank.state, batch)
+
+
+def test_the_command_exports_a_workdir(bank, exported, tmp_path, capsys):
+    folder, workdir = tmp_path / "export", bank.save(tmp_path / "run")
+    values = types.SimpleNamespace(
+        workdir=workdir, output=folder, alpha=0.25, max_mb=exporting.MAX_MB
+    )
+    command.main(values)
+    assert f"export: {folder} (" in capsys.readouterr().out
+    found, expected = map(script.read_manifest, (folder, exported))
+    for name in ("inputs", "decision", "recipe", "program", "fitted"):
+        assert found[name] == expected[name]
+    assert found["files"][script.STATE] == expected["files"][script.STATE]
+
+
+def test_what_is_prepared_is_what_is_scored(bank):
+    frame = frames(1, seed=2)[0]
+    scores = bank.score_batch(bank.prepare(**frame))
+    np.testing.assert_array_equal(scores.map[0], bank.score(**frame).map)

@@ -199,7 +199,10 @@ def test_a_stopped_prediction_says_so(finished, inbox, tmp_path, monkeypatch, sc
         patch.setattr(Inspector, "inspected", stop)
         with pytest.raises(Stopped):
             inspect(finished[0], inbox, tmp_path / "out")
-    assert scored == ["part.000.png", "part.001.png"]
+        assert scored == ["part.000.png", "part.001.png"]
+        watched = inspect(finished[0], inbox, tmp_path / "watched", watch=True)
+        assert list(scores(watched)) == scored[2:] == scored[:2]
+        del scored[2:]
     inspect(finished[0], inbox, tmp_path / "out")
     assert scored == sorted(path.name for path in inbox.iterdir())
 

@@ -3,6 +3,7 @@
 import hashlib
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -49,6 +50,7 @@ class Inbox:
             "sensor": detector.sensor,
         }
         self.names: set[str] = set()
+        self._told: set[str] = set()
         self._digests: dict[tuple[Path, Stat], str] = {}
         self._seen: dict[Path, Stat | None] = {}
 
@@ -61,7 +63,8 @@ class Inbox:
         Raises:
             DatasetError: there are no images, or points are needed and missing.
         """
-        listing = list_folder(self._folder, **self._fitted)
+        with _once(self._told):
+            listing = list_folder(self._folder, **self._fitted)
         found = [
             (_files(sample), partial(self._whole, sample, listing.sensor))
             for sample in listing.samples
@@ -136,6 +139,24 @@ def due(
         if not watch:
             return
         wait(POLL)
+
+
+@contextmanager
+def _once(told: set[str]) -> Iterator[None]:
+    """Passes on what is logged within, each sentence once."""
+
+    def fresh(record) -> bool:
+        sentence = record.getMessage()
+        new = sentence not in told
+        told.add(sentence)
+        return new
+
+    logger = logging.get_absl_logger()
+    logger.addFilter(fresh)
+    try:
+        yield
+    finally:
+        logger.removeFilter(fresh)
 
 
 def _files(sample: Listed) -> list[Path]:

@@ -69,10 +69,10 @@ def write_images(
     plain = names.plain_name(name)
     images = {names.HEAT_MAPS: heat_map(map, *colours)}
     if rgb is not None:
-        marked = np.zeros(map.shape, bool)
+        drawn, marked = overlay(rgb, map, *colours), np.zeros(map.shape, bool)
         for top, left, bottom, right, _ in boxes:
             marked[top:bottom, left:right] = True
-        images[names.OVERLAYS] = contour(overlay(rgb, map, *colours), marked)
+        images[names.OVERLAYS] = contour(drawn, marked) if marked.any() else drawn
     for folder, image in images.items():
         write_image(_file(output / folder, f"{plain}.png"), image)
     if raw:

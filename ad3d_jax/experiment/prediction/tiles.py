@@ -62,13 +62,13 @@ class Tiles:
 
         def cells(key, state, batch):
             batch = with_cache(system, state, batch)
-            return {"cells": system.local.cells(key, state, batch)}
+            return system.local.cells(key, state, batch)
 
         facts = traced_from(detector.config, system)
         program = kept.Program(
             compilation.compile_map(engine, cells, f"tiles of {system.name}"),
             facts and {**facts, "part": "cells"},
-            lambda cells: cells,
+            lambda value: value,
         )
         self._cells = evaluation.compile_score(
             system, engine, detector.key, detector.state, program=program
