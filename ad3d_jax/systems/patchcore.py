@@ -57,5 +57,6 @@ def patchcore(config: Config = Config()) -> System:  # noqa: B008 (immutable)
         phases=(banks.bank_phase(config, embed),),
         score=score,
         pretrained=backbones.pretrained_parts(config),
+        cache=partial(backbones.cached_maps, config),
         sharded=("bank",),
     )

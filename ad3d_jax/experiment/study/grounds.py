@@ -1,5 +1,6 @@
 """The data that trials are fitted on and judged on."""
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -7,6 +8,7 @@ from ml_collections import ConfigDict
 
 from ad3d_jax.base import System
 from ad3d_jax.experiment.data import data_folder, open_data
+from ad3d_jax.fit.cache_store import Store
 from ad3d_jax.workdir.scores import Row
 from data_pipelines import planted, planting
 from data_pipelines.reader import Reader
@@ -25,7 +27,9 @@ class Ground(NamedTuple):
 class Grounds:
     """Opens the data that configurations name; the last is kept for the next trial."""
 
-    def __init__(self):
+    def __init__(self, features: Path | None = None):
+        """Begins; `features` is the folder of those that memory has no room for."""
+        self.store = Store(features, lasting=True)  # of frozen features of all trials
         self._known: tuple[Any, Ground] | None = None
 
     def open(
