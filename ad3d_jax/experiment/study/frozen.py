@@ -22,13 +22,13 @@ def feeding(
 ) -> Callable[[Iterator[Batch]], Iterator[Batch]] | None:
     """Returns what adds kept features to the batches of a split that is scored.
 
-    Those that are not kept yet are computed. None where the system has none, or where
-    there is no room for them, so that the score computes them itself.
+    Those that are not kept yet are computed. None where the system has none, where no
+    trial shares them, or where there is no room: the score then computes them itself.
 
     Raises:
         Preempted: the process was asked to stop.
     """
-    if trial.system.cache is None:
+    if trial.system.cache is None or trial.store is None:
         return None
     config, cache = trial.config, Cache(trial.store)
     options = fit_options(config)._replace(batch_size=config.eval.batch_size)

@@ -1,6 +1,5 @@
 """The data that trials are fitted on and judged on."""
 
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,9 +26,9 @@ class Ground(NamedTuple):
 class Grounds:
     """Opens the data that configurations name; the last is kept for the next trial."""
 
-    def __init__(self, features: Path | None = None):
-        """Begins; `features` is the folder of those that memory has no room for."""
-        self.store = Store(features, lasting=True)  # of frozen features of all trials
+    def __init__(self, store: Store | None = None):
+        """Begins; `store` keeps frozen features for all trials, None = for none."""
+        self.store = store
         self._known: tuple[Any, Ground] | None = None
 
     def open(

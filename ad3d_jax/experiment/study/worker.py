@@ -33,6 +33,7 @@ from ad3d_jax.experiment.study.trials import (
     Rules,
     Taken,
 )
+from ad3d_jax.fit.cache_store import Store
 from ad3d_jax.workdir import names
 from ad3d_jax.workdir.folder import Holder
 
@@ -73,7 +74,7 @@ def work(job: Job, run: Run = run_trials) -> int:
         Stopped: the process was asked to.
     """
     features = job.folder / Path(names.FEATURES).name
-    grounds, ended = Grounds(features), 0
+    grounds, ended = Grounds(Store(features, lasting=True)), 0
     while True:
         claim = trials.claim(
             job.database, job.study, job.space, job.rules, job.together
