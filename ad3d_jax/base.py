@@ -321,10 +321,13 @@ class Dataset(Protocol):
 
 
 def with_cache(system: System, state: State, batch: Batch) -> Batch:
-    """Returns the batch with what `system.cache` computes among its extras."""
+    """Returns the batch with what `system.cache` computes among its extras.
+
+    What it holds by these names was computed before, and is left as it is.
+    """
     if system.cache is None:
         return batch
-    return batch._replace(extras={**batch.extras, **system.cache(state, batch)})
+    return batch._replace(extras={**system.cache(state, batch), **batch.extras})
 
 
 def scoring(system: System) -> Callable[[Array, State, Batch], Scores]:

@@ -10,7 +10,7 @@ from ad3d_jax.features.extractors import (
     init_backbone,
     pretrained_backbone,
 )
-from ad3d_jax.features.modalities import patch_features
+from ad3d_jax.features.modalities import embed_maps, map_names, modality_maps
 from ad3d_jax.systems.fields import Fields
 
 
@@ -68,6 +68,20 @@ def local(
     return Local(cells, whole, far, strides[0], max(strides))
 
 
+def cached_maps(config: Backboned, state: State, batch: Batch) -> dict[str, Array]:
+    """Returns the network's maps of all modalities, see `modality_maps`.
+
+    They are what `System.cache` gives: one pass serves all that is made of them.
+    """
+    return modality_maps(
+        state.frozen["backbone"],
+        config.backbone,
+        batch,
+        config.modalities,
+        config.layers,
+    )
+
+
 def features(
     config: Backboned,
     embed: Callable[[tuple[Array, ...]], Array],
@@ -80,13 +94,9 @@ def features(
         config: names network, layers and modalities.
         embed: from the maps of the layers to patches, see `features.patches`.
         state: holds the network.
-        batch: holds the fields of the modalities.
+        batch: holds `cached_maps` among its extras, or what they are made from.
     """
-    return patch_features(
-        state.frozen["backbone"],
-        config.backbone,
-        batch,
-        config.modalities,
-        config.layers,
-        embed,
-    )
+    maps = batch.extras
+    if not map_names(config.modalities, config.layers) <= maps.keys():
+        maps = cached_maps(config, state, batch)
+    return embed_maps(maps, config.modalities, config.layers, embed)

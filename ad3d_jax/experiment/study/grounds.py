@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from ad3d_jax.base import System
 from ad3d_jax.experiment.data import data_folder, open_data
+from ad3d_jax.fit.cache_store import Store
 from ad3d_jax.workdir.scores import Row
 from data_pipelines import planted
 from data_pipelines.calibration import FOLDS
@@ -60,11 +61,12 @@ class Grounds:
     """Opens the data that configurations name; the last ones are kept for later trials.
 
     Args:
+        store: keeps frozen features for all trials, None = for none.
         kept: how many.
     """
 
-    def __init__(self, kept: int = 1):
-        self._kept = kept
+    def __init__(self, store: Store | None = None, kept: int = 1):
+        self.store, self._kept = store, kept
         self._known: list[tuple[Any, Ground]] = []
 
     def open(
