@@ -11,6 +11,7 @@ from ad3d_jax.metrics import curves
 from ad3d_jax.metrics.ranking import Ranking
 from ad3d_jax.report import charts, markup
 from ad3d_jax.report.decisions import decisions_section
+from ad3d_jax.report.estimate import estimate_section
 from ad3d_jax.report.files import Run, read_run
 from ad3d_jax.report.glossary import FACTS, METRICS
 from ad3d_jax.report.markup import DASH, figure, gap, number, paragraph, section, text
@@ -61,6 +62,8 @@ def compose(run: Run, folder: Path) -> str:
     title = f"{run.metrics.get('system', 'A run')} on {category(run)}"
     gaps = [*run.gaps, *disagreements(run.metrics, images, pixels), *cautions(run.rows)]
     links = "".join(f'<a href="#{name}">{name}</a>' for name in LINKS)
+    if (folder / names.WHY).exists():
+        links += f'<a href="{names.WHY}">why this one</a>'
     body = (
         f"<header><h1>{text(title)}</h1>",
         paragraph(headline(run), "lead"),
@@ -71,6 +74,7 @@ def compose(run: Run, folder: Path) -> str:
         facts_section(run),
         metrics_section(run.metrics),
         decisions_section(run.metrics, run.rows),
+        estimated(run.metrics),
         curves_section(run.metrics, images, pixels),
         scores_section(run.rows, images),
         samples_section(run, folder),
@@ -78,6 +82,12 @@ def compose(run: Run, folder: Path) -> str:
         events_section(run.events),
     )
     return markup.document(title, *body)
+
+
+def estimated(metrics: dict[str, Any]) -> str:
+    """Returns the values on planted defects, where the detector was chosen by them."""
+    found = metrics.get("estimate")
+    return estimate_section(found) if isinstance(found, dict) else ""
 
 
 def category(run: Run) -> str:
@@ -326,7 +336,7 @@ def scores_section(rows: tuple[Row, ...], images: Ranking | str) -> str:
 
 def facts_section(run: Run) -> str:
     """Returns the facts of the run and its configuration."""
-    skipped = {*METRICS, *DECISION, "parts", "notes", "bounds"}
+    skipped = {*METRICS, *DECISION, "parts", "notes", "bounds", "estimate"}
     names = [*FACTS, *(n for n in run.metrics if n not in skipped and n not in FACTS)]
     facts = {FACTS.get(name, name): shown_fact(name, run.metrics) for name in names}
     config = json.dumps(run.config, indent=2, ensure_ascii=False)

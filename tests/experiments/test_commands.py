@@ -29,7 +29,7 @@ ALONE = "convert_torch"
 def test_the_commands_are_these():
     assert COMMANDS == [
         *("collect", "command", "convert_torch", "export", "grid", "help", "main"),
-        *("population", "predict", "sweep", "synthesis"),
+        *("population", "predict", "studies", "sweep", "synthesis", "tune"),
     ]
 
 
@@ -44,7 +44,7 @@ def test_a_command_is_a_page(name):
     [
         pytest.param(name, marks=[pytest.mark.slow] * (name != "main"))
         for name in COMMANDS
-        if name not in ("command", "help", ALONE)
+        if name not in ("command", "help", "studies", ALONE)
     ],
 )
 def test_a_wrong_flag_ends_with_one_sentence_from_any_folder(name, tmp_path):

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import optuna
+from optuna.trial import TrialState
 
 from ad3d_jax.experiment.study import ranking, strata
 from ad3d_jax.experiment.study.joint import CONFIGURATION
@@ -35,9 +36,9 @@ def ranked(study: optuna.Study) -> list[Ranked]:
 
     Latencies are not known here, see `ordered`.
     """
-    trials = ranking.best_first(study, study.get_trials(deepcopy=False))
-    once = {digest(trial.user_attrs[FIELDS]): trial for trial in reversed(trials)}
-    trials = [trial for trial in trials if trial in once.values()]
+    every = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    once = {digest(trial.user_attrs[FIELDS]): trial for trial in reversed(every)}
+    trials = ranking.best_first(study, list(once.values()))
     ranks = ranking.mean_ranks(study, trials) or []
     found = []
     for trial, rank in zip(trials, ranks, strict=True):

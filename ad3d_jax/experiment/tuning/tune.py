@@ -15,7 +15,7 @@ from tqdm import tqdm
 from ad3d_jax.devices.remembered import remember_programs
 from ad3d_jax.experiment.detector import Detector
 from ad3d_jax.experiment.detector import load as load_detector
-from ad3d_jax.experiment.study import storage, worker
+from ad3d_jax.experiment.study import storage, strata, worker
 from ad3d_jax.experiment.study.settings import Settings as StudySettings
 from ad3d_jax.experiment.study.study import (
     choose_devices,
@@ -23,7 +23,7 @@ from ad3d_jax.experiment.study.study import (
     plain_settings,
     stoppable,
 )
-from ad3d_jax.experiment.tuning import candidates, final
+from ad3d_jax.experiment.tuning import candidates, final, why
 from ad3d_jax.experiment.tuning.candidates import Asked
 from ad3d_jax.experiment.tuning.choice import Ranked, best_of_systems
 from ad3d_jax.experiment.tuning.plan import (
@@ -34,6 +34,8 @@ from ad3d_jax.experiment.tuning.plan import (
     run_trials,
     settings_apart,
 )
+from ad3d_jax.report.glossary import METRICS
+from ad3d_jax.report.markup import number
 from ad3d_jax.workdir import names
 from ad3d_jax.workdir.places import local
 
@@ -67,6 +69,23 @@ class TuneResult(NamedTuple):
 
     classes: dict[str, ClassResult]
     left_out: dict[str, str]  # configurations that could not be tried, and why
+
+    @property
+    def summary(self) -> list[str]:
+        """What there is to say in a few lines."""
+        lines = [f"left out: {name}: {why}" for name, why in self.left_out.items()]
+        for category, each in self.classes.items():
+            mean = each.estimate["mean"]
+            shown = {METRICS[n].name: mean[n]["value"] for n in strata.MEAN}
+            told = ", ".join(f"{name} {number(x)}" for name, x in shown.items())
+            setting = why.settings(each.chosen) or "as it is"
+            lines += [
+                f"{category}: {each.chosen.configuration}, {setting}",
+                f"  on planted defects, an estimate: {told}",
+                f"  why this one: {each.page}",
+                f"  detector: {each.workdir}",
+            ]
+        return lines
 
     @property
     def only(self) -> ClassResult:
