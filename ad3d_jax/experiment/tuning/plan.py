@@ -29,14 +29,12 @@ from ad3d_jax.experiment.study.space import Space
 from ad3d_jax.experiment.study.storage import StudyError
 from ad3d_jax.experiment.study.trials import FIELDS, Outcome, Rules
 from ad3d_jax.experiment.tuning.candidates import Field
-from ad3d_jax.systems.fields import Range
 from ad3d_jax.workdir import names
 from data_pipelines import planted
 
 SAMPLERS = ("tpe", "random")
 ENDLESS = 1_000_000  # trials, where a time alone ends a search
 IDLE = 25  # slots in a row that bring no new setting, after which a search ends
-SHARE = Range(0, 1, open=True)  # of a rung
 OF_A_STUDY = ("together", "pruner", "stages")  # settings that a search fixes
 DEFAULTS = {"pruner": "none", "stages": (), "keep_best": 8}  # other than a study's
 
@@ -85,10 +83,11 @@ def settings_apart(given: Mapping[str, Any]) -> tuple[Settings, StudySettings]:
         raise StudyError("budget, trials: expected one of the two, such as budget=30m")
     if own.budget:
         seconds_of(own.budget)
-    for share in own.rungs:
-        SHARE.check("rungs", share)
-    if sorted(set(own.rungs)) != list(own.rungs):
-        raise StudyError(f"rungs: expected rising shares, found {[*own.rungs]}")
+    rising = sorted(set(own.rungs)) == list(own.rungs)
+    if not rising or not all(0 < share < 1 for share in own.rungs):
+        raise StudyError(
+            f"rungs: expected rising shares between 0 and 1, found {[*own.rungs]}"
+        )
     return own, study
 
 
