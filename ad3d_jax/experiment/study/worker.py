@@ -39,7 +39,7 @@ from ad3d_jax.workdir import names
 from ad3d_jax.workdir.folder import Holder
 
 FULL = 0.9  # of the disk, above which there is a warning
-HOPELESS = 3  # trials that fail before any succeeds, after which a worker gives up
+HOPELESS = 3  # trials that fail before any succeeds
 SECONDS_BETWEEN_CLAIMS = 5.0  # while only others have something to do
 
 
@@ -57,6 +57,9 @@ class Job(NamedTuple):
     together: int = 1  # trials that are taken at a time
     devices: Sequence[jax.Device] | None = None  # that trials run on; None = all
     grounds: int = 1  # data of so many configurations are kept between trials
+    hopeless: int = (
+        HOPELESS  # failures before any success, after which it ends
+    )
 
 
 Run = Callable[[Sequence[Task], Goal, Grounds], list[Outcome]]
@@ -192,7 +195,7 @@ def _check_hope(job: Job, outcomes: Sequence[Outcome]) -> None:
 
     states = storage.attempt(job.database, read)
     alive = any(s in (TrialState.COMPLETE, TrialState.PRUNED) for s in states)
-    if not alive and states.count(TrialState.FAIL) >= HOPELESS:
+    if not alive and states.count(TrialState.FAIL) >= job.hopeless:
         raise StudyError(
             f"the first {states.count(TrialState.FAIL)} trials failed, the last one: "
             f"{failed[-1].reason}"

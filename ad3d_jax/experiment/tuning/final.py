@@ -4,6 +4,7 @@ import shlex
 import shutil
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from ml_collections import ConfigDict
 
 from ad3d_jax.experiment.config import changed, flags_of, plain
 from ad3d_jax.experiment.run import run
-from ad3d_jax.experiment.study import worker
+from ad3d_jax.experiment.study import storage, worker
 from ad3d_jax.experiment.study.grounds import Grounds
 from ad3d_jax.experiment.study.joint import CONFIGURATION
 from ad3d_jax.experiment.study.objective import Task
@@ -23,8 +24,9 @@ from ad3d_jax.experiment.tuning.candidates import Asked
 from ad3d_jax.experiment.tuning.choice import Ranked, ordered, ranked, trials_folder
 from ad3d_jax.experiment.tuning.plan import DEFAULTS, Plan, Settings, parts_of
 from ad3d_jax.workdir import names
+from ad3d_jax.workdir.atomic import write_text
 from ad3d_jax.workdir.checkpoint import has_tree
-from ad3d_jax.workdir.folder import InUseError, differences, has_run
+from ad3d_jax.workdir.folder import InUseError, differences, has_run, held
 from ad3d_jax.workdir.json_files import read_json, write_json
 
 SECONDS_BETWEEN_LOOKS = 2.0  # at a folder that another process holds
@@ -43,7 +45,7 @@ def choose(plan: Plan, job: worker.Job, categories: Sequence[str]) -> list[Ranke
     Raises:
         StudyError: no trial gave a value.
     """
-    found = ranked(job.study)
+    found = storage.attempt(job.database, lambda: ranked(job.study))
     if not found:
         raise StudyError("tune: no trial gave a value; the reasons stand above")
     grounds = Grounds()
@@ -79,24 +81,20 @@ def fit_whole(
     """
     part = parts_of(_task(job, ranking[0]), categories)[category]
     config = changed(job.config_of(_fields(ranking[0])), {"data.category": category})
+    commands = {"the whole search": repeat, "this detector alone": alone(config)}
+
+    def compose(found: again.Found) -> str:
+        return why.compose(plan, job.study, ranking, found, category, commands)
+
     while True:
         try:
             if not _is_done(place, config):
-                make_room(place, config)
-                found = again.look(part, job.goal, Grounds())
-                write_json(_made(place / names.ESTIMATE), found.estimate)
-                page = why.compose(
-                    plan,
-                    job.study,
-                    ranking,
-                    found,
-                    category,
-                    {
-                        "the whole search": repeat,
-                        "this detector alone": alone(config),
-                    },
-                )
-                why.write(_made(place / names.REPORT / names.WHY), page)
+                with held(place):
+                    make_room(place, config)
+                    found = again.look(part, job.goal, Grounds())
+                    write_json(_made(place / names.ESTIMATE), found.estimate)
+                    page = storage.attempt(job.database, partial(compose, found))
+                    write_text(_made(place / names.REPORT / names.WHY), page)
                 run(config, place)
             break
         except InUseError as error:  # of a worker that ended at the same time

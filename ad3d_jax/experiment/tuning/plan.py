@@ -42,7 +42,7 @@ DEFAULTS = {"pruner": "none", "stages": (), "keep_best": 8}  # other than a stud
 class Settings(NamedTuple):
     """How a search goes about, beside the settings of a study."""
 
-    budget: str = ""  # a time such as 30m, at whose end the detector is to be there
+    budget: str = ""  # a time such as 30m, at whose end all detectors are to be there
     space: str = ""  # name or file, of the settings of one system; "" = each its own
     rungs: Sequence[float] = (0.25, 0.5)  # shares, rising; () = whole fits alone
     share: bool = False  # one setting for all classes
@@ -168,7 +168,7 @@ def open_job(
     }
     halving = rungs.Halving(len(both.first), study.metric, weights)
     name = study.name or "tune-" + "+".join(categories)
-    if study.name and not plan.settings.share and len(plan.field.categories) > 1:
+    if study.name and len(groups(plan)) > 1:
         name = f"{study.name}-{categories[0]}"
     return worker.Job(
         database,
@@ -181,13 +181,20 @@ def open_job(
         keep_best=study.keep_best,
         devices=devices,
         grounds=1 + len(plan.settings.rungs),
+        hopeless=max(worker.HOPELESS, len(configs)),
     )
+
+
+def groups(plan: Plan) -> list[tuple[str, ...]]:
+    """Returns the classes that share a setting; each group is a study of its own."""
+    categories = plan.field.categories
+    return [categories] if plan.settings.share else [(each,) for each in categories]
 
 
 def rules_of(plan: Plan, both: Space) -> Rules:
     """Returns how trials are taken: until their number, the time or the space ends."""
     study, text = plan.study, plan.settings.budget
-    budget = Budget(seconds_of(text)) if text else None
+    budget = Budget(seconds_of(text) / len(groups(plan))) if text else None
     outside = sum(len(first.params) < len(first.fields) for first in both.first)
     points = joint.points(plan.own) + outside
 

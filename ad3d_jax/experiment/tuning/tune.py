@@ -15,7 +15,7 @@ from tqdm import tqdm
 from ad3d_jax.devices.remembered import remember_programs
 from ad3d_jax.experiment.detector import Detector
 from ad3d_jax.experiment.detector import load as load_detector
-from ad3d_jax.experiment.study import storage, strata, worker
+from ad3d_jax.experiment.study import strata, worker
 from ad3d_jax.experiment.study.settings import Settings as StudySettings
 from ad3d_jax.experiment.study.study import (
     choose_devices,
@@ -29,6 +29,7 @@ from ad3d_jax.experiment.tuning.choice import Ranked, best_of_systems
 from ad3d_jax.experiment.tuning.plan import (
     Plan,
     Settings,
+    groups,
     make_plan,
     open_job,
     run_trials,
@@ -159,7 +160,10 @@ def tune(
     folder = local(workdir, "workdir")
     chosen = None if workers > 1 else choose_devices(devices)
     found: dict[str, ClassResult] = {}
-    for group, place in groups(plan, folder):
+    for group in groups(plan):
+        place = folder
+        if len(groups(plan)) > 1:
+            place = folder / names.plain_name(group[0])
         place.mkdir(parents=True, exist_ok=True)
         if workers > 1:
             arguments = _arguments(asked, own, study, place, group)
@@ -172,19 +176,11 @@ def tune(
     return TuneResult(found, plan.field.left_out)
 
 
-def groups(plan: Plan, folder: Path) -> list[tuple[tuple[str, ...], Path]]:
-    """Returns the classes that share a setting, and the folder of each such search."""
-    categories = plan.field.categories
-    if len(categories) == 1 or plan.settings.share:
-        return [(categories, folder)]
-    return [((each,), folder / names.plain_name(each)) for each in categories]
-
-
 def _finished(
     asked: Asked, plan: Plan, job: worker.Job, categories: Sequence[str]
 ) -> dict[str, ClassResult]:
     """Fits the best setting whole, on each class, and says why it is the best."""
-    ranking = storage.attempt(job.database, lambda: final.choose(plan, job, categories))
+    ranking = final.choose(plan, job, categories)
     repeat = final.command(asked, plan.settings, plan.study, job)
     found = {}
     for category in categories:

@@ -1,7 +1,6 @@
 """The page "why this one": how the detector of a class was chosen."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import optuna
 from optuna.trial import TrialState
@@ -32,16 +31,10 @@ from ad3d_jax.report.markup import (
 from ad3d_jax.report.panels import Scale, checked, panels, part_scales
 from ad3d_jax.report.samples import robust_scale
 from ad3d_jax.workdir import names
-from ad3d_jax.workdir.atomic import write_text
 
 ROWS = 30  # settings in the ranking
 SYSTEMS = 8  # configurations in the table of kinds
 LINKS = ("estimate", "ranking", "kinds", "planted", "costs", "repeat", "missing")
-
-
-def write(path: Path, page: str) -> None:
-    """Writes the page."""
-    write_text(path, page)
 
 
 def compose(
