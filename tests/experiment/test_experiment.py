@@ -131,7 +131,7 @@ def test_the_public_names():
     assert ad.__all__ == [
         *("__version__", "Batch", "Detector", "Experiment", "Gather", "SYSTEMS"),
         *("Scores", "State", "System", "Train", "Update", "grid", "inspect", "load"),
-        *("population", "study"),
+        *("population", "study", "tune"),
     ]
     for name in ad.__all__:
         assert getattr(ad, name) is not None and name in dir(ad)

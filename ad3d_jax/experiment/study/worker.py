@@ -57,9 +57,7 @@ class Job(NamedTuple):
     together: int = 1  # trials that are taken at a time
     devices: Sequence[jax.Device] | None = None  # that trials run on; None = all
     grounds: int = 1  # data of so many configurations are kept between trials
-    hopeless: int = (
-        HOPELESS  # failures before any success, after which it ends
-    )
+    hopeless: int = HOPELESS  # failures before any success, after which it ends
 
 
 Run = Callable[[Sequence[Task], Goal, Grounds], list[Outcome]]

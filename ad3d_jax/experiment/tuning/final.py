@@ -147,7 +147,11 @@ def command(asked: Asked, own: Settings, study: StudySettings, job: worker.Job) 
     before = {**Asked._field_defaults, **Settings._field_defaults}
     before |= StudySettings._field_defaults | DEFAULTS
     for name, value in {**asked._asdict(), **own._asdict(), **study._asdict()}.items():
-        if value == before[name] or name == "database":
+        several = isinstance(value, list | tuple)
+        usual = (
+            tuple(value) == tuple(before[name]) if several else value == before[name]
+        )
+        if usual or name == "database":  # whose address may hold a password
             continue
         if name in ("weights", "set"):
             flags += [f"--{name}={text}" for text in value]
@@ -155,7 +159,7 @@ def command(asked: Asked, own: Settings, study: StudySettings, job: worker.Job) 
             flags.append(
                 f"--{name}=" + ",".join(f"{k}={w:g}" for k, w in value.items())
             )
-        elif isinstance(value, list | tuple):
+        elif several:
             flags.append(f"--{name}=" + ",".join(map(str, value)))
         else:
             flags.append(f"--{name}={str(value).lower() if value is True else value}")
