@@ -16,7 +16,7 @@ def estimate_section(estimate: Mapping) -> str:
     words = (
         f"These are {estimate['what']}. {estimate['hosts']} good samples are their "
         f"hosts; intervals hold {100 * level:g} % of a bootstrap over hosts. They are "
-        "those of the trial that was chosen, the highest of several, so that they "
+        "those of the trial that was chosen as the best of several, so that they "
         "flatter it a little."
     )
     heads = ["kind", *(METRICS[name].name for name in estimate["mean"])]

@@ -83,6 +83,7 @@ dl{display:grid;grid-template-columns:repeat(auto-fill,minmax(160px,1fr));gap:8p
 dd{margin:0;overflow-wrap:anywhere}
 details{margin:8px 0}summary{cursor:pointer;color:var(--blue)}
 pre{overflow:auto;max-height:420px;background:var(--ground);padding:10px;font-size:12.5px}
+pre.wrapped{white-space:pre-wrap;overflow-wrap:anywhere}
 @media(max-width:640px){tbody th{white-space:normal}}
 @media print{body{background:#fff}section{break-inside:avoid}}
 """

@@ -1,6 +1,7 @@
 """The page "why this one": how the detector of a class was chosen."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import optuna
 from optuna.trial import TrialState
@@ -34,6 +35,7 @@ from ad3d_jax.workdir import names
 
 ROWS = 30  # settings in the ranking
 SYSTEMS = 8  # configurations in the table of kinds
+OVERLAY = "overlay"  # says what outline and map say
 LINKS = ("estimate", "ranking", "kinds", "planted", "costs", "repeat", "missing")
 
 
@@ -61,15 +63,19 @@ def compose(
         f"<header><h1>{text(f'Why {chosen.configuration} for {category}')}</h1>",
         paragraph(lead(plan, study, ranking), "lead"),
         f'<nav><a href="{names.PAGE}">report</a>{links}</nav></header>',
-        definitions(
-            {
-                "configuration": chosen.configuration,
-                "what differs from it": settings(chosen) or "nothing",
-                "mean rank over kinds": number(chosen.rank, 2),
-                f"mean over kinds of {metric_name(plan)}": number(chosen.value),
-                "score of one image": milliseconds(chosen),
-                "size of the state": megabytes(chosen),
-            }
+        section(
+            "chosen",
+            "The chosen one",
+            definitions(
+                {
+                    "configuration": chosen.configuration,
+                    "what differs from it": settings(chosen) or "nothing",
+                    "mean rank over kinds": number(chosen.rank, 2),
+                    f"mean over kinds of {metric_name(plan)}": number(chosen.value),
+                    "score of one image": milliseconds(chosen),
+                    "size of the state": megabytes(chosen),
+                }
+            ),
         ),
         estimate_section(found.estimate),
         ranking_section(plan, ranking),
@@ -206,7 +212,7 @@ def block(
 ) -> str:
     """Returns the images of a planted sample."""
     was = [(f"{p.title}, before", p) for p in panels(before, scales, scale)[0]]
-    now = [(p.title, p) for p in panels(after, scales, scale)[0]]
+    now = [(p.title, p) for p in panels(after, scales, scale)[0] if p.title != OVERLAY]
     images = "".join(figure(markup.jpeg(p.image), title) for title, p in (*was, *now))
     return (
         f'<div class="sample"><h3>{text(each.row.defect)} '
@@ -217,53 +223,45 @@ def block(
 
 def costs_section(plan: Plan, ranking: Sequence[Ranked]) -> str:
     """Returns quality against latency and against size, with the Pareto front."""
+    places = {each.trial: place for place, each in enumerate(ranking, 1)}
     measured = [each for each in ranking if each.seconds is not None]
-    axes_of = {
+    columns = {
         "seconds": (1000, "score of one image, ms"),
         "bytes": (1e-6, "state, MB"),
     }
 
-    def draw(fig):
-        for axes, (cost, (unit, title)) in zip(
-            fig.subplots(1, 2, sharey=True), axes_of.items(), strict=True
-        ):
-            best = front(measured, cost)
-            axes.step(
-                [unit * getattr(each, cost) for each in best],
-                [each.value for each in best],
-                *("-",),
-                where="post",
-                color=FAINT,
-                label="Pareto front",
-            )
-            for each in measured:
-                first = each is ranking[0]
-                axes.plot(
-                    unit * getattr(each, cost),
-                    each.value,
-                    "o",
-                    color=DEFECTIVE if first else GOOD,
-                    ms=8 if first else 5,
-                )
-                axes.annotate(
-                    short(each.configuration, 24),
-                    (unit * getattr(each, cost), each.value),
-                    fontsize=7,
-                    textcoords="offset points",
-                    xytext=(5, 4),
-                )
-            axes.set(xlabel=title, xscale="log")
-        fig.axes[0].set_ylabel(f"mean of {metric_name(plan)}")
-        fig.axes[0].legend(loc="lower right")
+    def chart(axes: Any, cost: str, unit: float, title: str) -> None:
+        def points(settings: Sequence[Ranked]) -> list[list[float]]:
+            across = [unit * getattr(each, cost) for each in settings]
+            return [across, [each.value for each in settings]]
 
-    note = (
-        "A point is a setting; the chosen one is orange. Up and to the left is better."
-    )
+        style = {"where": "post", "color": FAINT, "label": "Pareto front"}
+        axes.step(*points(front(measured, cost)), **style)
+        axes.plot(*points(measured), "o", color=GOOD, ms=5)
+        axes.plot(*points(ranking[:1]), "o", color=DEFECTIVE, ms=8)
+        for each, x, y in zip(measured, *points(measured), strict=True):
+            words = f"{places[each.trial]} {short(each.configuration, 24)}"
+            near = {"textcoords": "offset points", "xytext": (5, 4)}
+            axes.annotate(words, (x, y), fontsize=7, **near)
+        axes.set(xlabel=title, xscale="log")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("")
+
+    def draw(fig: Any) -> None:
+        both = fig.subplots(1, 2, sharey=True)
+        for axes, (cost, column) in zip(both, columns.items(), strict=True):
+            chart(axes, cost, *column)
+        both[0].set_ylabel(f"mean of {metric_name(plan)}")
+        both[0].legend(loc="lower right")
+
+    note = "A point is a setting with its place; the chosen one is orange. Up and to "
+    note += "the left is better."
     on_front = {
         title: ", ".join(
-            f"{each.configuration} ({each.trial})" for each in front(measured, cost)
+            f"{each.configuration} (place {places[each.trial]})"
+            for each in front(measured, cost)
         )
-        for cost, (_, title) in axes_of.items()
+        for cost, (_, title) in columns.items()
     }
     return section(
         "costs",
@@ -277,7 +275,7 @@ def costs_section(plan: Plan, ranking: Sequence[Ranked]) -> str:
 def repeat_section(commands: Mapping[str, str]) -> str:
     """Returns the commands that repeat the choice."""
     parts = [
-        f"<h3>{text(what)}</h3><pre>{text(command)}</pre>"
+        f'<h3>{text(what)}</h3><pre class="wrapped">{text(command)}</pre>'
         for what, command in commands.items()
     ]
     return section("repeat", "To repeat it", *parts)
