@@ -128,6 +128,10 @@ def test_a_later_choice_replaces_the_earlier_one_aloud(tmp_path, caplog):
     (tmp_path / names.CONFIG).write_text(one.to_json())
     (tmp_path / names.METRICS).write_text("{}")
     (tmp_path / names.TRIALS).mkdir()
+    with pytest.raises(StudyError, match="a run that was not chosen by a search"):
+        final.make_room(tmp_path, one)
+    (tmp_path / names.CHECKPOINTS).mkdir()
+    (tmp_path / names.ESTIMATE).write_text("{}")
     final.make_room(tmp_path, one)
     assert (tmp_path / names.METRICS).exists()
     with caplog.at_level("WARNING", logger="absl"):

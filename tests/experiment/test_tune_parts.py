@@ -1,22 +1,24 @@
 """Parts of a search: joint space, budget, halving, order, estimate, by hand."""
 
+import contextlib
 import datetime
 
 import numpy as np
 import optuna
 import pytest
+import study_worker
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 
 from ad3d_jax import evaluate as evaluation
 from ad3d_jax.experiment.config import load
-from ad3d_jax.experiment.study import joint, rungs, storage, strata, trials
+from ad3d_jax.experiment.study import joint, rungs, storage, strata, trials, worker
 from ad3d_jax.experiment.study.budget import Budget, seconds_of, spent
 from ad3d_jax.experiment.study.grounds import Ground, part_of
 from ad3d_jax.experiment.study.objective import Goal, Judged
 from ad3d_jax.experiment.study.space import Space, read_space
 from ad3d_jax.experiment.study.storage import StudyError
-from ad3d_jax.experiment.study.trials import CAUSE, FIELDS, KINDS, SLOT, Rules
+from ad3d_jax.experiment.study.trials import CAUSE, FIELDS, KINDS, SLOT, Outcome, Rules
 from ad3d_jax.experiment.tuning import candidates, choice, final, plan
 from ad3d_jax.experiment.tuning.choice import Ranked
 from ad3d_jax.experiment.tuning.estimate import bootstrap, estimate_of
@@ -158,6 +160,21 @@ def test_a_budget_leaves_time_for_a_trial_and_the_final_fit():
     assert not Budget(89).allows_at(done, at(40))
     # Another one runs: what it has taken counts.
     assert not Budget(90).allows_at([*done, timed(40)], at(45))
+
+
+def test_where_time_is_up_no_trial_begins_and_what_has_begun_goes_on(tmp_path):
+    def work(more, outcome):
+        rules = Rules(99, "random", more=more)
+        job = study_worker.job(str(tmp_path / "s.db"), tmp_path, rules)
+        with contextlib.suppress(worker.Stopped):
+            worker.work(job, lambda tasks, *_: [outcome for _ in tasks])
+        return [trial.state.name for trial in job.study.trials]
+
+    three = work(lambda trials: len(trials) < 3, Outcome(0.5))
+    assert three == ["COMPLETE"] * 3
+    stopped = work(lambda trials: len(trials) < 4, Outcome(cause=trials.STOPPED))
+    assert stopped == [*three, "FAIL"]
+    assert work(lambda _: False, Outcome(0.5)) == [*stopped, "COMPLETE"]
 
 
 def test_a_search_ends_where_no_setting_is_new():

@@ -120,8 +120,22 @@ def _is_done(place: Path, config: ConfigDict) -> bool:
     return there and not differences(read_json(place / names.CONFIG), plain(config))
 
 
+def check_place(place: Path) -> None:
+    """Raises StudyError where a folder holds a run that no search has made."""
+    if has_run(place) and not (place / names.ESTIMATE).exists():
+        raise StudyError(
+            f"workdir {place}: it holds a run that was not chosen by a search, which "
+            "would be replaced; name another folder"
+        )
+
+
 def make_room(place: Path, config: ConfigDict) -> None:
-    """Removes the detector of an earlier choice, and says so; its trials stay."""
+    """Removes the detector of an earlier choice, and says so; its trials stay.
+
+    Raises:
+        StudyError: see `check_place`.
+    """
+    check_place(place)
     path = place / names.CONFIG
     if not path.exists():
         return

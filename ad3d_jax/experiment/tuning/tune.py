@@ -158,12 +158,16 @@ def tune(
     own, study = settings_apart(settings)
     plan = make_plan(candidates.open_field(asked), own, study)
     folder = local(workdir, "workdir")
+    classes, places = plan.field.categories, {}
+    for category in classes:
+        alone = len(classes) == 1
+        places[category] = folder if alone else folder / names.plain_name(category)
+    for place in places.values():
+        final.check_place(place)
     chosen = None if workers > 1 else choose_devices(devices)
     found: dict[str, ClassResult] = {}
     for group in groups(plan):
-        place = folder
-        if len(groups(plan)) > 1:
-            place = folder / names.plain_name(group[0])
+        place = folder if len(groups(plan)) == 1 else places[group[0]]
         place.mkdir(parents=True, exist_ok=True)
         if workers > 1:
             arguments = _arguments(asked, own, study, place, group)
@@ -172,21 +176,23 @@ def tune(
         with stoppable():
             job = open_job(plan, place, group, chosen)
             worker.work(job, partial(run_trials, group, own.rungs))
-            found |= _finished(asked, plan, job, group)
+            found |= _finished(asked, plan, job, group, places)
     return TuneResult(found, plan.field.left_out)
 
 
 def _finished(
-    asked: Asked, plan: Plan, job: worker.Job, categories: Sequence[str]
+    asked: Asked,
+    plan: Plan,
+    job: worker.Job,
+    categories: Sequence[str],
+    places: Mapping[str, Path],
 ) -> dict[str, ClassResult]:
     """Fits the best setting whole, on each class, and says why it is the best."""
     ranking = final.choose(plan, job, categories)
     repeat = final.command(asked, plan.settings, plan.study, job)
     found = {}
     for category in categories:
-        place = job.folder
-        if len(categories) > 1:
-            place = place / names.plain_name(category)
+        place = places[category]
         tqdm.write(f"{category}: fits trial {ranking[0].trial} whole, into {place}")
         metrics, estimate = final.fit_whole(
             plan, job, ranking, category, categories, place, repeat
