@@ -77,16 +77,11 @@ def open_field(asked: Asked) -> Field:
     for name in names:
         texts = (*for_all, *own.get(name, ()))
         config = load(name)
+        fields = {"data.root": asked.data, "data.mask_size": asked.mask_size}
         try:
-            configs[name] = changed(
-                config,
-                {
-                    "data.root": asked.data,
-                    "data.mask_size": asked.mask_size,
-                    **read_texts(config, texts),
-                    **_weights(config, (*files[0], *files[1].get(name, ()))),
-                },
-            )
+            config = changed(config, {**fields, **read_texts(config, texts)})
+            weights = _weights(config, (*files[0], *files[1].get(name, ())))
+            configs[name] = changed(config, weights)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
     _check_parts(asked.weights, configs)
@@ -123,13 +118,21 @@ def _told(left_out: Mapping[str, str]) -> str:
 
 def _weights(config: ConfigDict, texts: Iterable[str]) -> dict[str, str]:
     """Returns the fields of the files for the parts that a configuration has."""
+    parts = _parts(config)
     pairs = (text.partition("=") for text in texts)
-    return {f"weights.{n}": file for n, _, file in pairs if n in config.weights}
+    return {f"weights.{n}": file for n, _, file in pairs if n in parts}
+
+
+def _parts(config: ConfigDict) -> set[str]:
+    """Returns the names of the parts that files may bring."""
+    return {row.name for row in build_system(config).pretrained}
 
 
 def _check_parts(texts: Sequence[str], configs: Mapping[str, ConfigDict]) -> None:
     """Raises ValueError where weights are of a part that no configuration has."""
-    known = {part for config in configs.values() for part in config.weights}
+    if not texts:
+        return
+    known = set().union(*map(_parts, configs.values()))
     for text in texts:
         part = scopes.split(text)[1].partition("=")[0]
         if part not in known:
