@@ -237,6 +237,23 @@ class Sum(NamedTuple):
 Phase = Train | Gather | Sum
 
 
+class Local(NamedTuple):
+    """How a system scores a picture part by part, where no part sees the whole.
+
+    `cells(key, state, batch)` returns scores of the cells of a grid over the picture,
+    [B,h,w,1] float32. A cell depends on the pixels alone that lie within `reach` pixels
+    of it, and on its own place in no other way than by where the picture ends.
+    `whole(cells, (H, W))` returns what is said of a picture of that size by all of its
+    cells, so that map and image score of `System.score` are `whole` of `cells`.
+    """
+
+    cells: Callable[[Array, State, Batch], Array]
+    whole: Callable[[Array, tuple[int, int]], Scores]
+    reach: int  # pixels
+    cell: int  # pixels of a side of a cell
+    step: int  # pixels: parts begin at multiples of it, and sides are multiples
+
+
 class System(NamedTuple):
     """An anomaly detector.
 
@@ -250,6 +267,8 @@ class System(NamedTuple):
     `synthesise(keys, state, batch)` returns what the losses train on: images [B,H,W,C]
     by the names of `Scores.parts`, the clean ones as "clean_NAME", the altered ones as
     "altered_NAME", and "mask" [B,H,W,1] float32, the altered pixels.
+    `local` says that large pictures can be scored by parts, and how; its `cells` see
+    what `score` sees.
     """
 
     name: str
@@ -262,6 +281,7 @@ class System(NamedTuple):
     cache: Callable[[State, Batch], Mapping[str, Array]] | None = None
     sharded: tuple[str, ...] = ()  # banks in memory that may be split over devices
     synthesise: Callable[[Array, State, Batch], Mapping[str, Array]] | None = None
+    local: Local | None = None
 
 
 class Dataset(Protocol):

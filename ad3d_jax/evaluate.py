@@ -49,7 +49,7 @@ def compile_score(
     key: Array,
     state: State,
     limits: memory.Limits | None = None,
-    program: compilation.Compiled | None = None,
+    program: Callable | None = None,
 ) -> Callable[[Batch], Scores]:
     """Returns the system's score from host batch to host scores, on all devices.
 
@@ -63,7 +63,7 @@ def compile_score(
         key: typed key.
         state: fitted, on the host.
         limits: the memory that there is; None = as measured.
-        program: from `score_program`, for many states of one system; None = its own.
+        program: what runs, from `score_program`; None = its own.
 
     Raises:
         MemoryLimitError: a bank fits not even all devices; of the returned function,

@@ -76,3 +76,15 @@ _ = plt.axis("off")
 # %%
 for path in sorted(run.workdir.iterdir()):
     print(path.name)
+
+# %% [markdown]
+# ## The report
+# One page with figures, curves and pictures, shown here as it stands in the file.
+
+# %% tags=["report"]
+from html import escape
+
+from IPython.display import HTML
+
+page = escape(run.report.read_text())
+HTML(f'<div><iframe srcdoc="{page}" width="100%" height="700"></iframe></div>')

@@ -97,3 +97,34 @@ for axis, kind in zip(axes, ("good", "hole"), strict=True):
     axis.imshow(Image.open(f"inspected/overlays/{kind}.png"))
     axis.set_title(kind, fontsize=9)
     axis.axis("off")
+
+# %% [markdown]
+# ## Scans from Google Drive, or from your computer
+# On Colab, name a folder of your Drive that holds classes, such as `MyDrive/scans`, or
+# ask for an upload of a zip of such a folder. Their faults are listed; with
+# `ad.Experiment(…, data=scans, category=…)` the cells above run on them. What is to
+# outlast the runtime goes to Drive: `detector.save("/content/drive/MyDrive/detector")`.
+
+# %%
+import shutil
+
+from data_pipelines.layout import categories
+
+DRIVE = ""  # such as "MyDrive/scans"
+UPLOAD = False
+
+scans = None
+if DRIVE:
+    from google.colab import drive
+
+    drive.mount("/content/drive")
+    scans = Path("/content/drive") / DRIVE
+elif UPLOAD:
+    from google.colab import files
+
+    for name in files.upload():
+        shutil.unpack_archive(name, "uploaded")
+    scans = Path("uploaded")
+for category in categories(scans) if scans else ():
+    faults = validate(scans, category)
+    print(category, *(fault.message for fault in faults) or ["is sound"], sep="\n  ")

@@ -2,10 +2,11 @@
 # # Add a system
 # A system is a named tuple of pure functions over explicit state. Here is a whole
 # one: it learns the mean and the spread of each pixel's colour and depth, and scores
-# by the distance to them. The drivers, metrics and reports know nothing of it.
+# by the distance to them. The drivers, metrics and reports know nothing of it. It is
+# written to a module, `pixels.py`, so that commands find it, too.
 
 # %%
-import jax
+# %%writefile pixels.py
 import jax.numpy as jnp
 
 from ad3d_jax.base import Gather, Scores, State, System
@@ -44,15 +45,18 @@ def score(key, state, batch):
     return Scores(map=map, image=jnp.max(map, axis=(1, 2, 3)))
 
 
-needs = ("rgb", "extras.height_normalised")
-pixels = System(
-    name="pixels",
-    needs_fit=needs,
-    needs_score=needs,
-    init=init,
-    phases=(Gather(name="statistics", emit=emit, absorb=absorb),),
-    score=score,
-)
+def make() -> System:
+    """Parameters with defaults would be fields of the configuration."""
+    needs = ("rgb", "extras.height_normalised")
+    return System(
+        name="pixels",
+        needs_fit=needs,
+        needs_score=needs,
+        init=init,
+        phases=(Gather(name="statistics", emit=emit, absorb=absorb),),
+        score=score,
+    )
+
 
 # %% [markdown]
 # ## Fit it
@@ -60,6 +64,9 @@ pixels = System(
 
 # %%
 from pathlib import Path
+
+import jax
+import pixels
 
 from ad3d_jax.fit.fit import Options, fit
 from data_pipelines import synthetic
@@ -76,8 +83,9 @@ prepared = prepare(
 )
 data = load_resident(prepared)
 first = next(data.ordered("train", 8, 0))
-state = pixels.init(jax.random.key(0), first)
-state = fit(pixels, state, jax.random.key(1), data, Options(batch_size=8))
+system = pixels.make()
+state = system.init(jax.random.key(0), first)
+state = fit(system, state, jax.random.key(1), data, Options(batch_size=8))
 
 # %% [markdown]
 # ## Score and measure it
@@ -88,7 +96,7 @@ from ad3d_jax.devices import engines
 from ad3d_jax.experiment.data import rows_of
 
 engine = engines.make_engine("jit")
-compiled = evaluation.compile_score(pixels, engine, jax.random.key(2), state)
+compiled = evaluation.compile_score(system, engine, jax.random.key(2), state)
 scored = evaluation.score_split(compiled, data, 8)
 metrics = evaluation.measure(scored, rows_of(prepared.manifest, "test"))
 for name in ("i_auroc", "p_auroc", "aupro_30"):
@@ -103,10 +111,28 @@ for name in ("i_auroc", "p_auroc", "aupro_30"):
 # %%
 from ad3d_jax.testing import check_system
 
-check_system(lambda: pixels)
+check_system(pixels.make)
 print("pixels keeps the contract")
 
 # %% [markdown]
-# In the library this would be four places: `ad3d_jax/systems/pixels.py` with a frozen
+# ## In every command
+# `pixels:make`, the module and the name in it, stands wherever a configuration is
+# named: `--config=pixels:make`, `--systems=pixels:make,patchcore:cpu`, and here.
+
+# %%
+import ad3d_jax as ad
+
+run = ad.Experiment(
+    "pixels:make",
+    data="sample_set",
+    category="flange",
+    set={"data.recipe": "ast", "data.image_size": 96},
+)
+detector = run.fit()
+print(detector)
+print(f"i_auroc {run.evaluate()['i_auroc']:.3f}")
+
+# %% [markdown]
+# In the library it would be four places: `ad3d_jax/systems/pixels.py` with a frozen
 # `Config` and a row in `SYSTEMS`, `experiments/configs/pixels.py`, a row in
 # `tests/systems_table.py`, and a card in `docs/systems`.

@@ -1,9 +1,10 @@
 # %% [markdown]
 # # A study
 # Which numbers suit a system? A study tries them. Its objective never sees the test
-# set: good validation parts get planted defects, and a trial is worth the mean of
-# I-AUROC and AUPRO@0.3 on them. Optuna proposes, an SQLite file remembers; several
-# workers may share a study, and one that was stopped goes on with the same call.
+# set: good parts, held out of train, get planted defects, and a trial is worth the mean
+# of I-AUROC and AUPRO@0.3 over their kinds. Optuna proposes, an SQLite file remembers;
+# several workers may share a study, and one that was stopped goes on with the same
+# call.
 
 # %% [markdown]
 # ## The space
@@ -19,7 +20,7 @@ space = {
 # %% [markdown]
 # ## Four trials
 # BTF on FPFH: how many cells has a scan, and what part of the training cells does the
-# bank keep? It looks at shape alone and is judged on planted shapes. `workers=4` would
+# bank keep? It looks at shape alone, so kinds of shape are planted. `workers=4` would
 # share the trials between four processes.
 
 # %%
@@ -32,7 +33,9 @@ light = {
     "data.sample_set.validation": 6,
 }
 config = ad.Experiment("btf:cpu", set=light).config
-result = ad.study(config, space, trials=4, pruner="none", workdir="runs/study")
+planting = {"planted_kinds": ["bump", "dent", "missing"], "planted_each": 4}
+own = {"pruner": "none", "workdir": "runs/study"}
+result = ad.study(config, space, trials=4, **own, **planting)
 print(*result.summary, sep="\n")
 
 # %% [markdown]

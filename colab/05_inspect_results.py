@@ -71,5 +71,10 @@ view.show()
 # ## The report
 # The same and more is in one self-contained page.
 
-# %%
-print(run.report, f"{run.report.stat().st_size / 1e6:.1f} MB")
+# %% tags=["report"]
+from html import escape
+
+from IPython.display import HTML
+
+page = escape(run.report.read_text())
+HTML(f'<div><iframe srcdoc="{page}" width="100%" height="700"></iframe></div>')

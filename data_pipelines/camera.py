@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +14,9 @@ from data_pipelines.errors import DatasetError
 PINHOLE = ("fx", "fy", "cx", "cy")
 HALCON = ("focus", "sx", "sy", "cx", "cy")
 # Keys that may stand beside them; those of the last row are not needed.
-ROWS, COLUMNS = ("height", "image_height"), ("width", "image_width")
+DISTORTION = ("kappa_x", "kappa_y")  # of a pinhole camera, by pixel
+ROWS = ("height", "image_height", "rows")
+COLUMNS = ("width", "image_width", "columns")
 UNUSED = ("camera_type", "model")
 SCALE = 0.001  # where nothing is said of it
 MARK = 2**16 - 1  # units of a depth image of 16 bits that no sensor measures
@@ -34,7 +36,7 @@ class Intrinsics(NamedTuple):
     columns: int | None = None
 
 
-def read_intrinsics(path: str | Path) -> Intrinsics:
+def read_intrinsics(path: str | Path, unit: float | None = None) -> Intrinsics:
     """Reads a camera file.
 
     Args:
@@ -43,18 +45,57 @@ def read_intrinsics(path: str | Path) -> Intrinsics:
             3D-AD (HALCON's division model: focus, kappa, sx, sy, cx, cy; scale may be
             added). Width and height of its images, where it names them, are compared
             with those of depth images.
+        unit: what is said elsewhere of the scale; None = nothing.
 
     Raises:
-        DatasetError: a value is missing or is not a sensible number.
+        DatasetError: a value is missing or is not a sensible number, or the scale is
+            not that unit.
+    """
+    return intrinsics_in(path, read_table(path), unit)
+
+
+def read_table(path: str | Path) -> dict[str, Any]:
+    """Returns the table that a JSON file holds; raises DatasetError where it is none.
+
+    A name that stands twice in a table is refused, since one would be dropped.
     """
     try:
-        table = json.loads(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8-sig")  # editors begin so
+        table = json.loads(text, object_pairs_hook=_once)
     except (OSError, ValueError, RecursionError) as error:
         raise DatasetError(f"{path}: cannot be read as JSON: {error}") from error
-    found = _from_table(path, table)
+    if not isinstance(table, dict):
+        raise DatasetError(f"{path}: expected a JSON table, found {table!r:.40}")
+    return table
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = {}
+    for name, value in pairs:
+        if name in table:
+            raise ValueError(f"{name} stands in it twice")
+        table[name] = value
+    return table
+
+
+def intrinsics_in(where: str | Path, table: Any, unit: float | None) -> Intrinsics:
+    """Returns the intrinsics of a table, see `read_intrinsics`; `where` is named."""
+    found = _from_table(where, table)
     if "scale" not in table:
-        logging.warning("%s: no scale; %g metres a unit is assumed", path, SCALE)
+        if unit is None:
+            logging.warning("%s: no scale; %g metres a unit is assumed", where, SCALE)
+        return found._replace(scale=SCALE if unit is None else unit)
+    if unit is not None and unit != found.scale:
+        raise DatasetError(
+            f"{where}: scale: expected the declared unit, {unit:g} metres, found "
+            f"{found.scale:g}"
+        )
     return found
+
+
+def table_of(intrinsics: Intrinsics) -> dict[str, float]:
+    """Returns the table of which `intrinsics_of` makes the same intrinsics."""
+    return {n: x for n, x in intrinsics._asdict().items() if x is not None}
 
 
 def intrinsics_of(
@@ -72,7 +113,9 @@ def _from_table(path: str | Path, table: Any) -> Intrinsics:
     if not isinstance(table, dict):
         raise DatasetError(f"{path}: expected a JSON table, found {type(table)}")
     halcon = "focus" in table
-    names, optional = (HALCON, ("scale", "kappa")) if halcon else (PINHOLE, ("scale",))
+    names, optional = PINHOLE, ("scale", *DISTORTION)
+    if halcon:
+        names, optional = HALCON, ("scale", "kappa")
     missing = [n for n in names if n not in table]
     if missing:
         raise DatasetError(
@@ -99,7 +142,8 @@ def _from_table(path: str | Path, table: Any) -> Intrinsics:
         fx, fy = number["focus"] / sx, number["focus"] / sy
         distortion = kappa * sx * sx, kappa * sy * sy
     else:
-        fx, fy, distortion = number["fx"], number["fy"], (0.0, 0.0)
+        fx, fy = number["fx"], number["fy"]
+        distortion = (_number(path, n, table.get(n, 0.0)) for n in DISTORTION)
     middle = number["cx"], number["cy"]
     return Intrinsics(fx, fy, *middle, scale, *distortion, rows, columns)
 
@@ -112,19 +156,24 @@ def _whole(path: str | Path, table: Mapping[str, Any], names) -> int | None:
     return None
 
 
-def metres(units: np.ndarray, scale: float) -> np.ndarray:
+def metres(
+    units: np.ndarray, scale: float, missing: Sequence[float] | None = None
+) -> np.ndarray:
     """Returns distances [...] float32 from whole numbers of units.
 
-    0 where unmeasured, which 65535 says, too, of units of 16 bits.
+    0 where unmeasured, which the numbers `missing` say, too; None = 65535 of units of
+    16 bits.
     """
-    marked = units == MARK if units.dtype == np.uint16 else False
+    if missing is None:
+        missing = (MARK,) if units.dtype == np.uint16 else ()
+    marked = np.isin(units, np.array(missing, np.float64))
     distances = units.astype(np.float64) * scale
     return np.where(marked, 0, distances).astype(np.float32)
 
 
 def _number(path: str | Path, name: str, value) -> float:
     plain = isinstance(value, int | float) and not isinstance(value, bool)
-    positive = name not in ("cx", "cy", "kappa")
+    positive = name not in ("cx", "cy", "kappa", *DISTORTION)
     if not plain or not np.isfinite(value) or (positive and value <= 0):
         raise DatasetError(
             f"{path}: {name} must be a {'positive ' * positive}number, found {value!r}"

@@ -62,6 +62,16 @@ def whole_numbers(texts: Sequence[str], flag: str) -> list[int]:
         raise flags.Error(expected) from None
 
 
+def named_numbers(texts: Sequence[str], flag: str) -> dict[str, float]:
+    """Returns the numbers of a list of name=number; raises flags.Error."""
+    try:
+        return {name: float(x) for name, x in (text.split("=") for text in texts)}
+    except ValueError:
+        found = ",".join(texts)
+        expected = f"--{flag}: expected name=number,…, found {found!r}"
+        raise flags.Error(expected) from None
+
+
 @contextmanager
 def checking_flags() -> Iterator[None]:
     """What goes wrong within is the wrong value of a flag."""

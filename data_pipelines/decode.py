@@ -5,7 +5,7 @@ decoder may raise becomes a `CorruptSampleError` with the path and the reason. W
 to be assumed comes back as flags, which `remarks.SENTENCES` explains.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -19,8 +19,10 @@ from ad3d_jax.image_files import MAX_BYTES, ImageFileError, check_sides, open_im
 from data_pipelines.camera import MARK, Intrinsics, metres, xyz_from_depth
 from data_pipelines.errors import CorruptSampleError, DatasetError
 from data_pipelines.plausible import checked_distances, checked_points
+from data_pipelines.sensor import PLAIN, Sensor, in_metres
 from data_pipelines.tiff_tags import check_tags
 
+TIFFS = (".tif", ".tiff")
 GREY = ("L", "LA", "1")
 COLOURS = ("RGB", "RGBA", "P", "PA", *GREY)  # modes of images
 TURNED = "orientation_applied"
@@ -142,28 +144,42 @@ def read_xyz(path: str | Path) -> tuple[np.ndarray, int]:
     return decoded.values, decoded.nonfinite
 
 
-def decode_xyz(path: str | Path) -> Decoded:
-    """Reads an organised point cloud, a TIFF of float32 [H,W,3] in metres.
-
-    Files as HALCON writes them (one row a strip, a sub-image with a mask) are read too.
+def decode_xyz(path: str | Path, sensor: Sensor = PLAIN) -> Decoded:
+    """Reads an organised point cloud, a TIFF of float32 [H,W,3], see `stored_xyz`.
 
     Returns:
-        [H,W,3] float32 with (0,0,0) where unmeasured, see `checked_points`.
+        [H,W,3] float32 metres with (0,0,0) where unmeasured, see `checked_points`.
 
     Raises:
         CorruptSampleError: wrong shape, dtype or size, truncated, or points that cannot
             be right.
     """
     path = Path(path)
+    return Decoded(*checked_points(path, in_metres(stored_xyz(path), sensor)))
+
+
+def stored_xyz(path: Path) -> np.ndarray:
+    """Returns the numbers [H,W,3] float32 of a TIFF, whatever they mean.
+
+    Files as HALCON writes them (one row a strip, a sub-image with a mask) are read too.
+
+    Raises:
+        CorruptSampleError: wrong shape, dtype or size, or truncated.
+    """
+    return _stored(path, np.dtype(np.float32), ("rows", "columns", 3))
+
+
+def _stored(path: Path, dtype: np.dtype, axes: tuple) -> np.ndarray:
+    """Returns the numbers of a TIFF of a dtype, with rows and columns first."""
     check_file(path)
     check_tags(path)
     with _corrupt(path), tifffile.TiffFile(path) as tiff:
         page = tiff.pages[0]
         if page.tags.valueof(ORIENTATION) in TURNS:
             raise CorruptSampleError(
-                path, "has an orientation tag: store its points as the image lies"
+                path, "has an orientation tag: store its numbers as the image lies"
             )
-        _check_declared(path, tuple(page.shape), page.dtype)
+        _check_declared(path, tuple(page.shape), page.dtype, dtype, axes)
         if page.compression not in COMPRESSIONS:  # others are images with own sizes
             raise CorruptSampleError(
                 path, f"expected numbers, found the compression {page.compression!r}"
@@ -176,15 +192,18 @@ def decode_xyz(path: str | Path) -> Decoded:
         ]
         if max(ends) > path.stat().st_size or min(page.databytecounts) == 0:
             raise CorruptSampleError(path, "is truncated: data lie beyond its end")
-        xyz = page.asarray()
-    _check_declared(path, xyz.shape, xyz.dtype)
-    return Decoded(*checked_points(path, xyz))
+        numbers = page.asarray()
+    _check_declared(path, numbers.shape, numbers.dtype, dtype, axes)
+    return numbers
 
 
-def _check_declared(path: Path, shape: tuple[int, ...], dtype) -> None:
-    if len(shape) != 3 or shape[-1] != 3 or dtype != np.float32:
+def _check_declared(
+    path: Path, shape: tuple[int, ...], found, dtype: np.dtype, axes: tuple
+) -> None:
+    if len(shape) != len(axes) or shape[2:] != axes[2:] or found != dtype:
+        expected = f"{dtype} [{', '.join(map(str, axes))}]"
         raise CorruptSampleError(
-            path, f"expected float32 [rows, columns, 3], found {dtype} {list(shape)}"
+            path, f"expected {expected}, found {found} {list(shape)}"
         )
     with _corrupt(path):
         check_sides(path, *shape[:2])
@@ -198,29 +217,41 @@ def read_depth_png(
     return xyz[..., 2], xyz
 
 
-def decode_depth(path: str | Path, intrinsics: Intrinsics) -> Decoded:
-    """Reads a 16-bit depth image.
+def decode_depth(
+    path: str | Path,
+    intrinsics: Intrinsics,
+    missing: Sequence[float] | None = None,
+) -> Decoded:
+    """Reads a 16-bit depth image, a PNG or a TIFF.
 
     Returns:
         The points it shows, [H,W,3] float32 metres, (0,0,0) where unmeasured: where it
-        is 0 or 65535, see `checked_distances`.
+        is 0 or one of `missing` (None = 65535), see `checked_distances`.
 
     Raises:
-        CorruptSampleError: not a 16-bit grey PNG, a side is out of 16...4096, it has an
-            orientation tag or another size than the camera's images, or distances
-            cannot be right (a wrong `intrinsics.scale`?).
+        CorruptSampleError: not a 16-bit grey PNG or a TIFF of uint16 [H,W], a side is
+            out of 16...4096, it has an orientation tag or another size than the
+            camera's images, or distances cannot be right (a wrong `intrinsics.scale`?).
     """
     path = Path(path)
-    image, turned = _upright(path, image_files.DEEP, ("PNG",))
-    if turned:
-        raise CorruptSampleError(
-            path, "has an orientation tag, which the camera's parameters do not fit"
-        )
-    units = np.asarray(image).astype(np.uint16)
-    depth, flags = checked_distances(path, metres(units, intrinsics.scale))
-    if (units == MARK).any():
+    units = stored_depth(path)
+    depth = metres(units, intrinsics.scale, missing)
+    depth, flags = checked_distances(path, depth)
+    if missing is None and (units == MARK).any():
         flags = tuple(sorted({*flags, "mark_read"}))
     try:
         return Decoded(xyz_from_depth(depth, intrinsics), flags)
     except DatasetError as error:
         raise CorruptSampleError(path, str(error)) from None
+
+
+def stored_depth(path: Path) -> np.ndarray:
+    """Returns the numbers [H,W] uint16 of a depth image, see `decode_depth`."""
+    if path.suffix.lower() in TIFFS:
+        return _stored(path, np.dtype(np.uint16), ("rows", "columns"))
+    image, turned = _upright(path, image_files.DEEP, ("PNG",))
+    if turned:
+        raise CorruptSampleError(
+            path, "has an orientation tag, which the camera's parameters do not fit"
+        )
+    return np.asarray(image).astype(np.uint16)

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from data_pipelines.arrangements import SPLITS
 from data_pipelines.errors import DatasetError
-from data_pipelines.layout import SPLITS
 
 MANIFEST = "manifest.json"
 DIGEST = "digest"
@@ -19,13 +19,14 @@ class Prepared(NamedTuple):
     """What `preprocess.prepare` wrote.
 
     The manifest is a table with: name (of the folder layout), category, category_index,
-    recipe, parameters, params (what the recipe learned), fields (name -> [shape, dtype]
-    of each array of a record), extras (names), samples (in the order of all readers:
-    split, defect, stem, id, label, nonfinite, distance, flags, regions, regions_lost,
-    sha256), counts, faults, flags (name -> number of samples), regions (of all masks),
+    sensor (what is declared of it, see `sensor_file.to_table`, or None), recipe,
+    parameters, params (what the recipe learned), fields (name -> [shape, dtype] of each
+    array of a record), extras (names), samples (in the order of all readers: split,
+    defect, stem, id, label, nonfinite, distance, flags, regions, regions_lost, sha256),
+    counts, faults, flags (name -> number of samples), regions (of all masks),
     regions_lost (those that vanish in resizing), remarks (sentences about flags and
-    regions), duplicates, image_sizes, shards, format, package, rules, hash
-    and digest (of the manifest itself).
+    regions), duplicates, image_sizes, shards, format, package, rules, hash and digest
+    (of the manifest itself).
     """
 
     folder: Path

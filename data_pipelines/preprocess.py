@@ -24,12 +24,14 @@ from tqdm import tqdm
 
 import ad3d_jax
 from data_pipelines import clouds, command, layout, shards
+from data_pipelines.arrangements import MVTEC_3D
 from data_pipelines.errors import DatasetError
-from data_pipelines.layout import GOOD, Layout
+from data_pipelines.layout import Layout
 from data_pipelines.measured import distance
+from data_pipelines.pairing import GOOD, SampleFiles
 from data_pipelines.prepared import MANIFEST, Prepared, open_prepared, write_manifest
 from data_pipelines.recipes import RECIPES
-from data_pipelines.remarks import refuse_useless, remarks
+from data_pipelines.remarks import NO_MASKS, refuse_useless, remarks
 from data_pipelines.samples import (
     Processed,
     complete_parameters,
@@ -39,6 +41,7 @@ from data_pipelines.samples import (
     measured_by,
     sample_ids,
 )
+from data_pipelines.sensor_file import to_table
 from data_pipelines.whole_folder import complete_or_absent
 
 FORMATS = ("tfds", "npz")
@@ -55,7 +58,7 @@ def prepare(
     cache_dir: str | Path,
     on_missing: str = "error",
     format: str | None = None,
-    name: str = layout.MVTEC_3D,
+    name: str = MVTEC_3D,
     learned: Mapping[str, Any] | None = None,
     points: bool = True,
 ) -> Prepared:
@@ -104,7 +107,8 @@ def prepare(
         "format": format,
         "name": name,
         "category": category,
-        "category_index": layout.categories(root).index(category),
+        "category_index": layout.categories(root, name).index(category),
+        "sensor": None if found.sensor is None else to_table(found.sensor),
         "recipe": recipe,
         "parameters": parameters,
     }
@@ -139,7 +143,8 @@ def _learned(folder: Path, params: Mapping[str, Any]) -> bool:
 
 def _refuse_unsuited(recipe: str, parameters: Mapping[str, Any], found: Layout) -> None:
     """Raises DatasetError where a recipe cannot work on what a class holds."""
-    xyz, folder = found.samples[0].xyz, found.root / found.category
+    first, folder = found.samples[0], found.root / found.category
+    xyz = first.xyz
     asked = _asked(recipe, parameters)
     if xyz is None and (RECIPES[recipe].needs_xyz or asked):
         needs = " and ".join([recipe, *sorted(asked)])
@@ -147,12 +152,20 @@ def _refuse_unsuited(recipe: str, parameters: Mapping[str, Any], found: Layout) 
             f"data.recipe: {needs} needs points, and {folder} holds images alone; raw "
             "does without"
         )
-    a_list = xyz is not None and xyz.suffix.lower() in clouds.SUFFIXES
-    if a_list and not RECIPES[recipe].takes_lists:
+    if _is_list(first) and not RECIPES[recipe].takes_lists:
         raise DatasetError(
             f"data.recipe: {recipe} expects points in rows and columns, as a camera "
-            f"sees them, and {xyz} is a list of points; the recipe points takes lists"
+            f"sees them, and {xyz} is a list of points; the recipe points takes lists, "
+            "and with images beside, or size in sensor.json, it lies in rows and "
+            "columns"
         )
+
+
+def _is_list(files: SampleFiles) -> bool:
+    """Returns whether the points of a sample lie in no rows and columns."""
+    in_rows = files.rgb is not None or files.sensor.size is not None
+    xyz = files.xyz
+    return xyz is not None and xyz.suffix.lower() in clouds.SUFFIXES and not in_rows
 
 
 def _asked(recipe: str, parameters: Mapping[str, Any]) -> set[str]:
@@ -192,7 +205,8 @@ def _refuse_faults(found: Layout, on_missing: str) -> None:
             + advice
         )
     for fault in found.faults:
-        logging.warning("%s", fault)
+        if fault.message != NO_MASKS:  # which the remarks say
+            logging.warning("%s", fault)
 
 
 def _write(
@@ -296,9 +310,9 @@ def main(words: list[str]) -> None:
     values = flags.FLAGS
     parameters = read_table(values.parameters)
     if not values.category:
-        for fault in layout.strangers(values.root):
+        for fault in layout.strangers(values.root, values.name):
             logging.warning("%s", fault)
-    for category in values.category or layout.categories(values.root):
+    for category in values.category or layout.categories(values.root, values.name):
         prepared = prepare(
             values.root,
             category,
@@ -325,7 +339,7 @@ def read_table(text: str) -> dict[str, Any]:
 
 def define_flags() -> None:
     """Declares the command line."""
-    flags.DEFINE_enum("name", layout.MVTEC_3D, layout.LAYOUTS, "Layout of the root.")
+    flags.DEFINE_enum("name", MVTEC_3D, layout.LAYOUTS, "Layout of the root.")
     flags.DEFINE_string("root", None, "Folder that holds the classes.", required=True)
     flags.DEFINE_list("category", [], "Classes; all of them where none is named.")
     flags.DEFINE_enum("recipe", "ast", sorted(RECIPES), "Preprocessing recipe.")

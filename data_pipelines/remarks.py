@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from data_pipelines.errors import DatasetError
-from data_pipelines.layout import GOOD
+from data_pipelines.pairing import GOOD
 
 NOTHING, INVERTED, GREY = "nothing_measured", "defect_in_good", "grey_repeated"
 VANISH = "vanish where masks are resized; a larger data.mask_size keeps them"
+NO_MASKS = "no defective sample has a mask: metrics of pixels are undefined"
 SENTENCES = {
     # Of reading.
     "orientation_applied": "turned as the orientation tag of a file says",
@@ -56,6 +57,9 @@ def remarks(manifest: Mapping[str, Any]) -> list[str]:
     if leaked := sum(_measured(row) in known for row in test):
         share = _share(leaked, len(test), "samples of test")
         said.append(f"{category}: {share}: the same files are in train, too")
+    bad = [row for row in test if row["label"]]
+    if bad and not any("gt" in row["sha256"] for row in bad):
+        said.append(f"{category}: {NO_MASKS}")
     lost, regions = manifest["regions_lost"], manifest["regions"]
     if lost:
         said.append(f"{category}: {_share(lost, regions, 'defect regions')}: {VANISH}")

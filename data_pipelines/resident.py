@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipelines.layout import SPLITS
+from data_pipelines.arrangements import SPLITS
 from data_pipelines.prepared import Prepared, damaged
 from data_pipelines.reader import Held, Opener, Reader
 

@@ -41,15 +41,18 @@ def resized_size(
     return shorter_side * height // short, shorter_side * width // short
 
 
-def centre_crop(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Returns the middle of [H,W,...], `size` (rows, columns) of it, at most all.
+def crop_begins(size: tuple[int, int], cropped: tuple[int, int]) -> tuple[int, int]:
+    """Returns the row and the column that a centre crop begins at.
 
     Half pixels are rounded to the even number, as torchvision does.
     """
-    top, left = (
-        round((have - want) / 2)
-        for have, want in zip(array.shape[:2], size, strict=True)
-    )
+    (height, width), (rows, columns) = size, cropped
+    return round((height - rows) / 2), round((width - columns) / 2)
+
+
+def centre_crop(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Returns the middle of [H,W,...], `size` (rows, columns) of it, at most all."""
+    top, left = crop_begins(array.shape[:2], size)
     return array[top : top + size[0], left : left + size[1]]
 
 

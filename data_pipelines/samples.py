@@ -19,10 +19,12 @@ from data_pipelines.decode import (
     decode_xyz,
 )
 from data_pipelines.errors import CorruptSampleError, DatasetError
-from data_pipelines.layout import GOOD, SUFFIXES, SampleFiles
+from data_pipelines.pairing import FILES, GOOD, SampleFiles
+from data_pipelines.plausible import checked_points
 from data_pipelines.recipes import RECIPES, Applied, Recipe, Sample
 from data_pipelines.recipes.base import Regions
 from data_pipelines.recipes.extras import MAKERS
+from data_pipelines.sensor import PLAIN, Sensor, in_metres
 
 MOST = 0.5  # share of defect pixels, above which a mask may be inverted
 
@@ -53,26 +55,32 @@ def load_sample(files: SampleFiles) -> Loaded:
         CorruptSampleError: a file is unreadable; the points are not of the image's
             size, the mask is of another aspect ratio, or labels are not one a point.
     """
-    loaded = load_measured(files.rgb, files.xyz)
+    loaded = load_measured(files.rgb, files.xyz, files.sensor, files.camera)
     if files.gt is None or files.split != "test":
         return loaded
     mask, labelled = load_mask(files.gt)
     rgb, xyz, _ = loaded.sample
-    sample = Sample(rgb, xyz if labelled is None else labelled, mask.values)
+    if labelled is not None:
+        xyz = in_metres(labelled, files.sensor)
+    sample = Sample(rgb, xyz, mask.values)
     check_mask_size(files.gt, mask.values.shape, sample.size)
     flags = {*loaded.flags, *mask.flags, *mask_flags(files.defect, mask.values)}
     return Loaded(sample, loaded.nonfinite, tuple(sorted(flags)))
 
 
 def load_measured(
-    rgb: Path | None, points: Path | None, intrinsics: Intrinsics | None = None
+    rgb: Path | None,
+    points: Path | None,
+    sensor: Sensor = PLAIN,
+    camera: Path | None = None,
 ) -> Loaded:
     """Decodes what was measured of a sample, without a mask.
 
     Args:
         rgb: file of its image, if it has one.
-        points: file of its points; with intrinsics a depth image.
-        intrinsics: of the camera that took it.
+        points: file of its points, or its depth image.
+        sensor: how they are read.
+        camera: file of the intrinsics of this one sample.
 
     Raises:
         CorruptSampleError: a file is unreadable, the points are not of the image's
@@ -81,12 +89,10 @@ def load_measured(
     image = Decoded(None) if rgb is None else decode_rgb(rgb)
     if points is None:
         return Loaded(Sample(image.values), 0, image.flags)
-    if intrinsics is None:
-        found = load_points(points)
-    else:
-        found = decode_depth(points, intrinsics)
+    size = None if rgb is None else image.values.shape[:2]
+    found = load_points(points, sensor, camera, size)
     if rgb is not None:
-        check_xyz_size(points, found.values.shape[:2], image.values.shape[:2])
+        check_xyz_size(points, found.values.shape[:2], size)
         if TURNED in image.flags:
             raise CorruptSampleError(
                 rgb,
@@ -109,12 +115,46 @@ def mask_flags(defect: str, mask: np.ndarray) -> tuple[str, ...]:
     return (*mostly, *several)
 
 
-def load_points(path: Path) -> Decoded:
-    """Returns the points of a file, [h,w,3] or, of a list, [n,1,3]."""
-    if path.suffix.lower() in clouds.SUFFIXES:
-        xyz, nonfinite = clouds.read_points(path)
+def load_points(
+    path: Path,
+    sensor: Sensor = PLAIN,
+    camera: Path | None = None,
+    size: tuple[int, int] | None = None,
+) -> Decoded:
+    """Returns the points of a file, [h,w,3] or, of a list, [n,1,3], metres.
+
+    Args:
+        path: a TIFF, PLY or PCD file, or a depth image.
+        sensor: how it is read.
+        camera: file of the intrinsics of this one sample.
+        size: rows and columns of the sample's image, in whose order the points of PLY
+            and PCD files then lie; None = those that the sensor declares, if it does.
+    """
+    if sensor.depth:
+        return decode_depth(path, _camera(path, sensor, camera), sensor.missing)
+    if path.suffix.lower() not in clouds.SUFFIXES:
+        return decode_xyz(path, sensor)
+    stored, nonfinite = clouds.read_points(path)
+    xyz, size = in_metres(stored, sensor), size or sensor.size
+    if size is None:
         return Decoded(xyz, (), nonfinite)
-    return decode_xyz(path)
+    if len(xyz) != size[0] * size[1]:
+        raise CorruptSampleError(
+            path,
+            f"expected a point for each of {size[0]} x {size[1]} pixels (rows x "
+            f"columns), row by row, found {len(xyz)}",
+        )
+    xyz, flags, _ = checked_points(path, xyz.reshape(*size, 3))
+    return Decoded(xyz, flags, nonfinite)
+
+
+def _camera(path: Path, sensor: Sensor, own: Path | None) -> Intrinsics:
+    try:
+        return sensor.camera(own)
+    except CorruptSampleError:
+        raise
+    except DatasetError as error:
+        raise CorruptSampleError(own or path, str(error)) from None
 
 
 def load_mask(path: Path) -> tuple[Decoded, np.ndarray | None]:
@@ -184,7 +224,7 @@ def file_digests(samples: Iterable[SampleFiles]) -> dict[str, dict[str, str]]:
     return {
         files.key: {
             name: sha256(getattr(files, name))
-            for name in SUFFIXES
+            for name in FILES
             if getattr(files, name) is not None
         }
         for files in samples

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.layout import SampleFiles
+from data_pipelines.pairing import SampleFiles
 from data_pipelines.recipes import RECIPES
 from data_pipelines.samples import Processed, measured_by, records
 

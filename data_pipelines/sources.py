@@ -15,6 +15,7 @@ import numpy as np
 from ad3d_jax.devices import processes
 from data_pipelines import calibration as calibrations
 from data_pipelines import images, layout, resident, synthetic
+from data_pipelines.arrangements import MVTEC_3D, SPLITS
 from data_pipelines.errors import DatasetError
 from data_pipelines.prepared import MANIFEST, Prepared, open_prepared
 from data_pipelines.preprocess import prepare
@@ -40,6 +41,7 @@ class Class(NamedTuple):
     """A class of a root, and how it and its neighbours are prepared and opened."""
 
     root: Path
+    name: str  # of the layout
     category: str
     prepared: Callable[[str], Prepared]  # of a category
     openers: Callable[[str], Mapping[str, Opener]]  # of the splits of a category
@@ -57,16 +59,23 @@ class Data(NamedTuple):
     def digest(self, source: str) -> dict[str, Any] | None:
         """Returns number and SHA-256 of the samples of a source, by all their files.
 
-        None of a source that is no split of the class or of its neighbours.
+        What is declared of the sensor counts, too. None of a source that is no split
+        of the class or of its neighbours.
         """
         names, split = [self.opened.category], source
         if source == "train_all":
-            names, split = layout.categories(self.opened.root), "train"
-        if split not in layout.SPLITS:
+            names, split = (
+                layout.categories(self.opened.root, self.opened.name),
+                "train",
+            )
+        if split not in SPLITS:
             return None
-        rows = [row for name in names for row in self.opened.prepared(name).rows(split)]
+        prepared = [self.opened.prepared(name) for name in names]
+        rows = [row for each in prepared for row in each.rows(split)]
         facts = [[row["defect"], row["stem"], row["sha256"]] for row in rows]
-        text = json.dumps(facts, sort_keys=True)
+        declared = [each.manifest["sensor"] for each in prepared]
+        whole = [facts, declared] if any(declared) else facts
+        text = json.dumps(whole, sort_keys=True)
         return {
             "samples": len(rows),
             "sha256": hashlib.sha256(text.encode()).hexdigest(),
@@ -127,7 +136,7 @@ def train_of_all(opened: Class) -> Source:
     Raises:
         DatasetError: a class cannot be prepared, or has other fields than the first.
     """
-    names = layout.categories(opened.root)
+    names = layout.categories(opened.root, opened.name)
     first, *others = (opened.prepared(name).manifest for name in names)
     for manifest in others:
         if manifest["fields"] != first["fields"]:
@@ -161,7 +170,7 @@ def open_data(
     category: str,
     recipe: str,
     *,
-    name: str = layout.MVTEC_3D,
+    name: str = MVTEC_3D,
     image_size: int | None = None,
     mask_size: int | None = None,
     parameters: Mapping[str, Any] = NOTHING,
@@ -234,7 +243,7 @@ def open_data(
         found = _openers(prepared(name), reader)
         return _with_calibration(found, chosen) if name == category else found
 
-    opened = Class(Path(root), category, prepared, openers, natural)
+    opened = Class(Path(root), name, category, prepared, openers, natural)
     splits = openers(category)  # which tells of a wrong reader at once
     sources = {name: partial(source, opened) for name, source in SOURCES.items()}
     if natural is None:

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from data_pipelines.arrangements import SPLITS
 from data_pipelines.errors import DatasetError
-from data_pipelines.layout import SPLITS
 from data_pipelines.prepared import Prepared, damaged
 from data_pipelines.reader import AHEAD, Arrays, Opener, Reader, Source
 

@@ -1,36 +1,33 @@
-"""Lists what is wrong with a data set: `python -m data_pipelines.validate ROOT`.
+"""Says what a data set holds and what is wrong with it.
 
-Every file is decoded. Ends with 1 when anything is wrong; warnings alone end with 0.
+    python -m data_pipelines.validate ROOT [--name=LAYOUT] [--write_sensor]
+
+Every file is decoded. Of each class it prints how its files are read, a table by split
+and defect, and each fault and warning with its path. Ends with 1 where anything is
+wrong; warnings alone end with 0.
 """
 
-import collections
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from absl import flags
-from tqdm import tqdm
+from absl import flags, logging
 
 from ad3d_jax.workdir.places import local
-from data_pipelines import command, layout
-from data_pipelines.decode import decode_rgb
-from data_pipelines.errors import CorruptSampleError, DatasetError
-from data_pipelines.layout import Fault, Layout, SampleFiles
-from data_pipelines.measured import measured
-from data_pipelines.remarks import GREY, NOTHING, SENTENCES
-from data_pipelines.samples import (
-    check_mask_size,
-    check_xyz_size,
-    load_mask,
-    load_points,
-    mask_flags,
-    sha256,
-)
+from data_pipelines import command, layout, sensor_file
+from data_pipelines.arrangements import MVTEC_3D, MVTEC_AD
+from data_pipelines.errors import DatasetError
+from data_pipelines.examine import Examined, examine
+from data_pipelines.guess import guess
+from data_pipelines.pairing import Fault
+from data_pipelines.sensor import PLAIN, describe
+
+HEADS = ("split", "defect", "samples", "files", "size", "measured", "distance, m")
+COUNTS = ("masks", "faults", "warnings")
+SHOWN = 3  # warnings of a kind
 
 
-def validate(
-    root: str | Path, category: str, name: str = layout.MVTEC_3D
-) -> list[Fault]:
+def validate(root: str | Path, category: str, name: str = MVTEC_3D) -> list[Fault]:
     """Decodes every file of a class and returns all faults and warnings.
 
     Args:
@@ -41,145 +38,130 @@ def validate(
     Raises:
         DatasetError: there is no such class.
     """
-    found = layout.scan(root, category, name)
-    faults = list(found.faults)
-    sizes: dict[tuple[int, ...], int] = collections.Counter()
-    images: dict[str, list[str]] = {}
-    files = sorted(found.samples + found.incomplete, key=lambda sample: sample[:3])
-    for sample in tqdm(files, desc=category, leave=False, disable=None):
-        size = _check_sample(sample, found, faults)
-        if size is not None:
-            sizes[size] += 1
-            file = getattr(sample, sample.first)
-            images.setdefault(sha256(file), []).append(sample.key)
-    if sum(fault.kind == GREY for fault in faults) == len(files):
-        faults = [fault for fault in faults if fault.kind != GREY]  # a grey camera
-    place = str(Path(root) / category)
-    if len(sizes) > 1:
-        listed = ", ".join(f"{h}x{w}: {n}" for (h, w), n in sorted(sizes.items()))
-        message = f"images differ in size (rows x columns: number): {listed}"
-        faults.append(Fault("image_sizes", place, message, True))
-    for keys in images.values():
-        if len(keys) > 1:
-            message = f"the same image: {', '.join(keys)}"
-            faults.append(Fault("duplicate", place, message, True))
-    return faults
-
-
-def counts(found: Layout) -> dict[str, dict[str, int]]:
-    """Returns the number of complete samples by split and defect."""
-    table: dict[str, dict[str, int]] = {split: {} for split in layout.SPLITS}
-    for sample in found.samples:
-        of_split = table[sample.split]
-        of_split[sample.defect] = of_split.get(sample.defect, 0) + 1
-    return table
-
-
-def _check_sample(
-    sample: SampleFiles, found: Layout, faults: list[Fault]
-) -> tuple[int, int] | None:
-    """Adds the faults of one sample and returns its size, if it could be decoded.
-
-    Lists of points may differ in length, so that they have none.
-    """
-    sizes = {}
-    try:
-        if sample.rgb is not None:
-            image = decode_rgb(sample.rgb)
-            sizes["rgb"] = image.values.shape[:2]
-            faults += _assumed(sample.rgb, image.flags)
-    except CorruptSampleError as error:
-        faults.append(_corrupt(error))
-    try:
-        if sample.xyz is not None:
-            sizes["xyz"] = _check_points(sample.xyz, faults)
-            if "rgb" in sizes:
-                check_xyz_size(sample.xyz, sizes["xyz"], sizes["rgb"])
-    except CorruptSampleError as error:
-        faults.append(_corrupt(error))
-    try:
-        if sample.gt is not None:
-            mask, labelled = load_mask(sample.gt)
-            faults += _assumed(sample.gt, mask.flags)
-            size = sizes.get(sample.first)
-            if size is not None and labelled is None:
-                check_mask_size(sample.gt, mask.values.shape, size)
-            _check_mask(sample, mask.values, found.class_ids, faults)
-    except CorruptSampleError as error:
-        faults.append(_corrupt(error))
-    size = sizes.get(sample.first)
-    return None if size is not None and size[1] == 1 else size
-
-
-def _corrupt(error: CorruptSampleError) -> Fault:
-    return Fault("corrupt", str(error.path), str(error))
-
-
-def _assumed(path: Path, flags: tuple[str, ...]) -> list[Fault]:
-    return [Fault(f, str(path), f"{path}: {SENTENCES[f]}", True) for f in flags]
-
-
-def _check_points(path: Path, faults: list[Fault]) -> tuple[int, int]:
-    xyz, flags, nonfinite = load_points(path)
-    faults += _assumed(path, flags)
-    if nonfinite:
-        message = f"{path}: {nonfinite} points are NaN or infinite"
-        faults.append(Fault("nonfinite", str(path), message, True))
-    if not measured(xyz).any():
-        faults += _assumed(path, (NOTHING,))
-    return xyz.shape[:2]
-
-
-def _check_mask(
-    sample: SampleFiles,
-    mask: np.ndarray,
-    class_ids: dict[int, str] | None,
-    faults: list[Fault],
-) -> None:
-    path = str(sample.gt)
-    for flag in mask_flags(sample.defect, mask):
-        if flag == "several_values":  # they are looked up below
-            continue
-        message = f"{path}: {SENTENCES[flag]} ({sample.defect})"
-        faults.append(Fault("mask_label", path, message, True))
-    known = {0, 1, 255} if class_ids is None else {0, *class_ids}
-    unknown = sorted({int(value) for value in np.unique(mask)} - known)
-    if unknown:
-        table = "class_ids.json" if class_ids is not None else "0, 1 and 255"
-        message = f"{path}: values {unknown} are not among {table}; counted as defect"
-        faults.append(Fault("unknown_id", path, message, True))
+    return list(examine(root, category, name).faults)
 
 
 def main(words: list[str]) -> int:
     """Reports on the classes of the root that the command line names."""
     if len(words) != 1:
         raise flags.Error("expected one folder, the root of the classes")
-    root = str(local(words[0], "root"))
-    names = flags.FLAGS.category or layout.categories(root)
+    values, root = flags.FLAGS, str(local(words[0], "root"))
+    if values.write_sensor and values.name == MVTEC_AD:
+        raise flags.Error(f"--write_sensor: {MVTEC_AD} has images alone")
+    names = values.category or layout.categories(root, values.name)
     if not names:
-        raise DatasetError(f"{root}: no class in it; expected\n{layout.EXPECTED}")
-    for fault in () if flags.FLAGS.category else layout.strangers(root):
-        sys.stdout.write(f"warning {fault}\n")
-    wrong = [_report(root, category, flags.FLAGS.name) for category in names]
+        raise DatasetError(
+            f"{root}: no class of the layout {values.name} in it"
+            f"{layout.itself_a_class(Path(root))}; expected\n{layout.EXPECTED}"
+        )
+    for fault in () if values.category else layout.strangers(root, values.name):
+        _say(f"warning {fault}")
+    wrong = [_report(root, name, values.name, values.write_sensor) for name in names]
     return command.MISTAKE if any(wrong) else command.DONE
 
 
-def _report(root: str, category: str, name: str) -> bool:
+def _report(root: str, category: str, name: str, write: bool) -> bool:
+    """Reports on a class, whose sensor is declared first where that is asked for."""
     try:
-        faults = validate(root, category, name)
+        if write:
+            _write(layout.category_folder(root, category, name))
+        found = examine(root, category, name)
     except DatasetError as error:
-        sys.stdout.write(f"fault {error}\n")  # other classes are looked at
+        _say(f"fault {error}")  # other classes are looked at
         return True
-    for split, table in counts(layout.scan(root, category, name)).items():
-        listed = ", ".join(f"{defect} {n}" for defect, n in sorted(table.items()))
-        sys.stdout.write(f"{category}/{split}: {listed or 'none'}\n")
+    sensor = found.layout.sensor
+    read = "images alone"
+    if any("xyz" in row.files or "depth" in row.files for row in found.rows):
+        declared = "nothing is declared" if sensor is None else "as declared"
+        read = f"{describe(sensor or PLAIN)}; {declared}"
+    _say(f"{category} ({name}): {read}")
+    for line in table(found):
+        _say(line)
+    for line in listed(found.faults):
+        _say(line)
+    faults = sum(not fault.warning for fault in found.faults)
+    odd = faults or any(fault.kind == "not_read" for fault in found.faults)
+    if odd and sensor is None and name != MVTEC_AD:
+        _advise(Path(root) / category)
+    _say(f"{category}: {faults} faults, {len(found.faults) - faults} warnings")
+    return bool(faults)
+
+
+def table(found: Examined) -> list[str]:
+    """Returns the lines of a table of what a class holds, by split and defect."""
+    lines = [(*HEADS, *COUNTS)]
+    for row in found.rows:
+        lines.append(
+            (
+                *(row.split, row.defect, str(row.samples), " ".join(row.files)),
+                " ".join(f"{h}x{w}" for h, w in row.sizes) or "-",
+                _range(row.measured, "{:.0%}"),
+                _range(row.distances, "{:.3g}"),
+                *(str(row.masks), str(row.faults), str(row.warnings)),
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return [
+        "  ".join(cell.ljust(n) for cell, n in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    ]
+
+
+def listed(faults: Sequence[Fault]) -> list[str]:
+    """Returns a line for each fault, and for the first SHOWN warnings of a kind."""
+    lines = [f"fault {fault}" for fault in faults if not fault.warning]
+    kinds: dict[str, list[Fault]] = {}
     for fault in faults:
-        kind = "warning" if fault.warning else "fault"
-        sys.stdout.write(f"{kind} {fault}\n")
-    return any(not fault.warning for fault in faults)
+        if fault.warning:
+            kinds.setdefault(fault.kind, []).append(fault)
+    for kind, found in kinds.items():
+        lines += [f"warning {fault}" for fault in found[:SHOWN]]
+        if len(found) > SHOWN:
+            lines.append(f"warning {kind}: {len(found) - SHOWN} more of this kind")
+    return lines
+
+
+def _range(values: tuple[float, float] | None, form: str) -> str:
+    if values is None:
+        return "-"
+    low, high = (form.format(value) for value in values)
+    return low if low == high else f"{low} to {high}"
+
+
+def _write(folder: Path) -> None:
+    """Writes what is guessed of a class's sensor beside its data, and says why."""
+    path = folder / sensor_file.SENSOR
+    if path.exists():
+        raise DatasetError(f"{path}: is there already; remove it to have it guessed")
+    found = guess(folder)
+    for reason in found.reasons:
+        _say(f"guess {folder}: {reason}")
+    if found.sensor is None:
+        raise DatasetError(f"{path}: is not written: {found.reasons[-1]}")
+    sensor_file.write_sensor(path, found.sensor)
+    _say(f"guess {path}: written; check it")
+
+
+def _advise(folder: Path) -> None:
+    """Says what could be declared of a class with faults, where that is not usual."""
+    try:
+        found = guess(folder)
+    except (ValueError, OSError) as error:
+        logging.info("%s: nothing is guessed: %s", folder, error)
+        return
+    if found.sensor is not None and found.sensor != PLAIN._replace(unit=1.0):
+        told = f"{folder / sensor_file.SENSOR}: {describe(found.sensor)}"
+        _say(f"guess {told}; --write_sensor writes it")
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
 
 
 if __name__ == "__main__":
-    flags.DEFINE_enum("name", layout.MVTEC_3D, layout.LAYOUTS, "Layout of the root.")
+    flags.DEFINE_enum("name", MVTEC_3D, layout.LAYOUTS, "Layout of the root.")
     flags.DEFINE_list("category", [], "Classes; all of them where none is named.")
+    flags.DEFINE_bool(
+        "write_sensor", False, "Guess sensor.json of each class and write it."
+    )
     command.run(main)

@@ -1,4 +1,4 @@
-"""Makes the tables of a grid from its files alone: Markdown, CSV and an HTML page.
+"""Makes the tables of a grid from its files alone: Markdown, CSV, HTML and LaTeX.
 
     python -m experiments.collect DIR [--readme=README.md]
 
@@ -8,7 +8,7 @@
 
 from absl import flags
 
-from ad3d_jax.experiment.tables import put_into, write_tables
+from ad3d_jax.experiment.table_files import put_into, write_tables
 from ad3d_jax.workdir.places import local
 from experiments import command
 

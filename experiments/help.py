@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from ad3d_jax.experiment.config import fields_of, find, known, load, variants, written
+from ad3d_jax.experiment.config import fields_of, known, load, variants, written
 from ad3d_jax.experiment.ranges import words
 from ad3d_jax.experiment.recipes import GROUP
 from data_pipelines.command import help_on
@@ -36,7 +36,7 @@ def configurations(name: str) -> list[str]:
         lines.append(f"  {field} = {written(value)}" + (f"  ({may})" if may else ""))
     return [
         listed("Configurations, --config=NAME[:VARIANT+VARIANT]:", known()),
-        listed(f"Variants of {bare}:", variants(find(bare))),
+        listed(f"Variants of {bare}:", variants(name)),
         f"Fields of {name}, --config.FIELD=VALUE, and what they are by default:",
         "\n".join(lines),
         f"Parameters of the recipe {config.data.recipe}, --config.{GROUP}.NAME=VALUE:",

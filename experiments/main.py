@@ -11,6 +11,7 @@ from functools import partial
 
 from absl import flags
 
+from ad3d_jax.decision import RATES
 from ad3d_jax.devices import processes
 from ad3d_jax.experiment.run import MODES, run, workdir_of
 from ad3d_jax.experiment.status import PREEMPTED, status_of
@@ -44,6 +45,9 @@ def fit_and_evaluate(values: flags.FlagValues) -> None:
     for name in metrics:
         if name.startswith(("i_", "p_", "aupro_")):
             print(f"  {name:<16} {figure(metrics, name)}")
+    print(f"at a rate of false alarms of {metrics['alpha']:g}")
+    for name in ("threshold", *RATES):
+        print(f"  {name:<16} {figure(metrics, name)}")
     print(f"\nreport: {workdir_of(config, values.workdir) / names.REPORT / names.PAGE}")
 
 

@@ -11,7 +11,7 @@ with planted defects, never on the test set. See docs/studies.md.
 
 from absl import flags
 
-from data_pipelines.command import checking_flags, whole_numbers
+from data_pipelines.command import checking_flags, named_numbers, whole_numbers
 from experiments import command
 
 MODES = ("run", "report")
@@ -25,6 +25,9 @@ def main(values: flags.FlagValues) -> None:
     config, own = command.config_of(values), {"workdir": values.workdir}
     settings = {name: values[name].value for name in Settings._fields}
     settings["stages"] = whole_numbers(settings["stages"], "stages")
+    settings["planted_weights"] = named_numbers(
+        settings["planted_weights"], "planted_weights"
+    )
     with checking_flags():
         settings_of(settings)
     if values.mode == "run":
@@ -59,10 +62,10 @@ def define_flags() -> None:
     whole("heartbeat", 30, "Seconds between signs of life.", lower_bound=1)
     whole("grace", 120, "Seconds without one before a trial is lost.", lower_bound=2)
     whole("planted_seed", 0, "Of the planted defects.", lower_bound=0)
-    whole("planted_twins", 2, "Altered samples for each good one.", lower_bound=1)
-    kinds = ["colour", "bump", "dent", "missing", "both"]
-    names("planted_kinds", kinds, "What is planted.")
-    share = "Share of train to plant into, where a class has no validation split."
+    whole("planted_each", 6, "Altered samples of each kind.", lower_bound=1)
+    names("planted_kinds", [], "What is planted; default: all the files allow.")
+    names("planted_weights", [], "Of kinds in a value, as cut=2,blur=0; default: 1.")
+    share = "Share of train that defects are planted into, and nothing is fitted on."
     flags.DEFINE_float("hold_out", 0.2, share)
 
 

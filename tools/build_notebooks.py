@@ -3,12 +3,14 @@
     python tools/build_notebooks.py [01_quickstart …] [--output=FOLDER]
 
 A source is a jupytext script in `colab/`; `install.py` is put below its title. Each
-runs in an empty folder and must end within three minutes.
+runs in an empty folder and must end within three minutes. Each has a badge that opens
+it in Colab where `[project.urls]` of pyproject.toml has a `Repository` on GitHub.
 """
 
 import argparse
 import os
 import tempfile
+import tomllib
 from pathlib import Path
 
 import jupytext
@@ -17,7 +19,14 @@ from nbclient import NotebookClient
 
 COLAB = Path(__file__).resolve().parents[1] / "colab"
 SECONDS = 180
-KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
+METADATA = {
+    "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
+    "language_info": {"name": "python"},
+    "accelerator": "GPU",
+    "colab": {"gpuType": "T4", "provenance": [], "toc_visible": True},
+}
+GITHUB = "https://github.com/"
+BADGE = "[![Open in Colab]({0}/assets/colab-badge.svg)]({0}/github/{1}/blob/main/{2})"
 
 
 def sources() -> list[Path]:
@@ -28,13 +37,29 @@ def sources() -> list[Path]:
 def assemble(source: Path) -> nbformat.NotebookNode:
     """Returns a source as a notebook that has not run, installation included."""
     notebook = jupytext.read(source)
+    notebook.cells[0].source += badge(source, repository())
     install = jupytext.read(COLAB / "install.py")
     cells = [notebook.cells[0], *install.cells, *notebook.cells[1:]]
     for number, cell in enumerate(cells):
         cell["id"] = f"cell-{number}"  # the same in every build
     notebook.cells = cells
-    notebook.metadata = {"kernelspec": KERNEL, "language_info": {"name": "python"}}
+    notebook.metadata = METADATA
     return notebook
+
+
+def repository() -> str:
+    """Returns the address of the repository, "" where none is declared."""
+    text = (COLAB.parent / "pyproject.toml").read_text(encoding="utf-8")
+    return tomllib.loads(text)["project"].get("urls", {}).get("Repository", "")
+
+
+def badge(source: Path, address: str) -> str:
+    """Returns the badge of a notebook, "" where the address is not on GitHub."""
+    if not address.startswith(GITHUB):
+        return ""
+    owned = address.removeprefix(GITHUB).rstrip("/")
+    file = f"colab/{source.stem}.ipynb"
+    return "\n\n" + BADGE.format("https://colab.research.google.com", owned, file)
 
 
 def execute(source: Path, seconds: int = SECONDS) -> nbformat.NotebookNode:
@@ -53,7 +78,9 @@ def execute(source: Path, seconds: int = SECONDS) -> nbformat.NotebookNode:
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # times of day
         if cell.cell_type == "code":
-            cell.outputs = joined(cell.outputs)
+            # A page of megabytes stands in its own file.
+            page = "report" in cell.metadata.get("tags", ())
+            cell.outputs = [] if page else joined(cell.outputs)
     return notebook
 
 

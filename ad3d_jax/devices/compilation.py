@@ -33,6 +33,7 @@ class Compiled:
         transform: Callable,
         arrange: Callable = lambda *arguments: arguments,
     ):
+        self.name = name
         self.traces = 0
         self.arrange = arrange  # from the arguments of a call to the function's
 
@@ -46,20 +47,20 @@ class Compiled:
                 )
             return function(*arguments)
 
-        self._run = transform(counted)
+        self.function = transform(counted)  # of what `arrange` returns
 
     def __call__(self, *arguments):
         """Runs the function."""
         arranged = self.arrange(*arguments)
         if not self.traces and jax.process_count() > 1:
             # A process that runs times out after 30 s while another one compiles.
-            self._run.lower(*arranged).compile()
+            self.function.lower(*arranged).compile()
             processes.wait()
-        return self._run(*arranged)
+        return self.function(*arranged)
 
     def trace(self, *arguments) -> jax.stages.Traced:
         """Returns the program that a call runs; one that was called is not traced."""
-        return self._run.trace(*self.arrange(*arguments))
+        return self.function.trace(*self.arrange(*arguments))
 
 
 def zero_padding(batch: Batch) -> Batch:

@@ -39,7 +39,8 @@ def load(source: Source) -> ConfigDict:
 
     Args:
         source: a name such as `patchcore`, or the path of a file with `get_config`,
-            each with `:variant`, variants joined by "+"; or a configuration.
+            each with `:variant`, variants joined by "+"; or `module:NAME` of a system
+            outside this library, which has its defaults; or a configuration.
 
     Raises:
         ValueError: there is no such configuration or variant; the nearest is named.
@@ -47,6 +48,8 @@ def load(source: Source) -> ConfigDict:
     if isinstance(source, ConfigDict):
         return source.copy_and_resolve_references()
     name, colon, variant = os.fspath(source).partition(":")
+    if colon and _is_module(name):
+        return names_in(_files(HOME)["base"])["base_config"](os.fspath(source))
     found = names_in(find(name))
     if "get_config" not in found:
         raise ValueError(f"configuration {name}: the file defines no get_config")
@@ -54,6 +57,19 @@ def load(source: Source) -> ConfigDict:
     if colon and not inspect.signature(get_config).parameters:
         raise ValueError(f"configuration {name} has no variants, found {variant!r}")
     return get_config(variant) if colon else get_config()
+
+
+def _is_module(name: str) -> bool:
+    """Returns whether a name is that of a module, not of a configuration."""
+    if _is_path(name) or name in known():
+        return False
+    return "." in name or (
+        name.isidentifier() and importlib.util.find_spec(name) is not None
+    )
+
+
+def _is_path(name: str) -> bool:
+    return name.endswith(".py") or os.sep in name
 
 
 def find(name: str, home: str = HOME) -> Path:
@@ -67,7 +83,7 @@ def find(name: str, home: str = HOME) -> Path:
         ValueError: there is none.
     """
     what = home.rpartition(".")[2].removesuffix("s")
-    if name.endswith(".py") or os.sep in name:
+    if _is_path(name):
         path = local(name, what)
         if not path.is_file():
             raise ValueError(f"{what}: there is no file {name}")
@@ -80,14 +96,18 @@ def find(name: str, home: str = HOME) -> Path:
 
 def known(home: str = HOME) -> dict[str, Path]:
     """Returns the files of a package of configurations or spaces, by name, sorted."""
-    # The files are not imported: they stand below this floor, as a user's own do.
+    return {name: file for name, file in _files(home).items() if name != "base"}
+
+
+def _files(home: str) -> dict[str, Path]:
+    # They are not imported: they stand below this floor, as a user's own do.
     spec = importlib.util.find_spec(home)
     files = sorted(
         path
         for folder in spec.submodule_search_locations
         for path in Path(folder).glob("[a-z]*.py")
     )
-    return {path.stem: path for path in files if path.stem != "base"}
+    return {path.stem: path for path in files}
 
 
 def names_in(file: Path) -> dict[str, Any]:
@@ -99,9 +119,16 @@ def names_in(file: Path) -> dict[str, Any]:
         raise ValueError(f"configuration: {file}: {kind}: {error}") from error
 
 
-def variants(file: Path) -> list[str]:
-    """Returns the names of a configuration's variants, in the order of its file."""
-    return list(names_in(file).get("VARIANTS", ()))
+def variants(name: str) -> list[str]:
+    """Returns the names of a configuration's variants, in the order of its file.
+
+    Args:
+        name: as in `load`, with a variant or without.
+    """
+    bare, colon, _ = name.partition(":")
+    if colon and _is_module(bare):
+        return []
+    return list(names_in(find(bare)).get("VARIANTS", ()))
 
 
 def read_config(workdir: Path) -> ConfigDict:

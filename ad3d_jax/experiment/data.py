@@ -10,7 +10,8 @@ from ml_collections import ConfigDict
 from ad3d_jax.base import Batch, Phase, System
 from ad3d_jax.experiment.state import key_of
 from ad3d_jax.workdir.scores import Row
-from data_pipelines import calibration, layout, sources, synthetic
+from data_pipelines import calibration, sources, synthetic
+from data_pipelines.arrangements import MVTEC_3D
 from data_pipelines.reader import Reader
 from data_pipelines.recipes import RECIPES
 from data_pipelines.samples import complete_parameters
@@ -83,10 +84,10 @@ def category_of(config: ConfigDict) -> str:
         if not data.category:
             raise ValueError("data.category: name one of the folders of data.root")
         return data.category
-    if data.name != layout.MVTEC_3D:
+    if data.name != MVTEC_3D:
         raise ValueError(
             f"data.name={data.name} needs data.root: the sample set that is made where "
-            f"it is empty has the layout {layout.MVTEC_3D}"
+            f"it is empty has the layout {MVTEC_3D}"
         )
     category = data.category or synthetic.CATEGORIES[0]
     if category not in synthetic.CATEGORIES:

@@ -1,6 +1,5 @@
 """A fitted system that scores arrays as a sensor gives them."""
 
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -13,12 +12,15 @@ from ml_collections import ConfigDict
 
 from ad3d_jax import evaluate as evaluation
 from ad3d_jax.base import Array, Batch, Scores, State, System
-from ad3d_jax.decision import Decision, decide
-from ad3d_jax.devices import compilation, engines
+from ad3d_jax.decision import Box, Decision, decide
+from ad3d_jax.devices import engines, kept
 from ad3d_jax.experiment import origin as origins
+from ad3d_jax.experiment.arrays import Camera, check_measured, ids_of, measured_of
 from ad3d_jax.experiment.calibrate import fold_places
+from ad3d_jax.experiment.export.folder import MAX_MB, write_export
 from ad3d_jax.experiment.origin import Origin
-from ad3d_jax.experiment.state import build_system, fitted_state, key_of
+from ad3d_jax.experiment.prediction.pictures import in_picture
+from ad3d_jax.experiment.state import build_system, fitted_state, key_of, traced_from
 from ad3d_jax.metrics.conformal import check_alpha
 from ad3d_jax.workdir import names
 from ad3d_jax.workdir.calibration import (
@@ -30,9 +32,9 @@ from ad3d_jax.workdir.checkpoint import save_tree
 from ad3d_jax.workdir.folder import open_workdir
 from ad3d_jax.workdir.places import local
 from data_pipelines.batches import check_batch
-from data_pipelines.camera import Intrinsics, intrinsics_of, metres, xyz_from_depth
 from data_pipelines.plausible import checked_points
-from data_pipelines.samples import sample_id
+from data_pipelines.sensor import Sensor
+from data_pipelines.sensor_file import of_table
 from data_pipelines.unlabelled import (
     check_proportions,
     collate,
@@ -41,9 +43,6 @@ from data_pipelines.unlabelled import (
     tell,
     to_record,
 )
-
-LEVELS = 255  # of an 8-bit image, which recipes work on
-Camera = Intrinsics | Mapping[str, float] | str | os.PathLike
 
 
 class Inspection(NamedTuple):
@@ -109,12 +108,14 @@ class Detector:
             rgb: [H,W,3] or [B,H,W,3], uint8, or floats in [0,1], which are rounded to
                 8 bits.
             xyz: [H,W,3] or [B,H,W,3] floats, metres; 0 or NaN where unmeasured. A list
-                of points is [N,3] or [B,N,1,3].
+                of points is [N,3] or [B,N,1,3]. Where the data's sensor.json declared
+                unit, axes and missing values of points, these hold here, too.
             depth: in place of xyz: [H,W] or [B,H,W] distances along the optical axis,
                 floats in metres or whole numbers in units of `intrinsics.scale`, 0 or
-                NaN where unmeasured; needs `intrinsics`.
+                NaN where unmeasured.
             intrinsics: of the camera that measured `depth`, or a table or a file of
-                them, see `data_pipelines.camera.read_intrinsics`.
+                them, see `data_pipelines.camera.read_intrinsics`; None = those that the
+                data's sensor.json or camera.json declared.
             id: of each sample, 0 to 2**31 - 1: seeds what a system draws while it
                 scores; None = from the sample's bytes.
             alpha: share of good samples that may be called defective, between 0 and 1;
@@ -129,13 +130,39 @@ class Detector:
         """
         if alpha is not None:
             check_alpha(alpha)
-        measured = _measured(rgb, xyz, depth, intrinsics)
-        self._check_given(measured)
-        first = next(iter(measured.values()))
-        single = first.ndim == 3
+        measured = measured_of(rgb, xyz, depth, intrinsics, self.sensor)
+        single = next((x.ndim == 3 for x in measured.values()), False)
+        batch = self._prepared(measured, id)
+        scores = self.score_batch(batch)
+        decision = self.decide(batch, scores, alpha)
         if single:
+            scores = jax.tree.map(lambda x: x[0], scores)
+            decision = decision and decision.of(0)
+        return Inspection(*scores, decision)
+
+    def prepare(
+        self,
+        rgb: np.ndarray | None = None,
+        xyz: np.ndarray | None = None,
+        depth: np.ndarray | None = None,
+        intrinsics: Camera | None = None,
+        id: int | Sequence[int] | None = None,
+    ) -> Batch:
+        """Returns what the recipe makes of samples: a batch for `score_batch`.
+
+        Arguments and errors are those of `score`; one sample is a batch of one.
+        """
+        measured = measured_of(rgb, xyz, depth, intrinsics, self.sensor)
+        return self._prepared(measured, id)
+
+    def _prepared(
+        self, measured: dict[str, np.ndarray], id: int | Sequence[int] | None
+    ) -> Batch:
+        """Returns samples, with or without the axis of samples, as a batch."""
+        self._check_given(measured)
+        if next(iter(measured.values())).ndim == 3:
             measured = {name: array[None] for name, array in measured.items()}
-        _check(measured)
+        check_measured(measured)
         count, *size = next(iter(measured.values())).shape[:3]
         check_proportions(tuple(size), self.origin.sizes)
         told: set[str] = set()
@@ -144,7 +171,7 @@ class Detector:
             measured["xyz"] = np.stack([xyz for xyz, *_ in frames])
             for row, (_, flags, _) in enumerate(frames):
                 tell(f"sample {row}", flags, told)
-        ids = _ids(measured, id, count)
+        ids = ids_of(measured, id, count)
         if not needs_points(self.recipe["recipe"], self.system.needs_score):
             measured.pop("xyz", None)
         records = []
@@ -154,13 +181,21 @@ class Detector:
             record, flags = to_record(**self.recipe, id=number, **own)
             tell(f"sample {row}", flags, told)
             records.append(record)
-        batch = collate(records, count)
-        scores = self.score_batch(batch)
-        decision = self.decide(batch, scores, alpha)
-        if single:
-            scores = jax.tree.map(lambda x: x[0], scores)
-            decision = decision and decision.of(0)
-        return Inspection(*scores, decision)
+        return collate(records, count)
+
+    def in_picture(
+        self, found: Inspection, size: tuple[int, int]
+    ) -> tuple[np.ndarray, tuple[Box, ...]]:
+        """Returns map and boxes of one sample at the size of its picture.
+
+        The map is [h,w] float32, interpolated, NaN where the recipe cropped.
+
+        Args:
+            found: from `score`, of one sample.
+            size: (h, w) of the picture.
+        """
+        boxes = () if found.decision is None else found.decision.boxes
+        return in_picture(self.recipe, found.map[..., 0], boxes, size)
 
     def score_batch(self, batch: Batch) -> Scores:
         """Returns the scores of a preprocessed batch, as NumPy arrays.
@@ -209,13 +244,52 @@ class Detector:
                 write_calibration(folder / names.CALIBRATION, self.calibration)
         return folder
 
+    def export(
+        self,
+        folder: str | os.PathLike,
+        alpha: float | None = None,
+        max_mb: float = MAX_MB,
+    ) -> Path:
+        """Writes a folder that scores single samples with jax and NumPy alone.
+
+        It holds the score as StableHLO for CPU, CUDA and TPU, the arrays of the state
+        that it needs, a manifest and `score.py`; its bits are those of `score` on the
+        same platform. It is written whole or not at all and takes the place of an
+        earlier export.
+
+        Args:
+            folder: new, empty or an export.
+            alpha: as in `score`; threshold and verdicts are of this rate.
+            max_mb: megabytes of state and program, above which nothing is written.
+
+        Returns:
+            The folder.
+
+        Raises:
+            ValueError: the folder holds something else, the export is too large, or
+                the system's score cannot be exported.
+            DiskFullError: no space is left.
+        """
+        return write_export(self, folder, alpha, max_mb)
+
+    @cached_property
+    def sensor(self) -> Sensor | None:
+        """What the data's sensor.json or camera.json declared, None where nothing."""
+        table = self.origin.sensor
+        return None if table is None else of_table("sensor", table)
+
     @cached_property
     def _engine(self) -> engines.Engine:
         return engines.make_engine("jit")
 
-    def _compile(self, state: State, program: compilation.Compiled | None = None):
+    @cached_property
+    def _program(self) -> kept.Program:
+        score = evaluation.score_program(self.system, self._engine)
+        return kept.Program(score, traced_from(self.config, self.system), Scores)
+
+    def _compile(self, state: State):
         own = self.system, self._engine, self.key, state
-        return evaluation.compile_score(*own, program=program)
+        return evaluation.compile_score(*own, program=self._program)
 
     @cached_property
     def _compiled(self):
@@ -223,8 +297,7 @@ class Detector:
 
     @cached_property
     def _compiled_folds(self) -> list:
-        program = evaluation.score_program(self.system, self._engine)
-        return [self._compile(state, program) for state in self.folds]
+        return [self._compile(state) for state in self.folds]
 
     def _check_given(self, measured: Mapping[str, np.ndarray]) -> None:
         """Raises ValueError where what the system looks at was not given."""
@@ -261,88 +334,3 @@ def load(path: str | os.PathLike) -> Detector:
         for place in (names.FINAL, *fold_places(calibration))
     )
     return Detector(origin, system, state, calibration, folds)
-
-
-def _measured(rgb, xyz, depth, intrinsics) -> dict[str, np.ndarray]:
-    """Returns what was given as rgb and xyz, with or without the axis of samples."""
-    given = {"rgb": rgb, "xyz": xyz}
-    given = {name: _array(name, x) for name, x in given.items() if x is not None}
-    if "xyz" in given and given["xyz"].ndim == 2:
-        given["xyz"] = given["xyz"][:, None]
-    if depth is None:
-        return given
-    if xyz is not None:
-        raise ValueError("score: expected xyz or depth, found both")
-    if intrinsics is None:
-        raise ValueError("score: depth needs the intrinsics of its camera")
-    camera = intrinsics_of(intrinsics)
-    depth = _array("depth", depth)
-    if depth.shape[-1:] == (1,):
-        depth = depth[..., 0]
-    if depth.ndim not in (2, 3):
-        found = list(depth.shape)
-        raise ValueError(f"depth: expected [H,W] or [B,H,W], found {found}")
-    if depth.dtype.kind in "iu":
-        if depth.dtype.itemsize == 1:
-            raise ValueError(f"depth: expected 16 bits or more, found {depth.dtype}")
-        depth = metres(depth, camera.scale)
-    depth = np.where(np.isfinite(depth), depth, np.float32(0))
-    frames = depth.reshape(-1, *depth.shape[-2:])
-    points = np.stack([xyz_from_depth(frame, camera) for frame in frames])
-    given["xyz"] = points.reshape(*depth.shape, 3)
-    return given
-
-
-def _array(name: str, given: Any) -> np.ndarray:
-    """Returns what was given as an array of numbers; 0 where it is masked."""
-    try:
-        array = np.asanyarray(given)
-    except ValueError as error:  # of samples whose sizes differ
-        raise ValueError(f"{name}: expected one array, found {error}") from None
-    if array.dtype.kind not in "fiu":
-        raise ValueError(f"{name}: expected numbers, found {array.dtype}")
-    if np.ma.isMaskedArray(array):
-        if name == "rgb":
-            raise ValueError("rgb: expected all pixels, found a masked array")
-        return array.filled(0)
-    return np.asarray(array)
-
-
-def _check(measured: dict[str, np.ndarray]) -> None:
-    """Brings what was measured into the recipe's types, after a check of each field.
-
-    Raises:
-        ValueError: a field is not as `Detector.score` says.
-    """
-    for name, array in measured.items():
-        if array.dtype.kind == "f":
-            measured[name] = array.astype(np.float32, copy=False)
-    if "xyz" in measured and measured["xyz"].dtype == np.float32:
-        finite = np.isfinite(measured["xyz"])
-        if not finite.all():
-            there = finite.all(-1, keepdims=True)
-            measured["xyz"] = np.where(there, measured["xyz"], np.float32(0))
-    checked = dict(measured)
-    eight_bits = "rgb" in measured and measured["rgb"].dtype == np.uint8
-    if eight_bits:  # in range whatever they are
-        checked["rgb"] = np.broadcast_to(np.float32(0), measured["rgb"].shape)
-    check_batch(Batch(**checked))
-    if "rgb" in measured and not eight_bits:
-        measured["rgb"] = np.round(measured["rgb"] * LEVELS).astype(np.uint8)
-
-
-def _ids(measured, id, count: int) -> list[int]:
-    """Returns the ids of samples, from the bytes of all their arrays if need be."""
-    if id is None:
-        digests = [hashlib.sha256() for _ in range(count)]
-        for array in measured.values():
-            for digest, row in zip(digests, array, strict=True):
-                digest.update(np.ascontiguousarray(row))
-        return [sample_id(digest.hexdigest()) for digest in digests]
-    ids = [int(number) for number in np.ravel(id)]
-    whole = np.asarray(id).dtype.kind in "iu"
-    if not whole or len(ids) != count or not all(0 <= number < 2**31 for number in ids):
-        raise ValueError(
-            f"id: expected {count} whole numbers of 0 to 2**31 - 1, found {id!r}"
-        )
-    return ids

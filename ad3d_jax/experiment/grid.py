@@ -5,6 +5,7 @@ is told of and the others go on; a grid that was stopped goes on with the same c
 may grow.
 """
 
+import dataclasses
 import itertools
 import os
 import signal
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from ad3d_jax.experiment import workers
+from ad3d_jax.experiment import pretrained, scopes, workers
 from ad3d_jax.experiment.cells import SAMPLE_SET, Grid, cell_folder, keep
 from ad3d_jax.experiment.config import (
     changed,
@@ -29,11 +30,14 @@ from ad3d_jax.experiment.config import (
 from ad3d_jax.experiment.run import run
 from ad3d_jax.experiment.state import build_system
 from ad3d_jax.experiment.status import PREEMPTED
-from ad3d_jax.experiment.tables import write_tables
+from ad3d_jax.experiment.table_files import write_tables
 from ad3d_jax.workdir import names
 from ad3d_jax.workdir.json_files import write_json
 from ad3d_jax.workdir.places import local
-from data_pipelines import layout
+from data_pipelines import layout, synthetic
+from data_pipelines.arrangements import MVTEC_3D
+
+ALL = "all"  # in place of the names of classes
 
 
 class Cell(NamedTuple):
@@ -42,6 +46,7 @@ class Cell(NamedTuple):
     system: str
     category: str
     seed: int
+    control: bool = False  # with random weights in place of its files'
 
     @property
     def folder(self) -> Path:
@@ -53,12 +58,12 @@ class GridResult(NamedTuple):
     """What became of a grid."""
 
     counts: dict[str, int]  # of cells that are done, failed and stopped
-    tables: list[Path]  # Markdown, CSV and HTML; see `tables`
+    tables: list[Path]  # Markdown, CSV, HTML and LaTeX; see `table_files`
 
 
 def grid(
     systems: Sequence[str],
-    categories: Sequence[str],
+    categories: str | Sequence[str] = ALL,
     seeds: Sequence[int] = (0,),
     *,
     workdir: str | os.PathLike,
@@ -66,42 +71,116 @@ def grid(
     dataset: str = "",
     mask_size: int = 256,
     set: Mapping[str, Any] | Sequence[str] = (),
+    control: bool = False,
     jobs: int = 1,
 ) -> GridResult:
     """Runs what is not done of a grid and writes its tables.
 
     Args:
-        systems: names of configurations, such as "draem:cpu".
-        categories: classes.
+        systems: names of configurations, such as "draem:cpu", paths of their files, or
+            "module:NAME" of systems outside this library.
+        categories: classes; "all" or none = all that the data hold.
         seeds: of training.
         workdir: folder of the grid; made if need be.
         data: folder of classes; "" = the generated sample set.
         dataset: whose published figures stand beside ours; "" = mvtec_3d, or none
             beside the sample set.
         mask_size: side of all maps and masks, pixels.
-        set: fields of every configuration by dotted names, or texts FIELD=VALUE.
+        set: fields by dotted names, or texts FIELD=VALUE, of every configuration, or
+            NAME:FIELD of those of one name or system; see `scopes`.
+        control: each configuration that has networks from files is run with random
+            weights, too, and stands in the tables so.
         jobs: processes at a time.
 
     Raises:
-        ValueError: a configuration or a field is unknown, or the folder holds a grid
-            that was made under other conditions.
+        ValueError: a configuration or a field is unknown, a setting is for none of the
+            configurations, or the folder holds a grid that was made under other
+            conditions.
     """
-    root = os.fspath(data)
-    texts = set
-    if isinstance(set, Mapping):
-        texts = [f"{name}={written(value)}" for name, value in set.items()]
-    asked = Grid(
-        systems=tuple(systems),
-        categories=tuple(categories),
-        seeds=tuple(seeds),
-        dataset=dataset or (layout.MVTEC_3D if root else SAMPLE_SET),
-        mask_size=mask_size,
-        data_root=root,
-        overrides=tuple(texts),
-    )
+    asked = ask(systems, categories, seeds, data, dataset, mask_size, set, control)
+    return run_grid(asked, workdir, jobs)
+
+
+def run_grid(asked: Grid, workdir: str | os.PathLike, jobs: int) -> GridResult:
+    """Runs what is not done of a grid and writes its tables; see `grid`."""
     folder = local(workdir, "workdir")
     counts = run_cells(asked, folder, jobs)
     return GridResult(counts, write_tables(folder))
+
+
+def ask(
+    systems: Sequence[str],
+    categories: str | Sequence[str],
+    seeds: Sequence[int],
+    data: str | os.PathLike,
+    dataset: str,
+    mask_size: int,
+    set: Mapping[str, Any] | Sequence[str],
+    control: bool,
+) -> Grid:
+    """Returns a grid whose configurations were all looked at; see `grid`."""
+    root, texts = os.fspath(data), set
+    if isinstance(set, Mapping):
+        texts = [f"{name}={written(value)}" for name, value in set.items()]
+    systems = tuple(dict.fromkeys(systems))
+    for_all, own = scopes.apart(texts, {name: load(name).system for name in systems})
+    asked = Grid(
+        systems=systems,
+        categories=classes(categories, root),
+        seeds=tuple(dict.fromkeys(seeds)),
+        dataset=dataset or (MVTEC_3D if root else SAMPLE_SET),
+        mask_size=mask_size,
+        data_root=root,
+        overrides=for_all,
+        settings=own,
+    )
+    configs = {cell.system: config for cell, config in configs_of(asked).items()}
+    if not control:
+        return asked
+    parts = {x: pretrained.networks(y, build_system(y)) for x, y in configs.items()}
+    controls = {name: found for name, found in parts.items() if found}
+    tqdm.write(f"with random weights, too: {', '.join(controls) or 'none'}")
+    return dataclasses.replace(asked, controls=controls)
+
+
+def classes(categories: str | Sequence[str], root: str) -> tuple[str, ...]:
+    """Returns the names of classes; those that the data hold where all are asked for.
+
+    Raises:
+        ValueError: the data hold none.
+    """
+    named = (categories,) if isinstance(categories, str) else tuple(categories)
+    if named not in ((), (ALL,)):
+        return tuple(dict.fromkeys(named))
+    if not root:
+        return synthetic.CATEGORIES
+    found = layout.categories(Path(root).expanduser())
+    if not found:
+        raise ValueError(f"categories: {root} has no folder with train in it")
+    return tuple(found)
+
+
+def configs_of(asked: Grid) -> dict[Cell, ConfigDict]:
+    """Returns the configuration of each cell, controls behind their systems.
+
+    Raises:
+        ValueError: nothing is asked for, or a configuration is wrong.
+    """
+    for name in ("systems", "categories", "seeds"):
+        if not getattr(asked, name):
+            raise ValueError(f"{name}: expected one at least, found none")
+    rows = [(x, c) for x in asked.systems for c in (False, True)]
+    rows = [(x, control) for x, control in rows if not control or x in asked.controls]
+    cells = [
+        Cell(system, category, seed, control)
+        for (system, control), category, seed in itertools.product(
+            rows, asked.categories, asked.seeds
+        )
+    ]
+    configs = {cell: config_of(asked, cell) for cell in cells}
+    for config in configs.values():
+        build_system(config)
+    return configs
 
 
 def run_cells(asked: Grid, folder: Path, jobs: int = 1) -> dict[str, int]:
@@ -110,20 +189,12 @@ def run_cells(asked: Grid, folder: Path, jobs: int = 1) -> dict[str, int]:
     Raises:
         ValueError: see `grid`.
     """
-    for name in ("systems", "categories", "seeds"):
-        if not getattr(asked, name):
-            raise ValueError(f"{name}: expected one at least, found none")
-    cells = [
-        Cell(*c)
-        for c in itertools.product(asked.systems, asked.categories, asked.seeds)
-    ]
-    configs = {cell: config_of(asked, cell) for cell in cells}
-    for config in configs.values():
-        build_system(config)
+    configs = configs_of(asked)
     keep(asked, folder)
-    due = [c for c in cells if not (folder / c.folder / names.METRICS).exists()]
-    tqdm.write(f"{len(cells)} cells, {len(cells) - len(due)} of them done")
-    counts = {"done": len(cells) - len(due), "failed": 0, "stopped": 0}
+    due = [c for c in configs if not (folder / c.folder / names.METRICS).exists()]
+    done = len(configs) - len(due)
+    tqdm.write(f"{len(configs)} cells, {done} of them done")
+    counts = {"done": done, "failed": 0, "stopped": 0}
     running: list[workers.Process] = []
     with workers.stopping(running) as asked_to_stop, ThreadPoolExecutor(jobs) as pool:
 
@@ -147,16 +218,22 @@ def config_of(asked: Grid, cell: Cell) -> ConfigDict:
     Raises:
         ValueError: it, or a field, is unknown.
     """
-    config = changed(
-        load(cell.system),
-        {
-            "seed": cell.seed,
-            "data.category": cell.category,
-            "data.root": asked.data_root,
-            "data.mask_size": asked.mask_size,
-        },
-    )
-    return changed(config, read_texts(config, asked.overrides))
+    fields = {
+        "seed": cell.seed,
+        "data.category": cell.category,
+        "data.root": asked.data_root,
+        "data.mask_size": asked.mask_size,
+    }
+    texts = (*asked.overrides, *asked.settings.get(cell.system, ()))
+    config = changed(load(cell.system), fields)
+    try:
+        config = changed(config, read_texts(config, texts))
+    except ValueError as error:
+        raise ValueError(f"{cell.system}: {error}") from None
+    if cell.control:
+        parts = asked.controls[cell.system]
+        config = changed(config, {f"weights.{part}": "" for part in parts})
+    return config
 
 
 def run_cell(config: ConfigDict, place: Path, running: list[workers.Process]) -> str:

@@ -14,6 +14,7 @@ from ad3d_jax.workdir.checkpoint import has_tree
 from ad3d_jax.workdir.folder import WorkdirError, differences, has_run
 from ad3d_jax.workdir.json_files import read_json, to_json, write_json
 from ad3d_jax.workdir.unreadable import reading
+from data_pipelines.sensor_file import of_table
 from data_pipelines.sources import Data
 
 # Fields that a fitted state does not depend on: where the data lies, whose digest is
@@ -37,6 +38,7 @@ class Origin(NamedTuple):
     distances: Sequence[float]  # least and greatest of train, metres; [] = not known
     weights: Mapping[str, Any]  # what is said of the files that brought a part
     changes: Sequence[str] = ()  # "field: old -> new" that a fit under way was allowed
+    sensor: Mapping[str, Any] | None = None  # as declared, see `sensor_file.to_table`
 
     @property
     def configuration(self) -> ConfigDict:
@@ -64,7 +66,8 @@ def origin_of(
     measured = [metres for metres in found if metres is not None]
     distances = [min(measured), max(measured)] if measured else []
     return Origin(
-        *(plain(config), to_json(recipe), known, sizes, distances, to_json(weights))
+        *(plain(config), to_json(recipe), known, sizes, distances, to_json(weights)),
+        sensor=to_json(data.manifest["sensor"]),
     )
 
 
@@ -82,9 +85,12 @@ def read(folder: Path) -> Origin | None:
                 f"file; remove {folder / names.CHECKPOINTS} and fit anew"
             )
         return None
-    needs = (*Origin._fields, *(f"config.{name}" for name in NEEDS))
+    needs = (name for name in Origin._fields if name != "sensor")  # the newest
+    needs = (*needs, *(f"config.{name}" for name in NEEDS))
     found = read_json(path, needs=needs)
     with reading(path):
+        if found.get("sensor") is not None:
+            of_table("sensor", found["sensor"])
         ranges.check(fields.values(from_plain(found["config"])))
         recipes.check_kept(found["recipe"])
         return Origin(**found)
@@ -111,6 +117,7 @@ def begin(folder: Path, origin: Origin) -> None:
             **(fields_changed if finished else {}),
             **differences({"recipe": before.recipe}, {"recipe": origin.recipe}),
             **differences({"data": before.data}, {"data": origin.data}),
+            **differences({"sensor": before.sensor}, {"sensor": origin.sensor}),
             **differences(_digests(before), _digests(origin)),
         },
     )

@@ -39,7 +39,7 @@ def bring(config: ConfigDict, system: System) -> Brought:
         ValueError: a file cannot be had or read, does not fit, or is known to hold
             another set than the part accepts.
     """
-    made = {phase.pretrained for phase in system.phases}
+    made = parts_made(system)
     trees, facts = {}, {}
     for row in system.pretrained:
         name, value = row.name, config.weights.get(row.name, "")
@@ -48,7 +48,7 @@ def bring(config: ConfigDict, system: System) -> Brought:
         part = row.get(shapes(config, system))
         if value:
             trees[name], facts[name] = read(config, row, value, part)
-        elif any(jnp.issubdtype(x.dtype, jnp.floating) for x in jax.tree.leaves(part)):
+        elif is_network(part):
             facts[name] = RANDOM
             logging.warning(
                 "RANDOM WEIGHTS: the %s of %s was not trained, so that figures are not "
@@ -56,6 +56,27 @@ def bring(config: ConfigDict, system: System) -> Brought:
                 *(name, config.system, name),
             )
     return Brought(trees, facts)
+
+
+def parts_made(system: System) -> set[str | None]:
+    """Returns the names of the parts that phases make."""
+    return {phase.pretrained for phase in system.phases}
+
+
+def is_network(part: Tree) -> bool:
+    """Returns whether a part holds floating numbers, as networks do."""
+    leaves = jax.tree.leaves(part)
+    return any(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves)
+
+
+def networks(config: ConfigDict, system: System) -> tuple[str, ...]:
+    """Returns the names of the parts that files bring and that are random without."""
+    named = set(loaded(config)) - parts_made(system)
+    rows = [row for row in system.pretrained if row.name in named]
+    if not rows:
+        return ()
+    state = shapes(config, system)
+    return tuple(row.name for row in rows if is_network(row.get(state)))
 
 
 def shapes(config: ConfigDict, system: System) -> State:

@@ -111,7 +111,8 @@ def workdir_of(config: ConfigDict, workdir: str | os.PathLike = "") -> Path:
     """Returns the folder of a run, by default runs/<system>-<category>."""
     if os.fspath(workdir):
         return local(workdir, "workdir")
-    return Path("runs") / f"{config.system}-{category_of(config)}"
+    name = names.configuration_name(config.system)
+    return Path("runs") / f"{name}-{category_of(config)}"
 
 
 @contextlib.contextmanager

@@ -9,11 +9,12 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from ad3d_jax.base import Array, Batch, State, System, Tree
-from ad3d_jax.devices import processes
+from ad3d_jax.devices import kept, processes
 from ad3d_jax.fit.positions import unpack_state
-from ad3d_jax.systems import SYSTEMS, build, nearest
+from ad3d_jax.systems import build, entry_of, nearest
 from ad3d_jax.workdir import names
 from ad3d_jax.workdir.checkpoint import has_tree, load_tree
+from ad3d_jax.workdir.json_files import to_json
 
 KEYS = {"init": 0, "fit": 1, "score": 2, "images": 3, "synthesis": 4}
 NOTHING: Mapping[str, Tree] = MappingProxyType({})
@@ -27,7 +28,7 @@ def key_of(config: ConfigDict, use: str) -> Array:
 def build_system(config: ConfigDict) -> System:
     """Returns the system; raises ValueError where a field is wrong."""
     system = build(config.system, config.model.to_dict())
-    known = SYSTEMS[config.system].hyper
+    known = entry_of(config.system).hyper
     for name in config.hyper:
         if name not in known:
             raise ValueError(f"hyper.{name}: no such field{nearest(name, known)}")
@@ -56,6 +57,21 @@ def check_parts(config: ConfigDict, system: System) -> None:
                 f"save_weights.{name}: no phase makes {name} where weights.{name}="
                 f"{file} brings it; leave one of the two empty"
             )
+
+
+def traced_from(config: ConfigDict, system: System) -> kept.Facts:
+    """Returns what the traces of a system depend on besides shapes, as JSON.
+
+    None where that is not known: of a system that is not of this library, or changed.
+    """
+
+    def ours(function) -> bool:
+        return function.__module__.startswith("ad3d_jax.")
+
+    made_by = entry_of(config.system).factory
+    if not all(map(ours, (system.init, system.score, made_by))):
+        return None
+    return {"system": config.system, "model": to_json(config.model.to_dict())}
 
 
 def initial_state(
@@ -101,7 +117,8 @@ def fitted_state(
     processes.wait_for(path)
     if not has_tree(path):
         raise ValueError(f"{path}: no fitted state; fit first")
-    like = jax.eval_shape(system.init, key_of(config, "init"), batch)
+    key, facts = key_of(config, "init"), traced_from(config, system)
+    like = kept.shapes(system.init, key, batch, facts=facts)
     hyper = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in config.hyper}
     like = like._replace(hyper={**like.hyper, **hyper})
     return unpack_state(like, load_tree(path))

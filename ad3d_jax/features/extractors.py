@@ -6,7 +6,12 @@ from typing import NamedTuple
 
 from ad3d_jax.base import Array, Pretrained, State, Tree
 from ad3d_jax.features.inputs import HALF, IMAGENET, Inputs
-from ad3d_jax.features.resnet import init_resnet, read_resnet, resnet_maps
+from ad3d_jax.features.resnet import (
+    init_resnet,
+    read_resnet,
+    resnet_maps,
+    resnet_reach,
+)
 from ad3d_jax.features.vit import init_vit, read_vit, vit_maps
 from ad3d_jax.nn.resnet import LAYERS
 from ad3d_jax.nn.vit import VITS
@@ -20,6 +25,8 @@ class Extractor(NamedTuple):
     read: Callable[[str | os.PathLike, Tree], Tree]  # (file, like) -> its weights
     layers: tuple[str, ...]  # what can be tapped, shallow to deep
     inputs: Inputs = IMAGENET  # constants by which `apply` normalises
+    # layer -> (reach, stride) in pixels, see `resnet_reach`; None: it sees all of it
+    reach: Callable[[str], tuple[int, int]] | None = None
 
 
 def _resnet(name: str) -> Extractor:
@@ -28,6 +35,7 @@ def _resnet(name: str) -> Extractor:
         apply=lambda params, rgb, layers: resnet_maps(params, name, rgb, layers),
         read=lambda file, like: read_resnet(file, name, like),
         layers=LAYERS,
+        reach=lambda layer: resnet_reach(name, layer),
     )
 
 

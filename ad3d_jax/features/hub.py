@@ -101,7 +101,8 @@ def _reason(error: Exception, name: HubName, field: str) -> str:
                 f"{name.repository} holds no {name.file} at revision {name.revision},"
                 " and other formats may run code when they are opened: name a file of"
                 f" it by {flag}{name.repository}:FILE, or convert one with"
-                f" tools/convert_torch.py and name the result by {flag}FILE"
+                " `python -m experiments.convert_torch` and name the result by"
+                f" {flag}FILE"
             )
         case errors.LocalEntryNotFoundError():
             why = (

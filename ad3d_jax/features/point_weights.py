@@ -26,8 +26,8 @@ def read_points(file: str | os.PathLike, name: str, like: Tree) -> Tree:
     """Returns the weights of a network from a file, as `points.init_points`.
 
     Names are those of the published files of Point-MAE and Point-BERT, as
-    `tools/convert_torch.py` leaves them, or this library's. Of a whole checkpoint the
-    network is taken: `base_model`, in it `MAE_encoder` or `transformer_q`, behind
+    `experiments.convert_torch` leaves them, or this library's. Of a whole checkpoint
+    the network is taken: `base_model`, in it `MAE_encoder` or `transformer_q`, behind
     `module` or not. Decoders, heads, mask tokens, optimisers and blocks deeper than
     those of `like` are passed over.
 

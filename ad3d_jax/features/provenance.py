@@ -14,7 +14,7 @@ def provenance(file: str | os.PathLike) -> str | None:
     """Returns which public set of weights a file holds, one of SOURCES, or None.
 
     The file is known by its own digest, where it comes from the hub; by that of the
-    torch file that `tools/convert_torch.py` made it from, as its metadata say; or by
+    torch file that `experiments.convert_torch` made it from, as its metadata say; or by
     that of its tensors, whatever the file that carries them. None means unknown.
 
     Args:

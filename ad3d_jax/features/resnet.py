@@ -74,6 +74,24 @@ def resnet_maps(
     return network.apply({"params": params}, normalised(rgb, IMAGENET), tuple(layers))
 
 
+def resnet_reach(name: str, layer: str) -> tuple[int, int]:
+    """Returns how far a layer sees, and its stride, both in pixels of the image.
+
+    What a layer holds at row i depends on the pixels from row i * stride - reach to
+    i * stride + reach alone.
+    """
+    network, last = RESNETS[name], LAYERS.index(layer)
+    reach, stride = 3, 2  # of a kernel of 7, with stride 2
+    if last:
+        reach, stride = reach + stride, 2 * stride
+    for stage, depth in enumerate(network.depths[:last]):
+        convolutions = depth if network.bottleneck else 2 * depth  # of 3 x 3
+        reach += stride  # the first one, which may have a stride
+        stride *= 2 if stage else 1
+        reach += (convolutions - 1) * stride
+    return reach, stride
+
+
 def read_resnet(file: str | os.PathLike, name: str, like: Tree) -> Tree:
     """Returns the weights of a network from a file, as `init_resnet`.
 

@@ -18,7 +18,7 @@ def read_signed_distance(file: str | os.PathLike, like: Tree) -> Tree:
     """Returns encoder, decoder and the encoder's batch statistics from a file.
 
     Names are this library's, or those of the public checkpoints as
-    `tools/convert_torch.py` leaves them: `sdf_model/encoder/conv1/weight`,
+    `experiments.convert_torch` leaves them: `sdf_model/encoder/conv1/weight`,
     `sdf_model/NIF/fc40/weight_v` and so on, a common prefix or not.
 
     Args:

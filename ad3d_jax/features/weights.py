@@ -227,7 +227,7 @@ def _refusal(path: Path, found: str) -> str:
     return (
         f"{path}: expected weights as .safetensors or .npz, found {found}, which can"
         " run code when it is opened; where you trust its source, convert it first:"
-        f" python tools/convert_torch.py {path.name} {target}"
+        f" python -m experiments.convert_torch {path.name} {target}"
     )
 
 

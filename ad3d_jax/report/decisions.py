@@ -28,9 +28,9 @@ def decisions_section(metrics: dict[str, Any], rows: tuple[Row, ...]) -> str:
     source = SOURCES.get(str(point.get("source")), str(point.get("source")))
     bound = number(point.get("bound"), 3)
     words = [
-        f"{samples} {source} set the threshold, and nothing of the test set. Of good "
-        f"parts like these at most {bound} are called defective on average over such "
-        f"sets of samples; {alpha:g} was asked for."
+        f"{samples} {source} set the threshold, and nothing of the test set. On "
+        f"average over such sets of samples at most the share {bound} of good parts "
+        f"like these is called defective; {alpha:g} was asked for."
     ]
     if note := said.get("threshold"):
         words.append(f"{note[:1].upper()}{note[1:]}.")

@@ -1,4 +1,7 @@
-"""Small pieces of HTML; whatever comes from a file is escaped here."""
+"""Small pieces of HTML; whatever comes from a file is escaped here.
+
+So is what goes into Markdown and LaTeX.
+"""
 
 import base64
 import html
@@ -13,6 +16,23 @@ import numpy as np
 DASH = "–"
 # What means something else in Markdown; an underscore within a word does not.
 MARKS = re.compile(r"[\\`*\[\]<>|~]|(?<!\w)_|_(?!\w)")
+# What means something else in LaTeX; it also joins two hyphens.
+LATEX = {
+    **{mark: f"\\{mark}" for mark in "#$%&_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "`": r"\textasciigrave{}",
+    "'": r"\textquotesingle{}",
+    '"': r"\textquotedbl{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "[": "{[}",  # at the beginning of a row it would be an argument of \\
+    "*": "{*}",
+    "±": r"$\pm$",
+    DASH: r"\textendash{}",
+}
 PANEL = 320  # longest side of an embedded image, pixels
 STYLE = """
 :root{--ink:#1f2a37;--soft:#52606d;--line:#e1e6ec;--ground:#f7f8fa;--blue:#0b5cad}
@@ -78,6 +98,14 @@ def markdown(value: object) -> str:
     """Returns a value as text of a line of Markdown, also within a table."""
     plain = str(value).encode("utf-8", "replace").decode("utf-8")
     return MARKS.sub(r"\\\g<0>", " ".join(plain.split()))
+
+
+def latex(value: object) -> str:
+    """Returns a value as text of a line of LaTeX, also within a table."""
+    plain = str(value).encode("utf-8", "replace").decode("utf-8")
+    line = " ".join("".join(x if x.isprintable() else " " for x in plain).split())
+    escaped = "".join(LATEX.get(letter, letter) for letter in line)
+    return re.sub("-(?=-)", "-{}", escaped)
 
 
 def link(name: str, *folders: str) -> str:

@@ -167,8 +167,9 @@ def cautions(rows: tuple[Row, ...]) -> list[str]:
     """Returns a sentence for each kind of which there are few samples."""
     counts = {"good": sum(row.label == 0 for row in rows)}
     counts["defective"] = len(rows) - counts["good"]
+    few = "test images: each moves the image-level figures visibly."
     return [
-        f"Only {count} {kind} test images: each moves the image-level figures visibly."
+        f"Only {count} {kind} {few}" if count else f"There is no {kind} test image."
         for kind, count in counts.items()
         if rows and count < FEW
     ]

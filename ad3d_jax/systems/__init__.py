@@ -2,8 +2,8 @@
 
 import dataclasses
 import difflib
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 from ad3d_jax.base import System
 from ad3d_jax.systems import (
@@ -21,18 +21,10 @@ from ad3d_jax.systems import (
 )
 from ad3d_jax.systems.dsr import dsr as dsr2d
 from ad3d_jax.systems.dsr import dsr3d
+from ad3d_jax.systems.entry import Entry, imported
 from ad3d_jax.systems.m3dm import config as m3dm_config
 from ad3d_jax.systems.m3dm import m3dm, m3dm_nr
 from ad3d_jax.systems.shape_guided import shape_guided
-
-
-class Entry(NamedTuple):
-    """How a system is configured and built."""
-
-    config: type  # frozen dataclass of structural choices
-    factory: Callable[[Any], System]  # config -> System
-    hyper: Mapping[str, float]  # numeric hyperparameters and their defaults
-
 
 SYSTEMS: dict[str, Entry] = {
     "btf": Entry(btf.Config, btf.btf, {}),
@@ -55,6 +47,19 @@ SYSTEMS: dict[str, Entry] = {
 }
 
 
+def entry_of(name: str) -> Entry:
+    """Returns a row of SYSTEMS, or the system outside that `module:NAME` names.
+
+    Raises:
+        ValueError: there is none; the nearest name is given. See `entry.imported`.
+    """
+    if ":" in name:
+        return imported(name)
+    if name not in SYSTEMS:
+        raise ValueError(f"system: unknown name {name!r}{nearest(name, SYSTEMS)}")
+    return SYSTEMS[name]
+
+
 def build(name: str, model: Mapping[str, Any]) -> System:
     """Returns the named system with `model` as its configuration.
 
@@ -62,9 +67,7 @@ def build(name: str, model: Mapping[str, Any]) -> System:
         ValueError: the system or a field is unknown (the nearest name is given), or a
             value is of another type than the field's default.
     """
-    entry = SYSTEMS.get(name)
-    if entry is None:
-        raise ValueError(f"system: unknown name {name!r}{nearest(name, SYSTEMS)}")
+    entry = entry_of(name)
     defaults = {f.name: f.default for f in dataclasses.fields(entry.config)}
     values = {}
     for field, value in model.items():
@@ -96,7 +99,10 @@ def field_words(system: str, name: str) -> str:
 
 
 def _fields_of(system: str) -> dict[str, dataclasses.Field]:
-    return {field.name: field for field in dataclasses.fields(SYSTEMS[system].config)}
+    config = entry_of(system).config
+    if not issubclass(config, fields.Fields):  # it says nothing of what it may hold
+        return {}
+    return {field.name: field for field in dataclasses.fields(config)}
 
 
 def nearest(name: str, known) -> str:

@@ -3,8 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ad3d_jax.base import Array, Batch, Pretrained, State
-from ad3d_jax.features.extractors import deepest, init_backbone, pretrained_backbone
+from ad3d_jax.base import Array, Batch, Local, Pretrained, Scores, State
+from ad3d_jax.features.extractors import (
+    deepest,
+    extractor,
+    init_backbone,
+    pretrained_backbone,
+)
 from ad3d_jax.features.modalities import embed_maps, map_names, modality_maps
 from ad3d_jax.systems.fields import Fields
 
@@ -47,6 +52,34 @@ def cached_maps(config: Backboned, state: State, batch: Batch) -> dict[str, Arra
         config.modalities,
         config.layers,
     )
+
+
+def local(
+    config: Backboned,
+    size: int,
+    cells: Callable[[Array, State, Batch], Array],
+    whole: Callable[[Array, tuple[int, int]], Scores],
+) -> Local | None:
+    """Returns how patches are scored part by part; None where a part does not suffice.
+
+    It does not for networks that attend to the whole image, nor for depth, which is
+    scaled by the extremes of the whole image.
+
+    Args:
+        config: names network, layers and modalities.
+        size: cells of a side of a patch's neighbourhood in each layer.
+        cells: scores of the patches, on the grid of the first layer.
+        whole: see `base.Local`.
+    """
+    reach = extractor(config.backbone).reach
+    if reach is None or config.modalities != ("rgb",):
+        return None
+    seen = [reach(layer) for layer in config.layers]
+    strides = [stride for _, stride in seen]
+    far = max(pixels + (size // 2) * stride for pixels, stride in seen)
+    if len(set(strides)) > 1:  # layers are interpolated on one grid
+        far += max(strides)
+    return Local(cells, whole, far, strides[0], max(strides))
 
 
 def features(

@@ -138,15 +138,8 @@ def compare(config: Bank, state: State, grid: Array, size: tuple[int, int]) -> S
         grid: [B,h,w,D] float32 patch features.
         size: (H, W) of the map.
     """
-    bank = state.memory["bank"]
-    count, height, width, dimensions = grid.shape
-    queries = grid.reshape(-1, dimensions)
-    found = knn.nearest(bank, queries, config.neighbours, config.mode)
-    distance = found.distance
-    if config.distance == "squared":
-        distance = distance**2
-    patch_scores = jnp.mean(distance, axis=1).reshape(count, -1)
-    matched = found.number[:, 0].reshape(count, -1)
+    bank, (count, height, width, _) = state.memory["bank"], grid.shape
+    patch_scores, matched = patches_compared(config, state, grid)
     image = reweight.image_score(
         bank, as_rows(grid), patch_scores, matched, config.reweight, config.support
     )
@@ -156,6 +149,21 @@ def compare(config: Bank, state: State, grid: Array, size: tuple[int, int]) -> S
         match = worst_match(patch_scores, origin, (height, width), size)
     cells = patch_scores.reshape(count, height, width, 1)
     return Scores(map=UPSAMPLE[config.upsample](cells, size), image=image, match=match)
+
+
+def patches_compared(config: Bank, state: State, grid: Array) -> tuple[Array, Array]:
+    """Returns scores of patches and the rows they matched, both [B,P].
+
+    Args: see `compare`; P = h*w, row by row.
+    """
+    count, dimensions = len(grid), grid.shape[-1]
+    queries = grid.reshape(-1, dimensions)
+    found = knn.nearest(state.memory["bank"], queries, config.neighbours, config.mode)
+    distance = found.distance
+    if config.distance == "squared":
+        distance = distance**2
+    scores = jnp.mean(distance, axis=1).reshape(count, -1)
+    return scores, found.number[:, 0].reshape(count, -1)
 
 
 def worst_match(

@@ -9,7 +9,9 @@ release, whose constants are the defaults, and anomalib. What differs is in the 
 from dataclasses import dataclass
 from functools import partial
 
-from ad3d_jax.base import State, System
+import jax.numpy as jnp
+
+from ad3d_jax.base import Scores, State, System
 from ad3d_jax.features.modalities import needed_fields
 from ad3d_jax.features.patches import concat_patches, patchcore_patches
 from ad3d_jax.ops.blur import BORDERS, gaussian_blur
@@ -42,13 +44,25 @@ def patchcore(config: Config = Config()) -> System:  # noqa: B008 (immutable)
         state = State(frozen=backbones.init_frozen(config, key))
         return banks.with_empty_bank(config, state, embed, batch)
 
+    def blur(map):
+        return gaussian_blur(map, config.sigma, border=config.border)
+
     def score(key, state, batch):
         """Returns smoothed patch scores and the largest one, re-weighted."""
         grid = embed(state, batch)
         scores = banks.compare(config, state, grid, map_size(batch))
-        blurred = gaussian_blur(scores.map, config.sigma, border=config.border)
-        return scores._replace(map=blurred)
+        return scores._replace(map=blur(scores.map))
 
+    def cells(key, state, batch):
+        grid = embed(state, batch)
+        scores, _ = banks.patches_compared(config, state, grid)
+        return scores.reshape(*grid.shape[:3], 1)
+
+    def whole(cells, size):
+        map = blur(banks.UPSAMPLE[config.upsample](cells, size))
+        return Scores(map, image=jnp.max(cells, axis=(1, 2, 3)))
+
+    plain = config.reweight == "none"  # else features of the worst patch are needed
     return System(
         name="patchcore",
         needs_fit=needs,
@@ -59,4 +73,5 @@ def patchcore(config: Config = Config()) -> System:  # noqa: B008 (immutable)
         pretrained=backbones.pretrained_parts(config),
         cache=partial(backbones.cached_maps, config),
         sharded=("bank",),
+        local=backbones.local(config, size, cells, whole) if plain else None,
     )

@@ -27,6 +27,7 @@ from ad3d_jax.systems.backbones import (
     Backboned,
     cached_maps,
     init_frozen,
+    local,
     pretrained_parts,
 )
 from ad3d_jax.systems.fields import at_least, numbers
@@ -96,13 +97,19 @@ def simplenet(config: Config = Config()) -> System:  # noqa: B008 (immutable)
         }
         return hinge(clean, noisy, margin), scope.sums, info
 
-    def score(key, state, batch):
-        """Returns the discriminator's negated output, smoothed, and its maximum."""
+    def cells(key, state, batch):
+        """Returns the discriminator's negated output."""
         scope = scoring(state)
         adapted = scope.apply("adaptor", networks["adaptor"], patches(batch))
-        grid = -scope.apply("discriminator", networks["discriminator"], adapted)
-        map = gaussian_blur(resize_bilinear(grid, map_size(batch)), config.sigma)
-        return Scores(map, image=jnp.max(grid, axis=(1, 2, 3)))
+        return -scope.apply("discriminator", networks["discriminator"], adapted)
+
+    def whole(cells, size):
+        """Returns the cells, smoothed, and the largest of them."""
+        map = gaussian_blur(resize_bilinear(cells, size), config.sigma)
+        return Scores(map, image=jnp.max(cells, axis=(1, 2, 3)))
+
+    def score(key, state, batch):
+        return whole(cells(key, state, batch), map_size(batch))
 
     updates = (Update(loss, optimizer),)
     return System(
@@ -114,6 +121,7 @@ def simplenet(config: Config = Config()) -> System:  # noqa: B008 (immutable)
         score=score,
         pretrained=pretrained_parts(config),
         cache=partial(cached_maps, config),
+        local=local(config, 3, cells, whole),
     )
 
 

@@ -35,7 +35,14 @@ from ad3d_jax.testing.comparison import (
     require,
     same,
 )
-from ad3d_jax.testing.samples import degenerate, only, pad, take
+from ad3d_jax.testing.samples import (
+    columns,
+    degenerate,
+    only,
+    pad,
+    side_by_side,
+    take,
+)
 from ad3d_jax.testing.trial import ROWS, SAMPLES, Trial, engine, key
 from ad3d_jax.workdir.checkpoint import Checkpointer
 
@@ -44,6 +51,8 @@ DRAWS = 2  # keys that a comparison in float64 is made for
 # Agreement in float64: where a gradient is nothing, as that of a bias before a
 # normalisation, Adam makes a step of its rounding; 2e-7 found on two devices.
 CLOSE = 1e-6
+# Of scores of one place in pictures of two sizes, whose sums have other orders.
+PARTS_CLOSE = 1e-4
 
 
 def init_depends_on_key_and_shapes_alone(trial: Trial) -> None:
@@ -198,6 +207,34 @@ def maps_have_the_size_of_the_input(trial: Trial) -> None:
             most = (*shape[1:], size, *shape[1:])
             inside = (scores.match >= 0).all() and (scores.match < most).all()
             require(bool(inside), f"match below {most}", scores.match.tolist())
+
+
+def parts_are_those_of_the_whole(trial: Trial) -> None:
+    """Where a system is local, a part of a picture is scored as in the whole of it."""
+    local, state = trial.system.local, trial.fitted
+    if local is None:
+        return
+    cells = jax.jit(
+        lambda batch: local.cells(key(), state, with_cache(trial.system, state, batch))
+    )
+    batch = without_truth(trial.batch)
+    found = jax.jit(local.whole, static_argnums=1)(cells(batch), trial.shape[1:])
+    expected = trial.scores(batch)
+    for name in ("map", "image"):
+        one, other = (getattr(scores, name) for scores in (found, expected))
+        near(one, other, trial.rounding, f"{name} of all cells, as of score,")
+    # The part begins and ends within the picture; what is compared is out of reach of
+    # either end.
+    margin = -(-local.reach // local.step) * local.step
+    first, core = local.step + margin, 2 * local.step
+    samples = -(-(first + core + margin + local.step) // trial.shape[2])
+    wide = side_by_side(without_truth(trial.make_batch(samples, seed=4)))
+    part = columns(wide, local.step, first + core + margin)
+    begin, count = margin // local.cell, core // local.cell
+    found = cells(part)[:, :, begin : begin + count]
+    begin = first // local.cell
+    expected = cells(wide)[:, :, begin : begin + count]
+    near(found, expected, PARTS_CLOSE, "scores of a part, beyond the reach of its ends")
 
 
 def a_planted_defect_raises_the_scores(trial: Trial) -> None:

@@ -47,6 +47,7 @@ CLAUSES = (
     Clause(3, clauses.a_device_of_padding_changes_nothing, devices=2),
     Clause(4, clauses.score_is_per_sample),
     Clause(5, clauses.maps_have_the_size_of_the_input),
+    Clause(5, clauses.parts_are_those_of_the_whole),
     Clause(6, clauses.a_planted_defect_raises_the_scores),
     Clause(7, clauses.same_key_and_data_give_the_same_bits),
     Clause(8, clauses.nothing_is_traced_again),

@@ -83,6 +83,20 @@ def take(batch: Batch, rows: Sequence[int]) -> Batch:
     return jax.tree.map(lambda x: x[np.asarray(rows, int)], batch)
 
 
+def side_by_side(batch: Batch) -> Batch:
+    """Returns one wide sample of all rows; its book-keeping is that of the first."""
+
+    def joined(x):
+        return np.concatenate(list(x), axis=1)[None] if x.ndim == 4 else x[:1]
+
+    return jax.tree.map(joined, batch)
+
+
+def columns(batch: Batch, first: int, last: int) -> Batch:
+    """Returns columns of all that has rows and columns."""
+    return jax.tree.map(lambda x: x[:, :, first:last] if x.ndim == 4 else x, batch)
+
+
 def pad(batch: Batch, count: int, garbage: float = np.nan) -> Batch:
     """Returns the batch with `count` more rows of weight 0 that hold garbage."""
 

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -48,3 +49,31 @@ def write_bytes(path: str | os.PathLike, content: bytes) -> None:
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Writes text as UTF-8, whole or not at all; see `open_whole`."""
     write_bytes(path, text.encode())
+
+
+@contextlib.contextmanager
+def new_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """Gives a folder to write into, which takes the place of `path` at the end.
+
+    Until then, and where the block fails, an earlier folder stays as it was. Where the
+    process dies between the two renames at the end, both lie beside `path`, under names
+    that end in UNFINISHED.
+
+    Raises:
+        OSError: the folder above it is missing or cannot be written to.
+        DiskFullError: no space is left; it names `path`.
+    """
+    path = Path(path)
+    new, earlier = (
+        path.with_name(f".{secrets.token_hex(8)}{UNFINISHED}") for _ in range(2)
+    )
+    try:
+        with writing(path):
+            new.mkdir()
+            yield new
+            if path.exists():
+                path.rename(earlier)
+            new.rename(path)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+    shutil.rmtree(earlier, ignore_errors=True)

@@ -64,9 +64,7 @@ def open_workdir(
         UnreadableError: there is a configuration, and it is damaged.
         DiskFullError: no space is left.
     """
-    folder = Path(path)
-    with writing(folder), _open_lock(folder) as lock:
-        _take(lock, folder, has_ended)
+    with held(path, has_ended) as folder:
         path = folder / names.CONFIG
         before = path.read_bytes() if path.exists() else None
         try:
@@ -76,6 +74,24 @@ def open_workdir(
             if before is not None:
                 write_bytes(path, before)
             raise
+
+
+@contextlib.contextmanager
+def held(
+    path: str | Path, has_ended: Callable[[Holder], bool] = lambda _: False
+) -> Iterator[Path]:
+    """Holds a folder for this process and gives it; it is made if need be.
+
+    Raises:
+        InUseError: another process holds the folder.
+        WorkdirError: the folder cannot be written to.
+        DiskFullError: no space is left.
+    """
+    folder = Path(path)
+    with writing(folder), _open_lock(folder) as lock:
+        _take(lock, folder, has_ended)
+        try:
+            yield folder
         finally:
             # The file stays: were it removed, another process could hold a lock on it
             # while a third makes a new one.

@@ -139,9 +139,9 @@ def check_tensorboard() -> None:
     """Raises ImportError where the package tensorboard is missing."""
     if importlib.util.find_spec("tensorboard") is None:
         raise ImportError(
-            "the TensorBoard log needs the package tensorboard (pip install "
-            "tensorboard); without it, leave the option off: the log has the same "
-            "values"
+            "the TensorBoard log needs the package tensorboard: pip install "
+            "'ad3d_jax[tensorboard]'; without it, leave the option off: the log has "
+            "the same values"
         )
 
 

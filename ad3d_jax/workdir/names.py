@@ -23,12 +23,19 @@ REPORT = "report"
 PAGE = "index.html"  # of the report; also of other folders of images
 FAILED = "failed.json"  # in place of metrics.json
 
+# Of a prediction, which has SCORES, too.
+PREDICTION = "prediction.json"  # what it was made with
+HEAT_MAPS = "heat_maps"
+OVERLAYS = "overlays"
+RAW = "raw"  # maps as numbers
+
 # Of a grid, whose cells are runs.
 GRID = "grid.json"
 OUTPUT = "output.txt"  # of a cell: what its process wrote
 TABLE_MARKDOWN = "table.md"
 TABLE_CSV = "table.csv"
 TABLE_PAGE = "table.html"
+TABLE_LATEX = "table.tex"
 
 # Of a study, whose trials are runs.
 STAGES = "stages.json"  # of a trial: its values before its end
@@ -42,6 +49,17 @@ def sample_name(defect: str, stem: str) -> str:
     One name for each (defect, stem): the last underscore stands between them.
     """
     return f"{plain_name(defect)}_{plain_name(stem, odd='_')}"
+
+
+def configuration_name(text: str) -> str:
+    """Returns what the folder of a configuration is called, one name for each.
+
+    Its colons become `-` and its `+` stay: `dbrn:cpu+rgb` has `dbrn-cpu+rgb`.
+    """
+    return "-".join(
+        "+".join(plain_name(word, odd="-") for word in part.split("+"))
+        for part in text.split(":")
+    )
 
 
 def plain_name(text: str, odd: str = "") -> str:

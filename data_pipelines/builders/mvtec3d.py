@@ -13,8 +13,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from data_pipelines import layout
+from data_pipelines.arrangements import MVTEC_3D, SPLITS
 from data_pipelines.errors import DatasetError
-from data_pipelines.layout import GOOD, SampleFiles
+from data_pipelines.pairing import GOOD, SampleFiles
 from data_pipelines.recipes import RECIPES
 from data_pipelines.samples import (
     Processed,
@@ -60,7 +61,7 @@ class Mvtec3dConfig(tfds.core.BuilderConfig):
 class Mvtec3d(tfds.core.GeneratorBasedBuilder):
     """RGB-D samples of one class; splits train, validation and test, in order."""
 
-    LAYOUT = layout.MVTEC_3D
+    LAYOUT = MVTEC_3D
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First version."}
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
@@ -112,7 +113,7 @@ class Mvtec3d(tfds.core.GeneratorBasedBuilder):
             ids = sample_ids(file_digests(samples))
         splits = {
             split: [files for files in samples if files.split == split]
-            for split in layout.SPLITS
+            for split in SPLITS
         }
         return {
             split: self._generate_examples(files, params, ids)

@@ -5,7 +5,7 @@ downloaded by hand, after registration, from
 mvtec.com/company/research/datasets/mvtec-ad.
 """
 
-from data_pipelines import layout
+from data_pipelines.arrangements import MVTEC_AD
 from data_pipelines.builders.mvtec3d import Mvtec3d, Mvtec3dConfig
 
 CATEGORIES = (
@@ -30,7 +30,7 @@ CATEGORIES = (
 class MvtecAd(Mvtec3d):
     """Images of one class of MVTec AD; splits train and test, in order."""
 
-    LAYOUT = layout.MVTEC_AD
+    LAYOUT = MVTEC_AD
     BUILDER_CONFIGS = [
         Mvtec3dConfig(name=name, recipe="raw", measured=frozenset(("rgb",)))
         for name in CATEGORIES

@@ -14,6 +14,7 @@ from data_pipelines.recipes.base import (
 from data_pipelines.resize import (
     INTERPOLATIONS,
     centre_crop,
+    crop_begins,
     resize_image,
     resize_linear,
     resize_nearest,
@@ -86,6 +87,66 @@ def resized_scene(params: Parameters, scene: Scene) -> Scene:
         maps=maps,
         height=height,
         sensed=scene.sample,
+    )
+
+
+def to_picture(
+    params: Parameters, values: np.ndarray, source: tuple[int, int]
+) -> np.ndarray:
+    """Returns a map of a resized sample at the sample's own size, [h,w] float32.
+
+    It is interpolated between the centres of pixels, as `resize_linear` does; NaN where
+    the crop took pixels away.
+
+    Args:
+        params: of the recipe that resized the sample.
+        values: [H,W] float, at the recipe's size.
+        source: (h, w) of the sample.
+    """
+    size = resized_size(source, values.shape, params["resize_size"])
+    top, left = before = crop_begins(size, values.shape)
+    cut = zip(size, values.shape, before, strict=True)
+    behind = (whole - kept - first for whole, kept, first in cut)
+    whole = np.pad(values, [*zip(before, behind, strict=True)], mode="edge")
+    whole = resize_linear(whole, source)
+    inside = top, left, top + values.shape[0], left + values.shape[1]
+    top, left, bottom, right = _enlarged(inside, size, source)
+    found = np.full(source, np.nan, np.float32)
+    found[top:bottom, left:right] = whole[top:bottom, left:right]
+    return found
+
+
+def box_in_picture(
+    params: Parameters,
+    box: tuple[int, int, int, int],
+    image: tuple[int, int],
+    source: tuple[int, int],
+) -> tuple[int, int, int, int]:
+    """Returns the pixels of a sample that some pixels of its map were made of.
+
+    Args:
+        params: of the recipe that resized the sample.
+        box: top, left, bottom and right in the map; ends are exclusive.
+        image: (H, W) of the map.
+        source: (h, w) of the sample.
+    """
+    size = resized_size(source, image, params["resize_size"])
+    top, left = crop_begins(size, image)
+    moved = box[0] + top, box[1] + left, box[2] + top, box[3] + left
+    return _enlarged(moved, size, source)
+
+
+def _enlarged(
+    box: tuple[int, int, int, int], size: tuple[int, int], source: tuple[int, int]
+) -> tuple[int, int, int, int]:
+    """Returns the pixels at another size that a box has a part of."""
+    top, left, bottom, right = box
+    (rows, columns), (height, width) = size, source
+    return (
+        top * height // rows,
+        left * width // columns,
+        -(-bottom * height // rows),
+        -(-right * width // columns),
     )
 
 

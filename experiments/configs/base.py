@@ -6,7 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from ad3d_jax.systems import SYSTEMS
+from ad3d_jax.systems import entry_of
 
 # What the variants `tiny` share; they fit in seconds, for tests.
 TINY = {
@@ -20,14 +20,14 @@ TINY = {
 }
 
 
-def base_config(system: str, recipe: str) -> ConfigDict:
+def base_config(system: str, recipe: str = "raw") -> ConfigDict:
     """Returns the configuration of a system with its defaults, all fields typed.
 
     Args:
-        system: a name of `ad3d_jax.systems.SYSTEMS`.
+        system: a name of `ad3d_jax.systems.SYSTEMS`, or `module:NAME` of one outside.
         recipe: a name of `data_pipelines.recipes.RECIPES`.
     """
-    entry = SYSTEMS[system]
+    entry = entry_of(system)
     built = entry.factory(entry.config())
     parts = {row.name: "" for row in built.pretrained}
     made = {phase.pretrained for phase in built.phases} & parts.keys()
@@ -41,7 +41,7 @@ def base_config(system: str, recipe: str) -> ConfigDict:
             # Numbers that a sweep may change without compiling.
             "hyper": dict(entry.hyper),
             "data": {
-                "name": "mvtec_3d",  # layout of the root: mvtec_3d | mvtec_ad
+                "name": "mvtec_3d",  # of the root: mvtec_3d | mvtec_ad | plain
                 "root": "",  # folder of classes; "" = the generated sample set
                 "category": "",  # "" = the first category of the sample set
                 "recipe": recipe,

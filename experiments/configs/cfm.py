@@ -5,7 +5,7 @@
         --config.weights.backbone=timm/vit_base_patch8_224.dino \
         --config.weights.points=FILE
 
-Point-MAE's file is the published `pretrain.pth` through `tools/convert_torch.py`.
+Point-MAE's file is the published `pretrain.pth` through `experiments.convert_torch`.
 `resnet18_fpfh` needs `--config.weights.backbone=timm/resnet18.tv_in1k` alone.
 """
 

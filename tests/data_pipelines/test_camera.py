@@ -82,5 +82,5 @@ def test_division_model_against_a_real_sensor(native_class):
 def test_a_key_that_is_not_known_is_refused(tmp_path):
     path = tmp_path / "camera.json"
     path.write_text('{"fx": 1, "fy": 1, "cx": 0, "cy": 0, "depth_scale": 0.0001}')
-    with pytest.raises(DatasetError, match="cy, scale, found depth_scale"):
+    with pytest.raises(DatasetError, match="kappa_y, found depth_scale"):
         read_intrinsics(path)

@@ -67,6 +67,13 @@ def test_a_list_of_numbers_is_one():
         command.whole_numbers(["0", "a"], "seeds")
 
 
+def test_numbers_may_have_names():
+    assert command.named_numbers(["cut=2", "blur=0.5"], "w") == {"cut": 2, "blur": 0.5}
+    for wrong in ("cut", "cut=x", "cut=1=2"):
+        with pytest.raises(flags.Error, match="--w: expected name=number,…, found 'cu"):
+            command.named_numbers([wrong], "w")
+
+
 def test_the_table_of_the_docs_has_every_status():
     rows = re.findall(r"^\| (\d+) \|", DOCS.read_text(), re.MULTILINE)
     codes = (command.DONE, command.MISTAKE, command.USAGE, command.DISK_FULL)

@@ -7,8 +7,8 @@ import pytest
 
 import ad3d_jax as ad
 from ad3d_jax.base import Batch
+from ad3d_jax.experiment.arrays import ids_of
 from ad3d_jax.experiment.data import data_folder
-from ad3d_jax.experiment.detector import _ids
 from data_pipelines.camera import Intrinsics, xyz_from_depth
 from data_pipelines.decode import read_rgb, read_xyz
 
@@ -139,7 +139,7 @@ def test_a_mark_or_a_masked_distance_is_unmeasured(detector, scans, caplog):
 def test_ids_come_of_all_that_was_measured(scans):
     (_, rgb, xyz), (_, _, other), *_ = scans
     rgbs, points = np.stack([rgb, rgb, rgb]), np.stack([xyz, other, xyz])
-    one, two, three = _ids({"rgb": rgbs, "xyz": points}, None, 3)
+    one, two, three = ids_of({"rgb": rgbs, "xyz": points}, None, 3)
     assert one == three != two
 
 

@@ -12,10 +12,17 @@ import pytest
 
 import ad3d_jax as ad
 from ad3d_jax.experiment import grid as grids
-from ad3d_jax.experiment import tables
+from ad3d_jax.experiment import scopes, table_files
 from ad3d_jax.experiment.cells import SAMPLE_SET, Grid, cell_folder, keep
 from ad3d_jax.experiment.config import plain
-from ad3d_jax.experiment.grid import Cell, config_of, run_cell, run_cells
+from ad3d_jax.experiment.grid import (
+    Cell,
+    ask,
+    config_of,
+    configs_of,
+    run_cell,
+    run_cells,
+)
 from ad3d_jax.experiment.status import PREEMPTED
 from ad3d_jax.workdir import names
 
@@ -77,6 +84,159 @@ def test_a_grid_may_grow_but_not_change(tmp_path):
     assert kept["systems"] == ["btf:raw", "padim"] and kept["seeds"] == [0, 1, 2]
     with pytest.raises(ValueError, match="begun with mask_size 56, found 64"):
         keep(asked(tmp_path, mask_size=64), tmp_path)
+
+
+def test_settings_of_single_systems_grow_with_them_and_do_not_change(tmp_path):
+    fast = {"padim": ("model.dimensions=9",)}
+    keep(asked(tmp_path), tmp_path)
+    keep(asked(tmp_path, systems=("padim",), settings=fast), tmp_path)
+    keep(asked(tmp_path, controls={"btf:raw": ("backbone",)}), tmp_path)
+    kept = json.loads((tmp_path / "grid.json").read_text())
+    assert kept["settings"] == {"padim": ["model.dimensions=9"]}
+    assert kept["controls"] == {"btf:raw": ["backbone"]}
+    with pytest.raises(ValueError, match="begun with settings of padim .*, found \\[]"):
+        keep(asked(tmp_path, systems=("padim",)), tmp_path)
+    with pytest.raises(ValueError, match="begun with settings of btf:raw \\[], found"):
+        keep(asked(tmp_path, settings={"btf:raw": ("seed=1",)}), tmp_path)
+
+
+def test_a_grid_of_before_has_no_settings_of_single_systems(tmp_path):
+    keep(asked(tmp_path), tmp_path)
+    old = json.loads((tmp_path / "grid.json").read_text())
+    del old["settings"], old["controls"]
+    (tmp_path / "grid.json").write_text(json.dumps(old))
+    keep(asked(tmp_path), tmp_path)
+
+
+SYSTEMS = {
+    "patchcore:resnet18": "patchcore",
+    "patchcore:cpu": "patchcore",
+    "/my/own.py:fast": "patchcore",
+    "btf:cpu": "btf",
+    "my.module:make": "my.module:make",
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "met"),
+    [
+        (
+            "patchcore:seed_=1",
+            ["patchcore:resnet18", "patchcore:cpu", "/my/own.py:fast"],
+        ),
+        ("patchcore:resnet18:seed_=1", ["patchcore:resnet18"]),
+        ("/my/own.py:seed_=1", ["/my/own.py:fast"]),
+        ("/my/own.py:fast:seed_=1", ["/my/own.py:fast"]),
+        ("my.module:make:seed_=1", ["my.module:make"]),
+        ("btf:seed_=1", ["btf:cpu"]),
+    ],
+)
+def test_a_name_before_a_field_says_whose_it_is(text, met):
+    for_all, own = scopes.apart([text], SYSTEMS)
+    assert for_all == () and own == {name: ("seed_=1",) for name in met}
+
+
+def test_only_what_stands_before_the_equals_is_a_name():
+    given = ["weights.a=hub:b=c", "btf:weights.a=C:/d=e", "btf:fit.tensorboard"]
+    for_all, own = scopes.apart(given, SYSTEMS)
+    assert for_all == ("weights.a=hub:b=c",)
+    assert own == {"btf:cpu": ("weights.a=C:/d=e", "fit.tensorboard")}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("ptchcore:a=1", "set: ptchcore:a=1: the grid has no 'ptchcore'; did you mean"),
+        ("patchcore:tiny:a=1", "the grid has no 'patchcore:tiny'"),
+        ("seed=1", "set: seed is named by seeds"),
+        ("btf:data.category=x", "data.category is named by categories"),
+        ("btf:data.mask_size=9", "data.mask_size is named by mask_size"),
+    ],
+)
+def test_a_setting_that_meets_no_cell_is_refused(text, words):
+    with pytest.raises(ValueError, match=words):
+        scopes.apart([text], SYSTEMS)
+
+
+def asking(systems, categories=("bun",), data="", set=(), control=False):
+    return ask(systems, categories, (0,), data, "", 56, set, control)
+
+
+def test_what_is_nearer_to_a_configuration_wins():
+    given = asking(
+        ["padim:tiny", "padim:resnet18", "btf:raw"],
+        set={
+            "padim:tiny:model.dimensions": 7,
+            "padim:model.dimensions": 8,
+            "padim:weights.backbone": Path("a.npz"),
+            "fit.keep": 3,
+            "padim:fit.keep": 4,
+        },
+    )
+    tiny, resnet18, btf = configs_of(given).values()
+    assert (tiny.model.dimensions, resnet18.model.dimensions) == (7, 8)
+    assert (tiny.fit.keep, resnet18.fit.keep, btf.fit.keep) == (4, 4, 3)
+    assert tiny.weights.backbone == "a.npz"
+    assert given.overrides == ("fit.keep=3",)
+    with pytest.raises(ValueError, match="^btf:raw: weights.backbne: no such field"):
+        asking(["btf:raw"], set={"weights.backbne": "x"})
+
+
+def test_a_control_is_the_same_cell_without_its_networks():
+    """Textures and systems without weights have none."""
+    given = asking(
+        ["padim:tiny", "draem:tiny", "btf:raw"],
+        set={"padim:weights.backbone": "a.npz", "draem:weights.textures": "folder"},
+        control=True,
+    )
+    assert given.controls == {"padim:tiny": ("backbone",)}
+    cells = configs_of(given)
+    assert [(c.system, c.control) for c in cells] == [
+        *(("padim:tiny", False), ("padim:tiny", True)),
+        *(("draem:tiny", False), ("btf:raw", False)),
+    ]
+    padim, control, *_ = cells.values()
+    assert (padim.weights.backbone, control.weights.backbone) == ("a.npz", "")
+    padim.weights.backbone = ""
+    assert plain(padim) == plain(control)
+    places = [str(cell.folder) for cell in cells][:2]
+    assert places == [
+        "padim-tiny/bun/seed-0",
+        "padim-tiny/bun/seed-0-random-weights",
+    ]
+
+
+@pytest.mark.parametrize("asked_for", ["all", (), ["all"]])
+def test_all_classes_are_those_of_the_data(tmp_path, asked_for):
+    given = asking(["btf:raw"], asked_for)
+    assert given.categories == ("biscuit", "bun", "flange", "rope")
+    for name in ("screw", "a cable"):
+        (tmp_path / name / "train").mkdir(parents=True)
+    (tmp_path / "notes").mkdir()
+    given = asking(["btf:raw"], asked_for, data=tmp_path)
+    assert given.categories == ("a cable", "screw")
+    with pytest.raises(ValueError, match="notes has no folder with train in it"):
+        asking(["btf:raw"], asked_for, data=tmp_path / "notes")
+    with pytest.raises(ValueError, match="nowhere is not a folder"):
+        asking(["btf:raw"], asked_for, data=tmp_path / "nowhere")
+
+
+def test_a_class_alone_needs_no_list_and_counts_once():
+    assert asking(["btf:raw"], "bun").categories == ("bun",)
+    assert asking(["btf:raw", "btf:raw"], ["bun", "bun"]).systems == ("btf:raw",)
+
+
+@pytest.mark.parametrize(
+    ("system", "folder"),
+    [
+        ("dbrn:cpu+rgb", "dbrn-cpu+rgb"),
+        ("my.module:make", "my.module-make"),
+        ("/my/own.py:fast", "%2fmy%2fown.py-fast"),
+        ("../own-1.py", "..%2fown%2d1.py"),
+    ],
+)
+def test_the_folder_of_a_cell_lies_in_that_of_the_grid(system, folder):
+    assert cell_folder(system, "bun", 3).parts == (folder, "bun", "seed-3")
 
 
 @pytest.mark.parametrize(
@@ -152,7 +312,7 @@ def test_a_killed_grid_goes_on_and_gives_the_same_table(tmp_path):
         ]
 
     def tables(name):
-        names = ("table.md", "table.csv")
+        names = ("table.md", "table.csv", "table.tex")
         return [(tmp_path / name / n).read_text() for n in names]
 
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -175,11 +335,9 @@ def test_a_killed_grid_goes_on_and_gives_the_same_table(tmp_path):
 
 @pytest.mark.slow
 def test_a_failing_cell_is_told_of(tmp_path):
-    broken = (*asked(tmp_path).overrides, f"data.root={tmp_path / 'nowhere'}")
-    counts = run_cells(
-        asked(tmp_path, categories=("bun",), seeds=(0,), overrides=broken),
-        tmp_path / "table",
-    )
+    root = str(tmp_path / "nowhere")
+    given = asked(tmp_path, categories=("bun",), seeds=(0,), data_root=root)
+    counts = run_cells(given, tmp_path / "table")
     assert counts["failed"] == 1
-    text = tables.write_tables(tmp_path / "table")[0].read_text()
+    text = table_files.write_tables(tmp_path / "table")[0].read_text()
     assert "btf:raw, bun: seed 0: failed:" in text

@@ -5,7 +5,7 @@ import json
 import pytest
 
 import ad3d_jax as ad
-from ad3d_jax.experiment import recipes, run, status, tables
+from ad3d_jax.experiment import recipes, run, status, table_files
 from ad3d_jax.experiment.cells import read_cell
 from ad3d_jax.experiment.config import changed, load, plain, read_config
 from ad3d_jax.experiment.inspect import inspect
@@ -177,4 +177,4 @@ def test_a_damaged_cell_of_a_grid_is_named(file, text, words, tmp_path):
 def test_a_damaged_grid_is_named(tmp_path):
     (tmp_path / names.GRID).write_text("{}")
     with pytest.raises(ValueError, match="grid.json: there is no 'systems' in it"):
-        tables.write_tables(tmp_path)
+        table_files.write_tables(tmp_path)

@@ -131,7 +131,7 @@ def test_what_does_not_fit_is_refused(config, tmp_path, change, words):
 def test_a_torch_file_is_refused(config, tmp_path):
     (tmp_path / "w.pth").write_bytes(b"\x80\x02.")
     config.weights.backbone = str(tmp_path / "w.pth")
-    refused(config, tmp_path, r"tools/convert_torch.py w.pth w.safetensors")
+    refused(config, tmp_path, r"experiments.convert_torch w.pth w.safetensors")
 
 
 def test_a_part_that_the_system_has_not_takes_no_file(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from ml_collections import ConfigDict
 
 import ad3d_jax as ad
-from ad3d_jax.experiment.config import changed, fields_of, find, known, load, variants
+from ad3d_jax.experiment.config import changed, fields_of, known, load, variants
 from ad3d_jax.experiment.config import read_texts as read
 from ad3d_jax.experiment.ranges import RANGES, check
 from ad3d_jax.experiment.state import build_system
@@ -104,7 +104,7 @@ def test_the_ends_are_in_the_range(text):
 
 @pytest.mark.parametrize("name", sorted(known()))
 def test_all_configurations_and_variants_are_in_range(name):
-    for variant in ["", *variants(find(name))]:
+    for variant in ["", *variants(name)]:
         config = load(f"{name}:{variant}" if variant else name)
         assert changed(config, {}) == config
         build_system(config)
@@ -185,7 +185,7 @@ def test_the_ends_of_a_space_are_checked_before_the_study(table, words):
         ("stages", (0, 50)),
         ("stages", (150,)),
         ("together", 0),
-        ("planted_twins", 0),
+        ("planted_each", 0),
         ("heartbeat", 0),
     ],
 )

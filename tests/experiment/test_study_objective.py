@@ -1,7 +1,6 @@
 """What a trial is worth: judged on planted defects, at stages, resumable."""
 
 import json
-import math
 import os
 import signal
 import subprocess
@@ -9,24 +8,31 @@ import sys
 
 import pytest
 
-from ad3d_jax.experiment.study import objective, outcomes, trials
-from ad3d_jax.experiment.study.grounds import Grounds, kinds_for
+from ad3d_jax.experiment.data import open_data
+from ad3d_jax.experiment.state import build_system
+from ad3d_jax.experiment.study import outcomes, strata, trials
+from ad3d_jax.experiment.study.grounds import Grounds
 from ad3d_jax.experiment.study.objective import Goal, Task
 from ad3d_jax.workdir.disk import DiskFullError
+from data_pipelines.errors import DatasetError
+from data_pipelines.planted import Settings
 from data_pipelines.reader import Reader
-from experiments.configs import btf, simplenet
+from experiments.configs import btf, patchcore, simplenet
 
 SMALL = {
     "data.image_size": 32,
     "data.category": "bun",
     "data.batch_size": 4,
-    "data.sample_set.train": 6,
-    "data.sample_set.validation": 2,
+    "data.sample_set.train": 8,
+    "data.sample_set.validation": 1,
     "data.sample_set.test_good": 1,
     "data.sample_set.test_per_defect": 1,
     "fit.engine": "jit",
 }
 BANK = {"model.cells": 8}
+KINDS = ("colour", "dent", "missing")
+PLANTING = Settings(each=1, kinds=KINDS, hold_out=0.25)  # 2 good samples, 3 altered
+GOAL = Goal(planting=PLANTING)
 TRAINED = {"data.image_size": 64, "model.hidden": 16, "model.epochs": 8}
 
 
@@ -73,34 +79,45 @@ def test_a_memory_bank_is_judged_before_on_a_part_and_never_on_the_test_set(
         return False
 
     task, grounds = Task(bank(cache), tmp_path / "a", report), Grounds()
-    outcome = run_alone(task, Goal(stages=(34, 50)), grounds)
+    weights = {"dent": 3.0, "missing": 0.0}
+    goal = GOAL._replace(stages=(34, 50), weights=weights)
+    outcome = run_alone(task, goal, grounds)
     assert outcome.cause is None, outcome.reason
     metrics = json.loads((tmp_path / "a" / "metrics.json").read_text())
-    expected = (metrics["i_auroc"] + metrics["aupro_30"]) / 2
-    assert (
-        outcome.value == pytest.approx(expected) and metrics["judged_on"] == "planted"
+    kinds = metrics["kinds"]
+    colour, dent = (
+        (kinds[kind]["i_auroc"] + kinds[kind]["aupro_30"]) / 2
+        for kind in ("colour", "dent")
     )
+    assert outcome.value == pytest.approx((colour + 3 * dent) / 4)
+    assert metrics["judged_on"] == "planted" and list(outcome.kinds) == list(KINDS)
+    assert outcome.kinds["dent"]["p_ap"] == kinds["dent"]["p_ap"]
     assert [stage for stage, _ in reports] == [34]
-    assert read_splits == {("train", 6), ("train", 2), ("planted", 6)}
+    assert read_splits == {("train", 6), ("train", 2), ("planted", 5)}
     assert "1 x cpu (cpu:0)" in (tmp_path / "a" / "log.jsonl").read_text()
     # Again: nothing is fitted, and another metric is read from the file.
     read_splits.clear()
     again = run_alone(task, Goal("p_auroc"), grounds)
-    assert again.value == metrics["p_auroc"] and not read_splits
+    expected = sum(kinds[kind]["p_auroc"] for kind in KINDS) / 3
+    assert again.value == pytest.approx(expected) and not read_splits
     # Pruned at the first stage, and again, without being judged, by what was seen.
     for _ in range(2):
         cut = Task(bank(cache), tmp_path / "b", lambda *_: True)
-        outcome = run_alone(cut, Goal(), grounds)
+        outcome = run_alone(cut, GOAL, grounds)
         assert outcome.pruned
     assert not (tmp_path / "b" / "metrics.json").exists()
 
 
 def test_an_undefined_value_is_refused(cache, tmp_path):
     task = Task(bank(cache), tmp_path, lambda *_: False)
-    (tmp_path / "metrics.json").write_text('{"i_auroc": null, "aupro_30": 0.5}')
+    whole = dict.fromkeys(strata.METRICS, 0.5)
+    kinds = {"cut": whole | {"aupro_30": None}, "dent": whole}
+    (tmp_path / "metrics.json").write_text(json.dumps({"kinds": kinds}))
     outcome = run_alone(task, Goal(), Grounds())
-    assert outcome.cause == trials.REFUSED and "not a number" in outcome.reason
-    assert math.isnan(objective.value_in({"i_auroc": None}, "i_auroc"))
+    assert outcome.cause == trials.REFUSED
+    assert outcome.reason == "mean is not a number for cut"
+    outcome = run_alone(task, Goal(weights={"cut": 0.0}), Grounds())
+    assert outcome.value == 0.5
 
 
 def test_a_wrong_setting_is_refused_and_a_breakdown_is_not(
@@ -109,8 +126,12 @@ def test_a_wrong_setting_is_refused_and_a_breakdown_is_not(
     wrong = bank(cache)
     wrong.model.cells = 0
     task = Task(wrong, tmp_path / "a", lambda *_: False)
-    outcome = run_alone(task, Goal(), Grounds())
+    outcome = run_alone(task, GOAL, Grounds())
     assert outcome.cause == trials.REFUSED and "model.cells" in outcome.reason
+    task = Task(bank(cache), tmp_path / "c", lambda *_: False)
+    outcome = run_alone(task, GOAL._replace(weights={"dents": 1.0}), Grounds())
+    assert outcome.cause == trials.REFUSED
+    assert "planted_weights: expected kinds of ['colour', " in outcome.reason
 
     def broken(*_):
         raise RuntimeError("device lost")
@@ -131,20 +152,33 @@ def test_no_space_left_is_no_fault_of_the_trial(cache, tmp_path, monkeypatch):
         run_alone(task, Goal(), Grounds())
 
 
-@pytest.mark.parametrize(
-    ("needs", "kinds"),
-    [
-        (("rgb",), ("colour", "both")),
-        (("extras.fpfh",), ("bump", "dent", "missing", "both")),
-        (("rgb", "depth"), ("colour", "bump", "dent", "missing", "both")),
-    ],
-)
-def test_what_a_system_cannot_see_is_not_planted(needs, kinds):
-    from reference_systems import restorer
+def test_all_trials_of_a_study_are_judged_on_the_same_samples(cache):
+    """Whether they see pictures alone, shapes alone or both."""
+    rows, masks = [], []
+    for fields in ({"model.modalities": ("rgb",)}, {"model.modalities": ("depth",)}):
+        config = config_of(cache, patchcore.get_config("tiny"), fields)
+        ground = Grounds().open(config, build_system(config), PLANTING)
+        (batch,) = ground.planted.ordered("planted", 5, 0)
+        rows.append(ground.rows)
+        masks.append(batch.mask)
+    assert rows[0] == rows[1] and [r.defect for r in rows[0]].count("good") == 2
+    assert (masks[0] == masks[1]).all()
 
-    system = restorer()._replace(needs_score=needs)
-    every = ("colour", "bump", "dent", "missing", "both")
-    assert kinds_for(system, every) == kinds
+
+def test_what_calibrates_takes_no_part_in_a_study(cache):
+    fields = {"calibration.source": "held_out", "calibration.share": 0.25}
+    config = config_of(cache, patchcore.get_config("tiny"), fields)
+    system = build_system(config)
+    data = open_data(config, system)
+    held = {data.prepared.rows("train")[n]["id"] for n in data.calibration.held}
+    ground = Grounds().open(config, system, PLANTING)
+    (fitted,) = ground.samples.ordered("train", 4, 0)
+    hosts = {row.id for row in ground.rows if not row.label}
+    assert (len(held), len(hosts), len(set(fitted.id))) == (2, 2, 4)
+    assert not held & hosts and not (held | hosts) & set(fitted.id.tolist())
+    config.calibration.source = "folds"
+    with pytest.raises(DatasetError, match="folds: all training samples calibrate"):
+        Grounds().open(config, system, PLANTING)
 
 
 @pytest.mark.slow
@@ -158,7 +192,7 @@ def test_a_training_is_judged_at_its_stages_and_goes_on_where_it_was_stopped(
         reports.append((stage, value))
         return False
 
-    whole = run_alone(Task(config, tmp_path / "a", report), Goal(), grounds)
+    whole = run_alone(Task(config, tmp_path / "a", report), GOAL, grounds)
     assert [stage for stage, _ in reports] == [25, 50]
     assert {split for split, _ in read_splits} == {"train", "planted"}
     undisturbed, reports = reports, []
@@ -171,19 +205,19 @@ def test_a_training_is_judged_at_its_stages_and_goes_on_where_it_was_stopped(
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         task = Task(config, tmp_path / "b", stop)
-        outcome = run_alone(task, Goal(), grounds)
+        outcome = run_alone(task, GOAL, grounds)
     finally:
         signal.signal(signal.SIGTERM, before)
     assert outcome.cause == trials.STOPPED and len(reports) == 1
     reports = []
-    again = run_alone(Task(config, tmp_path / "b", report), Goal(), grounds)
+    again = run_alone(Task(config, tmp_path / "b", report), GOAL, grounds)
     assert again.value == whole.value
     assert reports == undisturbed  # what was seen before is told again
 
     def prune(stage, value):
         return stage == 50
 
-    cut = run_alone(Task(config, tmp_path / "c", prune), Goal(), grounds)
+    cut = run_alone(Task(config, tmp_path / "c", prune), GOAL, grounds)
     assert cut.pruned and not (tmp_path / "c" / "metrics.json").exists()
 
 
@@ -205,14 +239,14 @@ def test_trials_in_one_program_are_worth_what_they_are_alone(cache, tmp_path):
         task("t/c", **other),
         task("t/d", **{"hyper.wrong": 1.0}),
     ]
-    found = outcomes.run_trials(tasks, Goal(), grounds)
+    found = outcomes.run_trials(tasks, GOAL, grounds)
     assert all(each.cause is None for each in found[:4]), found
     assert found[4].cause == trials.REFUSED and "hyper.wrong" in found[4].reason
     assert found[2] == found[0] and not any((tmp_path / "t" / "together").iterdir())
     assert (tasks[0].folder / "log.jsonl").read_text().count('"start"') == 1
     alone = [
-        run_alone(task("s/a"), Goal(stages=()), grounds),
-        run_alone(task("s/b", **change), Goal(stages=()), grounds),
+        run_alone(task("s/a"), GOAL._replace(stages=()), grounds),
+        run_alone(task("s/b", **change), GOAL._replace(stages=()), grounds),
     ]
     for one, many in zip(alone, found, strict=False):
         assert many.value == pytest.approx(one.value, abs=0.02)
@@ -243,6 +277,8 @@ def test_the_command_from_space_to_page(cache, tmp_path):
                 "--config=btf:raw+float32",
                 *(f"--config.{name}={value}" for name, value in fields.items()),
                 f"--workdir={tmp_path / 'study'}",
+                *("--planted_kinds=colour,dent", "--planted_each=1"),
+                "--planted_weights=dent=2",
                 *more,
             ],
             capture_output=True,

@@ -162,7 +162,9 @@ def test_cut_download_is_told_and_not_kept(served, tmp_path, fault):
 def test_names_that_do_not_exist(served):
     refused("timm/nobody", "timm/nobody is no file or folder here and no repository")
     refused(f"{NAME}@v9", "has no revision 'v9'", f"--config.{FIELD}={NAME}@REVISION")
-    refused(f"{NAME}:x.safetensors", "holds no x.safetensors", "tools/convert_torch.py")
+    refused(
+        f"{NAME}:x.safetensors", "holds no x.safetensors", "experiments.convert_torch"
+    )
 
 
 def test_repository_without_safetensors_is_refused(served):

@@ -252,7 +252,9 @@ def test_unneeded_names_are_passed_over_and_others_not(stem_file):
 def test_torch_files_are_refused_with_the_converter(tmp_path):
     path = tmp_path / "wide_resnet50_2-95faca4d.pth"
     path.write_bytes(b"PK")
-    with pytest.raises(ValueError, match="python tools/convert_torch.py wide_resnet50"):
+    with pytest.raises(
+        ValueError, match="python -m experiments.convert_torch wide_resnet50"
+    ):
         resnet.read_resnet(path, "resnet18", shapes("resnet18", "conv1"))
 
 

@@ -1,6 +1,5 @@
 """Vision transformers: files in all forms, a written-out one, and timm's features."""
 
-import importlib.util
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from oracles.torch_models import import_networks
 from ad3d_jax.features import vit, weights
 from ad3d_jax.features.inputs import HALF, IMAGENET, normalised
 from ad3d_jax.nn.vit import VITS, VisionTransformer
+from experiments import convert_torch
 
 TINY = {
     "tiny": VisionTransformer(4, 8, 2, grid=3, depth=2),
@@ -211,13 +211,9 @@ def converted(torch, network, folder):
                 part.normal_(0.0, part[0].numel() ** -0.5)
             else:
                 part.normal_(0.0, 0.3)
-    script = Path(__file__).resolve().parents[2] / "tools" / "convert_torch.py"
-    spec = importlib.util.spec_from_file_location("convert_torch", script)
-    converter = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(converter)
     source, target = folder / "w.pth", folder / "w.safetensors"
     torch.save(network.state_dict(), source)
-    converter.main([str(source), str(target)])
+    convert_torch.main([str(source), str(target)])
     return target
 
 

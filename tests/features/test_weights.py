@@ -124,7 +124,7 @@ def test_every_difference_is_listed(tmp_path):
 def test_pickles_are_refused_by_extension(tmp_path, suffix):
     path = tmp_path / f"model{suffix}"
     path.write_bytes(b"harmless")
-    with pytest.raises(ValueError, match="python tools/convert_torch.py model"):
+    with pytest.raises(ValueError, match="python -m experiments.convert_torch model"):
         weights.load(path, {})
 
 

@@ -33,7 +33,7 @@ def shapes(config=Config()):  # noqa: B008 (immutable)
 
 @pytest.fixture
 def public(tmp_path):
-    """Public weights in a file as `tools/convert_torch.py` names them, read."""
+    """Public weights in a file as `experiments.convert_torch` names them, read."""
     file = tmp_path / "ckpt.npz"
     names = drawn_weights(82)
     np.savez(file, **{f"sdf_model/{n.replace('.', '/')}": x for n, x in names.items()})

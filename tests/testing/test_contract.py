@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import pytest
 from reference_systems import critic, moments, restorer
 
-from ad3d_jax.base import Gather, Scores, State, System
+from ad3d_jax.base import Gather, Local, Scores, State, System
+from ad3d_jax.ops.blur import mean_filter
 from ad3d_jax.testing import CLAUSES, ContractError, Trial, check_system, make_batch
 
 
@@ -165,6 +166,23 @@ def score_by_eigenvalues(score, key, state, batch):
     return own._replace(image=own.image + 1e-3 * size)
 
 
+def windows(reach):
+    """Returns a system of means of 5 x 5 pixels that says how far it sees: 2 pixels."""
+
+    def cells(key, state, batch):
+        seen = jnp.mean(batch.rgb, -1, keepdims=True) + 20 * jnp.abs(batch.depth - 0.5)
+        return mean_filter(seen, 5)
+
+    def whole(cells, size):
+        return Scores(cells, jnp.max(cells, (1, 2, 3)))
+
+    def score(_, key, state, batch):
+        return whole(cells(key, state, batch), batch.rgb.shape[1:3])
+
+    local = Local(cells, whole, reach, cell=1, step=1)
+    return spread(score=score)._replace(local=local)
+
+
 def statistics_of_one_device():
     """Centres the loss by rows of its own device: right alone, and with padding."""
 
@@ -187,6 +205,7 @@ BROKEN = {
         lambda: spread(score=map_infinite_in_the_light),
         (),
     ),
+    "reach_told_too_small": (5, lambda: windows(1), ()),
     "score_upside_down": (6, lambda: spread(score=score_upside_down), ()),
     "key_not_declared": (7, critic, ("train",)),
     "memory_without_rest": (8, lambda: spread(absorb=memory_without_rest), ()),
@@ -242,6 +261,7 @@ def test_every_clause_of_one_device_has_a_system_that_breaks_it():
 
 def test_a_sound_system_passes_and_a_broken_one_is_told_in_sentences():
     check_system(spread, make_batch, numbers={1, 4, 5, 6, 8, 11})
+    check_system(lambda: windows(2), make_batch, numbers={5})
     with pytest.raises(ContractError) as refusal:
         check_system(
             lambda: spread(score=score_upside_down), make_batch, numbers={5, 6}

@@ -95,3 +95,26 @@ def test_threads_and_processes_that_write_one_path_leave_one_of_them_whole(tmp_p
         seen.add(content[:1])
     assert child.wait() == 0 and list(tmp_path.iterdir()) == [path]
     assert seen <= {b"a", b"b", b"p"} and b"p" in seen
+
+
+def test_a_folder_takes_its_place_when_all_is_written(tmp_path):
+    folder = tmp_path / "folder"
+    for text in ("first", "second"):
+        with atomic.new_folder(folder) as new:
+            atomic.write_text(new / text, text)
+            assert not (folder / text).exists()
+        assert [path.name for path in folder.iterdir()] == [text]
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space"), KeyboardInterrupt()])
+def test_a_failure_leaves_the_earlier_folder_and_nothing_else(tmp_path, error):
+    folder = tmp_path / "folder"
+    with atomic.new_folder(folder) as new:
+        atomic.write_text(new / "file", "first")
+    with pytest.raises((OSError, KeyboardInterrupt)):
+        with atomic.new_folder(folder) as new:
+            atomic.write_text(new / "file", "second")
+            raise error
+    assert (folder / "file").read_text() == "first"
+    assert list(tmp_path.iterdir()) == [folder]

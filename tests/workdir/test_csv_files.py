@@ -60,7 +60,7 @@ def test_scores_of_odd_names_come_back(tmp_path):
     lines = path.read_text(encoding="utf-8").splitlines()
     assert len(lines) == 1 + len(stems)
     for line in csv.reader(lines[1:]):
-        assert not [x for x in line if x[0] in "=+-@" and not _is_number(x)]
+        assert not [x for x in line if x and x[0] in "=+-@" and not _is_number(x)]
 
 
 def _is_number(text):

@@ -143,7 +143,7 @@ def test_tensorboard_in_truth(tmp_path):
 
 def test_a_missing_tensorboard_is_explained(tmp_path, monkeypatch):
     monkeypatch.setattr(log_module.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ImportError, match="pip install tensorboard"):
+    with pytest.raises(ImportError, match=r"pip install 'ad3d_jax\[tensorboard\]'"):
         Log(tmp_path / "log", tensorboard=tmp_path / "board")
 
 

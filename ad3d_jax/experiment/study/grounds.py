@@ -9,7 +9,9 @@ from ad3d_jax.base import System
 from ad3d_jax.experiment.data import data_folder, open_data
 from ad3d_jax.fit.cache_store import Store
 from ad3d_jax.workdir.scores import Row
-from data_pipelines import planted, planting
+from data_pipelines import planted
+from data_pipelines.calibration import FOLDS
+from data_pipelines.errors import DatasetError
 from data_pipelines.reader import Reader
 from data_pipelines.resident import load_resident
 
@@ -37,10 +39,11 @@ class Grounds:
         """Returns the data of a configuration, prepared and planted if need be.
 
         Raises:
-            DatasetError: files are missing or damaged, or nothing can be planted.
+            DatasetError: files are missing or damaged, nothing can be planted, or all
+                training samples calibrate.
         """
-        settings = settings._replace(kinds=kinds_for(system, settings.kinds))
-        key = (config.data.to_json(), system.needs_fit, system.needs_score, settings)
+        own = config.data.to_json(), config.calibration.to_json()
+        key = (own, system.needs_fit, system.needs_score, settings)
         if self._known is None or self._known[0] != key:
             self._known = key, self._opened(config, system, settings)
         return self._known[1]
@@ -48,27 +51,25 @@ class Grounds:
     def _opened(
         self, config: ConfigDict, system: System, settings: planted.Settings
     ) -> Ground:
-        prepared = open_data(config, system).prepared
+        data = open_data(config, system)
+        prepared, reserved = data.prepared, data.calibration.held
+        if data.calibration.source == FOLDS:
+            raise DatasetError(
+                "calibration.source=folds: all training samples calibrate, and defects "
+                "are planted into some of them to choose a setting; use validation, "
+                "held_out or none"
+            )
         category = prepared.manifest["category"]
         samples = load_resident(prepared)
-        split, numbers = planted.hosts(prepared, settings.hold_out)
-        if split == "train":
-            left = np.setdiff1d(np.arange(samples.size("train")), numbers)
-            samples = samples.only("train", left)
+        # What selects does not calibrate, and what calibrates takes no part.
+        hosts = planted.hosts(prepared, settings.hold_out, reserved)
+        kept = np.concatenate([hosts, reserved])
+        left = np.setdiff1d(np.arange(samples.size("train")), kept)
+        samples = samples.only("train", left)
         root, _ = data_folder(config)
-        judged = planted.open_planted(root, prepared, settings)
+        judged = planted.open_planted(root, prepared, settings, reserved)
         rows = [
             Row(category, row["defect"], row["stem"], row["id"], row["label"])
             for row in judged.samples
         ]
         return Ground(samples, judged.dataset, rows, category)
-
-
-def kinds_for(system: System, kinds: tuple[str, ...]) -> tuple[str, ...]:
-    """Returns the kinds of defects that a system can see by what it scores."""
-    seen = {name.removeprefix("extras.") for name in system.needs_score}
-    if "rgb" not in seen:
-        return tuple(kind for kind in kinds if kind in planting.SHAPE) or kinds
-    if seen <= {"rgb"}:
-        return tuple(kind for kind in kinds if kind in planting.COLOUR) or kinds
-    return kinds

@@ -5,10 +5,10 @@ where it was stopped, and its metrics, so that it is never judged twice.
 """
 
 import contextlib
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -23,7 +23,7 @@ from ad3d_jax.experiment.config import plain
 from ad3d_jax.experiment.data import with_sources
 from ad3d_jax.experiment.run import fit_options, limits
 from ad3d_jax.experiment.state import build_system, key_of
-from ad3d_jax.experiment.study import frozen, stages
+from ad3d_jax.experiment.study import frozen, stages, strata
 from ad3d_jax.experiment.study.grounds import Ground, Grounds
 from ad3d_jax.experiment.study.stages import Trial, Watch
 from ad3d_jax.fit.phases import count_steps, due
@@ -34,7 +34,6 @@ from ad3d_jax.workdir.json_files import read_json, write_json
 from ad3d_jax.workdir.log import Log
 from data_pipelines import planted
 
-MEAN = ("i_auroc", "aupro_30")  # what the metric "mean" is the mean of
 # Fields in which the attempts of a trial may differ: none changes what it gives.
 PLACES = (
     *("data.root", "data.cache", "data.reader", "eval.batch_size"),
@@ -50,6 +49,14 @@ class Goal(NamedTuple):
     metric: str = "mean"
     stages: tuple[int, ...] = (25, 50)  # percent, at which a trial may be pruned
     planting: planted.Settings = planted.Settings()
+    weights: Mapping[str, float] = MappingProxyType({})  # of kinds; 1 where not given
+
+
+class Judged(NamedTuple):
+    """What a trial is worth, NaN where undefined, and of each kind what is kept."""
+
+    value: float
+    kinds: strata.Kinds
 
 
 class Task(NamedTuple):
@@ -63,8 +70,8 @@ class Task(NamedTuple):
     devices: Sequence[jax.Device] | None = None  # that it runs on; None = all
 
 
-def value_of(task: Task, goal: Goal, grounds: Grounds) -> float:
-    """Returns the value of a trial, NaN where it is undefined.
+def value_of(task: Task, goal: Goal, grounds: Grounds) -> Judged:
+    """Fits and judges a trial.
 
     Raises:
         Pruned: `task.report` said so.
@@ -77,7 +84,7 @@ def value_of(task: Task, goal: Goal, grounds: Grounds) -> float:
         trial, ground = begin(task, goal, grounds, log)
 
         def judge(state: State) -> float:
-            return value_in(metrics_of(trial, ground, state), goal.metric)
+            return judged_by(metrics_of(trial, ground, state), goal).value
 
         watch = Watch(task.folder / names.STAGES, goal.stages, task.report)
         start = time.perf_counter()
@@ -97,22 +104,24 @@ def is_done(task: Task) -> bool:
     return (task.folder / names.METRICS).exists()
 
 
-def value_at(task: Task, goal: Goal) -> float:
-    """Returns the value of a trial that is done."""
-    return value_in(read_json(task.folder / names.METRICS), goal.metric)
+def value_at(task: Task, goal: Goal) -> Judged:
+    """Returns what a trial that is done is worth."""
+    return judged_by(read_json(task.folder / names.METRICS), goal)
 
 
 def begin(task: Task, goal: Goal, grounds: Grounds, log: Log) -> tuple[Trial, Ground]:
     """Returns what is fitted and what it is judged on, checked before any work.
 
     Raises:
-        ValueError: the configuration cannot be fitted.
+        ValueError: the configuration cannot be fitted, or a weight is of no kind that
+            is planted.
     """
     config = task.config
     system = build_system(config)
     brought = pretrained.bring(config, system).trees
     engine = engines.make_engine(config.fit.engine, task.devices)
     ground = grounds.open(config, system, goal.planting)
+    strata.check_weights(goal.weights, strata.kinds_in(ground.rows))
     dataset = with_sources(
         config, due(system, fit_options(config)).phases, ground.samples
     )
@@ -132,8 +141,8 @@ def conclude(
     state: State,
     seconds: float,
     program: compilation.Compiled | None = None,
-) -> float:
-    """Judges a fitted state, saves it and what it gives, and returns its value.
+) -> Judged:
+    """Judges a fitted state, saves it and what it gives, and returns what it is worth.
 
     Args:
         task: whose folder it goes to.
@@ -153,7 +162,7 @@ def conclude(
         "seed": task.config.seed,
     }
     write_json(task.folder / names.METRICS, metrics | facts)
-    return value_in(metrics, goal.metric)
+    return judged_by(metrics, goal)
 
 
 def metrics_of(
@@ -164,6 +173,7 @@ def metrics_of(
 ) -> dict[str, Any]:
     """Returns the metrics of a state on the planted split; undefined ones are None.
 
+    Those at the top are of all defects at once, `kinds` has those of each kind.
     `program` as in `conclude`.
     """
     config, engine = trial.config, trial.engine
@@ -181,15 +191,18 @@ def metrics_of(
         score, ground.planted, size, planted.SPLIT, extend=feed
     )
     host_bytes = limits(config, engine).host_bytes
-    return evaluation.measure(scored, ground.rows, host_bytes)
+    whole = evaluation.measure(scored, ground.rows, host_bytes)
+    return whole | {"kinds": strata.measure(scored, ground.rows)}
 
 
-def value_in(metrics: Mapping[str, Any], metric: str) -> float:
-    """Returns the value of a metric, NaN where it, or a part of it, is undefined."""
-    parts = [metrics[name] for name in (MEAN if metric == "mean" else (metric,))]
-    if any(part is None for part in parts):
-        return math.nan
-    return math.fsum(parts) / len(parts)
+def judged_by(metrics: Mapping[str, Any], goal: Goal) -> Judged:
+    """Returns what a trial is worth by its metrics."""
+    kept = dict.fromkeys((*strata.METRICS, *strata.parts_of(goal.metric)))
+    kinds = {
+        kind: {name: found[name] for name in kept}
+        for kind, found in metrics["kinds"].items()
+    }
+    return Judged(strata.value(kinds, goal.metric, goal.weights), kinds)
 
 
 def describe_devices(engine: engines.Engine) -> str:

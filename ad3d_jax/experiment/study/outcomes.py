@@ -8,9 +8,9 @@ from pathlib import Path
 from absl import logging
 
 from ad3d_jax.experiment import population
-from ad3d_jax.experiment.study import objective, together
+from ad3d_jax.experiment.study import objective, strata, together
 from ad3d_jax.experiment.study.grounds import Grounds
-from ad3d_jax.experiment.study.objective import Goal, Task
+from ad3d_jax.experiment.study.objective import Goal, Judged, Task
 from ad3d_jax.experiment.study.stages import Pruned
 from ad3d_jax.experiment.study.storage import StudyError, UnreachableError
 from ad3d_jax.experiment.study.trials import BROKEN, REFUSED, STOPPED, Outcome
@@ -64,7 +64,7 @@ def run_alike(tasks: Sequence[Task], goal: Goal, grounds: Grounds) -> list[Outco
         return [_failure(error)] * len(tasks)
     except KeyboardInterrupt as stop:
         return [Outcome(cause=STOPPED, reason=str(stop))] * len(tasks)
-    return [_ended(value, goal) for value in values]
+    return [_ended(judged, goal) for judged in values]
 
 
 def _failure(error: Exception) -> Outcome:
@@ -79,10 +79,12 @@ def _failure(error: Exception) -> Outcome:
     return Outcome(cause=BROKEN, reason=f"{type(error).__name__}: {error}")
 
 
-def _ended(value: float | ValueError, goal: Goal) -> Outcome:
+def _ended(judged: Judged | ValueError, goal: Goal) -> Outcome:
     """Returns what became of a trial that gave a value, or why it has none."""
-    if isinstance(value, ValueError):
-        return Outcome(cause=REFUSED, reason=str(value))
-    if not math.isfinite(value):
-        return Outcome(cause=REFUSED, reason=f"{goal.metric} is not a number")
-    return Outcome(value)
+    if isinstance(judged, ValueError):
+        return Outcome(cause=REFUSED, reason=str(judged))
+    if not math.isfinite(judged.value):
+        kinds = strata.undefined(judged.kinds, goal.metric, goal.weights)
+        words = f"{goal.metric} is not a number for {', '.join(kinds)}"
+        return Outcome(cause=REFUSED, reason=words)
+    return Outcome(judged.value, kinds=judged.kinds)

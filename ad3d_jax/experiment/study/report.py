@@ -11,6 +11,8 @@ from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from ad3d_jax.experiment.config import written
+from ad3d_jax.experiment.study.ranking import best_first
+from ad3d_jax.experiment.study.report_kinds import kinds
 from ad3d_jax.experiment.study.storage import quiet
 from ad3d_jax.experiment.study.trials import (
     CAUSE,
@@ -64,9 +66,8 @@ def summary(study: optuna.Study, flags: Sequence[str]) -> list[str]:
 
 
 def best_trial(study: optuna.Study) -> FrozenTrial | None:
-    """Returns the complete trial of the highest value, the first of equals."""
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return max(complete, key=lambda t: (t.value, -t.number), default=None)
+    """Returns the best of the complete trials, see `ranking.best_first`."""
+    return next(iter(best_first(study, study.get_trials(deepcopy=False))), None)
 
 
 def command(trial: FrozenTrial, flags: Sequence[str]) -> str:
@@ -80,8 +81,7 @@ def command(trial: FrozenTrial, flags: Sequence[str]) -> str:
 def compose(study: optuna.Study, flags: Sequence[str]) -> str:
     """Returns the page; all images are in it."""
     title = f"Study {study.study_name}"
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    complete = [t for t in complete if np.isfinite(t.value)]
+    complete = best_first(study, study.get_trials(deepcopy=False))
     body = [f"<header><h1>{markup.text(title)}</h1>"]
     body += [paragraph(line) for line in summary(study, flags)]
     body += ["</header>", _history(study)]
@@ -91,7 +91,7 @@ def compose(study: optuna.Study, flags: Sequence[str]) -> str:
         body.append(_slices(complete, names))
     else:
         body.append(gap("Too few trials are complete for more than a list."))
-    body += [_trials(study, complete), _facts(study)]
+    body += [kinds(study, complete, SHOWN), _trials(study, complete), _facts(study)]
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -101,12 +101,14 @@ def compose(study: optuna.Study, flags: Sequence[str]) -> str:
 
 
 def _history(study: optuna.Study) -> str:
-    """Returns values by slot with the best so far, and where trials were pruned."""
+    """Returns values by slot with the highest so far, and which trials were pruned.
+
+    What a pruned trial had reached is no final value: it has a cross at the edge.
+    """
     slots = attempts_by_slot(study.get_trials(deepcopy=False))
     last = {slot: attempts[-1] for slot, attempts in slots.items()}
     done = {s: t.value for s, t in last.items() if t.state == TrialState.COMPLETE}
-    cut = {s: t.value for s, t in last.items() if t.state == TrialState.PRUNED}
-    cut = {slot: value for slot, value in cut.items() if value is not None}
+    cut = {s: t.last_step for s, t in last.items() if t.state == TrialState.PRUNED}
     failed = [s for s, t in last.items() if t.state == TrialState.FAIL]
 
     def draw(fig):
@@ -116,18 +118,25 @@ def _history(study: optuna.Study) -> str:
             values = np.array([done[place] for place in places])
             axes.plot(places, values, "o", color=GOOD, ms=5, label="complete")
             best = np.maximum.accumulate(values)
-            axes.step(places, best, where="post", color=GOOD, lw=1.5, label="best")
+            axes.step(places, best, where="post", color=GOOD, lw=1.5, label="highest")
         if cut:
-            places = sorted(cut)
-            values = [cut[place] for place in places]
-            axes.plot(places, values, "x", color=DEFECTIVE, ms=5, label="pruned")
+            across = axes.get_xaxis_transform()  # heights are shares of the chart
+            style = {"color": DEFECTIVE, "transform": across, "clip_on": False}
+            axes.plot(list(cut), [0] * len(cut), "x", ms=5, label="pruned", **style)
+            for slot, stage in cut.items():
+                if stage is not None:
+                    words = f"{stage} %"
+                    axes.text(slot, 0.03, words, ha="center", fontsize=7, **style)
         for slot in failed:
             axes.axvline(slot, color=FAINT, lw=1, ls=":")
         axes.set(xlabel="trial", ylabel=_metric(study))
         if done or cut:
             axes.legend(loc="lower right")
 
-    note = "Each point is a trial; dotted lines are trials that failed."
+    note = (
+        "Each point is a trial; crosses at the edge are trials that were pruned, with "
+    )
+    note += "the stage; dotted lines are trials that failed."
     return section("history", "History", figure(png(drawn(9, 3.4, draw)), note))
 
 
@@ -249,7 +258,7 @@ def _scaled(
 
 def _trials(study: optuna.Study, complete: Sequence[FrozenTrial]) -> str:
     """Returns the best trials and the reasons of those that failed."""
-    best = sorted(complete, key=lambda t: (-t.value, t.number))[:SHOWN]
+    best = complete[:SHOWN]
     fields = sorted({name for t in best for name in t.user_attrs.get(FIELDS, {})})
     rows = [
         [str(t.number), number(t.value)]

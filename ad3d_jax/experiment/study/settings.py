@@ -1,11 +1,11 @@
 """How a study goes about: its settings and what is allowed in them."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ad3d_jax.experiment.study.storage import StudyError
 from ad3d_jax.systems.fields import COUNT, Range
-from data_pipelines import planting
 
 PRUNERS = ("median", "halving", "none")
 SAMPLERS = ("tpe", "random", "grid")
@@ -16,11 +16,12 @@ METRICS = ("mean", "i_auroc", "p_auroc", "aupro_30", "aupro_10", "aupro_05") + (
 FROM_ZERO = Range(0, whole=True)
 RANGES = {
     **dict.fromkeys(("trials", "seed", "retries", "keep_best"), FROM_ZERO),
-    **dict.fromkeys(("together", "heartbeat", "grace", "planted_twins"), COUNT),
+    **dict.fromkeys(("together", "heartbeat", "grace", "planted_each"), COUNT),
     "planted_seed": FROM_ZERO,
     "stages": Range(1, 100, whole=True),
     "hold_out": Range(0, 1, open=True),
 }
+WEIGHT = Range(0)  # of a kind of planted defects
 
 
 class Settings(NamedTuple):
@@ -40,9 +41,10 @@ class Settings(NamedTuple):
     heartbeat: int = 30  # seconds between signs of life
     grace: int = 120  # seconds without one before a trial is lost
     planted_seed: int = 0  # of the planted defects
-    planted_twins: int = 2  # altered samples for each good one
-    planted_kinds: Sequence[str] = planting.KINDS  # what is planted
-    hold_out: float = 0.2  # share of train, where a class has no validation split
+    planted_each: int = 6  # altered samples of each kind
+    planted_kinds: Sequence[str] = ()  # what is planted; () = all that the files allow
+    planted_weights: Mapping[str, float] = MappingProxyType({})  # of kinds; else 1
+    hold_out: float = 0.2  # share of train that defects are planted into
 
 
 def settings_of(given: Mapping[str, Any]) -> Settings:
@@ -54,6 +56,8 @@ def settings_of(given: Mapping[str, Any]) -> Settings:
     settings = Settings(**given)
     for name, allowed in RANGES.items():
         allowed.check(name, getattr(settings, name))
+    for kind, weight in settings.planted_weights.items():
+        WEIGHT.check(f"planted_weights.{kind}", weight)
     if settings.pruner is None:
         settings = settings._replace(
             pruner="median" if settings.together == 1 else "none"

@@ -117,13 +117,14 @@ def open_job(
     """
     planting = planted.Settings(
         settings.planted_seed,
-        settings.planted_twins,
+        settings.planted_each,
         tuple(settings.planted_kinds),
         settings.hold_out,
     )
     stages = tuple(sorted(map(int, settings.stages)))
     pruned = settings.pruner != "none"
-    goal = objective.Goal(settings.metric, stages if pruned else (), planting)
+    weights = dict(settings.planted_weights)
+    goal = objective.Goal(settings.metric, stages if pruned else (), planting, weights)
     rules = trials.Rules(
         settings.trials, settings.sampler, settings.seed, settings.retries
     )
@@ -144,6 +145,7 @@ def open_job(
         "metric": goal.metric,
         "stages": goal.stages,
         "planted": goal.planting._asdict(),
+        "weights": weights,
         "sampler": rules.sampler,
         "seed": rules.seed,
         "space": read.digest,
@@ -194,7 +196,8 @@ def name_of(config: ConfigDict, source: Any, settings: Settings) -> str:
     if settings.name:
         return settings.name
     last = "" if isinstance(source, Mapping) else Path(source).stem
-    parts = (config.system, config.variant, config.data.category, last)
+    system = names.configuration_name(config.system)
+    parts = (system, config.variant, config.data.category, last)
     return "-".join(filter(None, parts))
 
 
@@ -275,7 +278,8 @@ def employ(
         "config": plain(config),
         "space": source if isinstance(source, Mapping) else os.fspath(source),
         "workdir": str(folder),
-        "settings": settings._asdict(),
+        "settings": settings._asdict()
+        | {"planted_weights": dict(settings.planted_weights)},
     }
     processes: list[workers.Process] = []
     with workers.stopping(processes):

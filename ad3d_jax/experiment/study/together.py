@@ -12,15 +12,15 @@ from ad3d_jax.experiment import population
 from ad3d_jax.experiment.state import build_system
 from ad3d_jax.experiment.study import objective
 from ad3d_jax.experiment.study.grounds import Grounds
-from ad3d_jax.experiment.study.objective import Goal, Task
+from ad3d_jax.experiment.study.objective import Goal, Judged, Task
 from ad3d_jax.fit.fit import NonFiniteError
 from ad3d_jax.workdir.log import Log
 
 
 def values_of(
     tasks: Sequence[Task], goal: Goal, grounds: Grounds
-) -> list[float | ValueError]:
-    """Returns the value of each trial, NaN where undefined, or why it has none.
+) -> list[Judged | ValueError]:
+    """Returns what each trial is worth, or why it has no value.
 
     That is what is wrong with its configuration, or that its loss diverged.
 

@@ -21,9 +21,10 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from ad3d_jax.experiment.study import storage
 from ad3d_jax.experiment.study.space import Space, grid_points, make_sampler, suggested
 from ad3d_jax.experiment.study.storage import Database, StudyError
+from ad3d_jax.experiment.study.strata import Kinds
 
 SLOT, FIELDS, WORKER, CAUSE, REASON = "slot", "fields", "worker", "cause", "reason"
-FACTS = "facts"
+FACTS, KINDS = "facts", "kinds"
 # Why an attempt failed; a lost one, whose worker died, could not say so.
 STOPPED, BROKEN, REFUSED, LOST = "stopped", "broken", "refused", None
 
@@ -43,7 +44,7 @@ class Taken(NamedTuple):
     trial: optuna.Trial
     slot: int
     fields: dict[str, Any]  # of the configuration
-    known: float | None = None  # the value, where these parameters were run before
+    known: "Outcome | None" = None  # where these parameters were run before
 
     @property
     def name(self) -> str:
@@ -58,6 +59,7 @@ class Outcome(NamedTuple):
     pruned: bool = False
     cause: str | None = None
     reason: str = ""
+    kinds: Kinds | None = None  # of planted defects, what was measured of each
 
 
 class Claim(NamedTuple):
@@ -189,7 +191,7 @@ def _take(
     database.storage.record_heartbeat(trial._trial_id)
     trial.set_user_attr(WORKER, name_of(socket.gethostname(), os.getpid()))
     twins = (
-        each.value
+        Outcome(each.value, kinds=each.user_attrs.get(KINDS))
         for each in trials
         if each.state == TrialState.COMPLETE
         and digest(each.user_attrs.get(FIELDS)) == digest(fields)
@@ -327,6 +329,8 @@ def finish(
             if state == TrialState.FAIL:
                 taken.trial.set_user_attr(CAUSE, outcome.cause)
                 taken.trial.set_user_attr(REASON, outcome.reason)
+            if outcome.kinds is not None:
+                taken.trial.set_user_attr(KINDS, outcome.kinds)
             with storage.quiet():
                 study.tell(taken.trial.number, value, state=state)
             return True

@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 from tqdm import tqdm
 
 from ad3d_jax.experiment.status import Stopped
-from ad3d_jax.experiment.study import storage, trials
+from ad3d_jax.experiment.study import ranking, storage, trials
 from ad3d_jax.experiment.study.grounds import Grounds
 from ad3d_jax.experiment.study.objective import Goal, Task
 from ad3d_jax.experiment.study.outcomes import run_trials
@@ -116,7 +116,7 @@ def _run(job: Job, taken: list[Taken], run: Run, grounds: Grounds) -> list[Outco
                 outcome = Outcome(cause=STOPPED, reason=str(error))
                 trials.finish(job.database, job.study, each, outcome)
             raise
-    return [next(done) if t.known is None else Outcome(t.known) for t in taken]
+    return [next(done) if t.known is None else t.known for t in taken]
 
 
 def _task(job: Job, taken: Taken, own: Sequence[int]) -> Task:
@@ -141,8 +141,7 @@ def tidy(job: Job) -> None:
 
     found = storage.attempt(job.database, read)
     digests = {t.number: trials.digest(t.user_attrs.get(trials.FIELDS)) for t in found}
-    complete = [t for t in found if t.state == TrialState.COMPLETE]
-    best = sorted(complete, key=lambda t: (-t.value, t.number))[: job.keep_best]
+    best = ranking.best_first(job.study, found)[: job.keep_best]
     over = (TrialState.COMPLETE, TrialState.PRUNED)
     in_use = {digests[t.number] for t in found if t.state not in over}
     for trial in found:

@@ -1,6 +1,7 @@
 """Files of the authors' auto-encoders (VitjanZ/3DSR, VitjanZ/DSR_anomaly_detection).
 
-`tools/convert_torch.py` keeps their names, with "/" for ".", and torch's order of axes.
+`experiments.convert_torch` keeps their names, with "/" for ".", and torch's order of
+axes.
 """
 
 import os

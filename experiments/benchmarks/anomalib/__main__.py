@@ -38,7 +38,8 @@ from ad3d_jax.workdir import names
 from ad3d_jax.workdir.json_files import read_json, write_json
 from ad3d_jax.workdir.maps import read_map
 from ad3d_jax.workdir.scores import read_scores
-from data_pipelines.layout import SampleFiles, scan
+from data_pipelines.layout import scan
+from data_pipelines.pairing import SampleFiles
 from experiments import command
 from experiments.benchmarks.anomalib.timed import timed
 from experiments.benchmarks.speed import machine

@@ -1,7 +1,6 @@
 """The converter, with torch where it is installed and with its absence told."""
 
 import hashlib
-import importlib.util
 import pickle
 import subprocess
 import sys
@@ -15,17 +14,9 @@ from oracles.torch_models import import_networks
 
 from ad3d_jax.features import known, provenance, weights
 from ad3d_jax.features.extractors import extractor
+from experiments import convert_torch
 
-SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "convert_torch.py"
-
-
-@pytest.fixture
-def script():
-    """The script as a module."""
-    spec = importlib.util.spec_from_file_location("convert_torch", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+SCRIPT = Path(convert_torch.__file__)
 
 
 @pytest.fixture
@@ -34,16 +25,16 @@ def torch():
     return pytest.importorskip("torch")
 
 
-def test_absence_of_torch_is_one_sentence(script, tmp_path, monkeypatch):
+def test_absence_of_torch_is_one_sentence(tmp_path, monkeypatch):
     source = tmp_path / "model.pth"
     source.write_bytes(b"anything")
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(SystemExit, match="needs torch, which is not installed"):
-        script.main([str(source), str(tmp_path / "model.safetensors")])
+        convert_torch.main([str(source), str(tmp_path / "model.safetensors")])
     assert not (tmp_path / "model.safetensors").exists()
 
 
-def test_old_torch_is_refused(script, tmp_path, monkeypatch):
+def test_old_torch_is_refused(tmp_path, monkeypatch):
     source = tmp_path / "model.pth"
     source.write_bytes(b"anything")
 
@@ -52,7 +43,7 @@ def test_old_torch_is_refused(script, tmp_path, monkeypatch):
 
     monkeypatch.setitem(sys.modules, "torch", Old)
     with pytest.raises(SystemExit, match="expected torch 2.10 or later, found 2.9.1"):
-        script.main([str(source), str(tmp_path / "model.safetensors")])
+        convert_torch.main([str(source), str(tmp_path / "model.safetensors")])
 
 
 @pytest.mark.parametrize(
@@ -70,7 +61,7 @@ def test_wrong_paths_are_told(tmp_path, source, target, message):
 
 
 @pytest.mark.slow
-def test_state_dict_is_converted(script, torch, tmp_path, capsys):
+def test_state_dict_is_converted(torch, tmp_path, capsys):
     source, target = tmp_path / "model.pth", tmp_path / "model.safetensors"
     kernel = torch.arange(24.0).reshape(2, 3, 4).permute(2, 0, 1)
     state = {
@@ -79,11 +70,9 @@ def test_state_dict_is_converted(script, torch, tmp_path, capsys):
         "count": torch.tensor(7),
     }
     torch.save({"state_dict": state, "epoch": 3}, source)
-    with pytest.raises(
-        ValueError, match="convert_torch.py model.pth model.safetensors"
-    ):
+    with pytest.raises(ValueError, match="convert_torch model.pth model.safetensors"):
         weights.read(source)
-    script.main([str(source), str(target)])
+    convert_torch.main([str(source), str(target)])
     assert "left out, not tensors: epoch" in capsys.readouterr().out
     found = weights.read(target).arrays
     assert set(found) == {
@@ -101,7 +90,7 @@ def test_state_dict_is_converted(script, torch, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_code_in_the_source_is_not_run(script, torch, tmp_path, monkeypatch):
+def test_code_in_the_source_is_not_run(torch, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     source = tmp_path / "model.pth"
 
@@ -112,20 +101,20 @@ def test_code_in_the_source_is_not_run(script, torch, tmp_path, monkeypatch):
     with open(source, "wb") as file:
         pickle.dump({"w": Trap()}, file, protocol=2)
     with pytest.raises(SystemExit, match="expected tensors alone"):
-        script.main([str(source), "model.safetensors"])
+        convert_torch.main([str(source), "model.safetensors"])
     assert not Path("sprung").exists()
     assert not Path("model.safetensors").exists()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("legacy", [False, True])
-def test_backbone_goes_from_torch_to_here(script, tmp_path, monkeypatch, legacy):
+def test_backbone_goes_from_torch_to_here(tmp_path, monkeypatch, legacy):
     """As a user does it; old releases of torch wrote files that are no zip archives."""
     torch, torchvision, _ = import_networks()
     source, target = tmp_path / "resnet18.pth", tmp_path / "resnet18.safetensors"
     network = torchvision.models.resnet18(weights=None)
     torch.save(network.state_dict(), source, _use_new_zipfile_serialization=not legacy)
-    script.main([str(source), str(target)])
+    convert_torch.main([str(source), str(target)])
     resnet18 = extractor("resnet18")
     like = jax.eval_shape(lambda key: resnet18.init(key, "layer3"), jax.random.key(0))
     params = resnet18.read(target, like)

@@ -2,11 +2,11 @@
 
 Opening a torch file runs what it holds through an unpickler, whose restrictions have
 been broken before. Run this where nothing is to be lost: in a throw-away environment,
-without network, on files whose source you trust. It stands outside the package, which
-reads safetensors and npz alone.
+without network, on files whose source you trust. It is the one place that opens such a
+file, imports nothing of the library, and nothing of the library imports it.
 
     pip install "torch>=2.10" safetensors numpy
-    python tools/convert_torch.py SOURCE.pth TARGET.safetensors
+    python -m experiments.convert_torch SOURCE.pth TARGET.safetensors
 
 Dots in names become "/". Shapes and the order of axes stay torch's (convolutions
 [out,in,height,width], dense layers [out,in]). Numbers and text beside the tensors are
@@ -20,10 +20,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-SAFE_TORCH = (
-    2,
-    10,
-)  # releases before it open hostile files unsafely, even weights alone
+# Releases before it open hostile files unsafely, even weights alone.
+SAFE_TORCH = (2, 10)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,0 +1,1 @@
+"""Prediction of a folder: what is due, its rows, its images, and large pictures."""
