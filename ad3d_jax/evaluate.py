@@ -1,5 +1,6 @@
 """Scores a split, measures how well, and chooses the samples that are shown."""
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -28,6 +29,7 @@ from ad3d_jax.workdir.scores import VERDICTS, Row
 
 # That exact metrics take of a pixel beyond its map and mask, while all are sorted.
 SORTING_BYTES = 50
+UNTIMED = "frozen features were computed before, so that no sample was timed whole"
 
 
 class Scored(NamedTuple):
@@ -36,7 +38,7 @@ class Scored(NamedTuple):
     maps: np.ndarray  # [N,Hm,Wm] float32, at mask size
     masks: np.ndarray  # [N,Hm,Wm] bool
     image: np.ndarray  # [N] float32
-    seconds: np.ndarray  # [N] float64, wall time a sample, compilation excluded
+    seconds: np.ndarray  # [N] float64, wall time a sample without compilation, or NaN
     parts: dict[str, np.ndarray]  # maps of the parts called map_*, [N,Hm,Wm]
     match: np.ndarray | None = None  # [N,5] int32, see base.MATCH
 
@@ -129,14 +131,18 @@ def score_split(
     batch_size: int,
     split: str = "test",
     shown: "Shown | None" = None,
+    extend: Callable[[Iterator[Batch]], Iterator[Batch]] | None = None,
 ) -> Scored:
     """Scores every sample of a split once, with maps at the size of the masks.
 
-    `shown` sees the samples as they come.
+    `shown` sees the samples as they come. `extend` adds frozen features to batches that
+    were computed before, so that no sample can be timed.
     """
     maps, masks, image, seconds, match = [], [], [], [], []
     parts: dict[str, list] = {}
     batches = dataset.ordered(split, batch_size, 0)
+    if extend is not None:
+        batches = extend(batches)
     with tqdm(
         total=dataset.size(split),
         desc=f"score {split}",
@@ -148,6 +154,7 @@ def score_split(
             maps.append(at_size(scores.map, size)[..., 0])
             masks.append(batch.mask[..., 0])
             image.append(scores.image)
+            each = each if extend is None else math.nan
             seconds.append(np.full(len(scores.image), each))
             if scores.match is not None:
                 match.append(scores.match)
@@ -224,8 +231,13 @@ def measure(scored: Scored, rows: Sequence[Row], host_bytes: int | None = None) 
         for name, maps in scored.parts.items()
     }
     total = float(scored.seconds.sum())
+    if not math.isfinite(total):
+        total = None
+        result["notes"] |= dict.fromkeys(
+            ("seconds_score", "images_per_second"), UNTIMED
+        )
     result["seconds_score"] = total
-    result["images_per_second"] = len(rows) / total if rows else None
+    result["images_per_second"] = len(rows) / total if total else None
     return result
 
 

@@ -27,6 +27,7 @@ from ad3d_jax.experiment.data import category_of, mask_size, open_data
 from ad3d_jax.experiment.pretrained import Brought
 from ad3d_jax.experiment.run import Run
 from ad3d_jax.experiment.state import build_system, initial_state, key_of
+from ad3d_jax.fit.cache_store import Store
 from ad3d_jax.fit.fit import NonFiniteError
 from ad3d_jax.fit.members import unified
 from ad3d_jax.fit.population import Member, fit_population
@@ -142,7 +143,11 @@ def train(runs: Sequence[Run], checkpoints: Path) -> None:
 
 
 def fitted(
-    system: System, engine: engines.Engine, parts: Sequence[Part], folder: Path
+    system: System,
+    engine: engines.Engine,
+    parts: Sequence[Part],
+    folder: Path,
+    store: Store | None = None,
 ) -> list[State | NonFiniteError]:
     """Returns the state of each part, trained together from the newest checkpoint on.
 
@@ -151,6 +156,7 @@ def fitted(
         engine: the parts are shared between its devices.
         parts: of one structure, see `structure_of`.
         folder: of the checkpoints of all together.
+        store: as of `fit`.
 
     Raises:
         ValueError: as `fit_population`.
@@ -174,7 +180,7 @@ def fitted(
     with Checkpointer(folder, keep=config.fit.keep) as checkpointer:
         features = folder / Path(names.FEATURES).name
         options = run.fit_options(config)._replace(cache_folder=features)
-        return fit_population(system, members, options, engine, checkpointer)
+        return fit_population(system, members, options, engine, checkpointer, store)
 
 
 def outcome(begun: Run, mode: str) -> dict | NonFiniteError:

@@ -3,7 +3,7 @@
 E. Horwitz, Y. Hoshen, arXiv 2203.05550, and the authors' release.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import jax.numpy as jnp
@@ -34,7 +34,7 @@ class Cells(Protocol):
 
 def has_network(features: str) -> bool:
     """Returns whether the feature set has image features."""
-    return not {"rgb", "depth"}.isdisjoint(FEATURE_SETS[features])
+    return not IMAGES.keys().isdisjoint(FEATURE_SETS[features])
 
 
 def cell_features(config: Cells, frozen: Tree, batch: Batch) -> Array:
@@ -46,14 +46,53 @@ def cell_features(config: Cells, frozen: Tree, batch: Batch) -> Array:
     Args:
         config: names the set.
         frozen: holds "backbone" where the set has a network.
-        batch: holds what `System.needs_fit` names.
+        batch: holds what `System.needs_fit` names, and may hold `kept_parts`.
 
     Raises:
         ValueError: the image or the precomputed cells do not fit `config.cells`.
     """
+    kept = batch.extras
+    if not kept_names(config) <= kept.keys():
+        kept = kept_parts(config, frozen, batch)
+
+    def cells(part: str) -> Array:
+        if part in IMAGES:
+            return _pooled(config, [kept[f"{part}_{x}"] for x in config.layers])
+        name = f"{part}_cells"
+        return kept[name] if name in kept else MAKERS[part](config, batch)
+
     parts = FEATURE_SETS[config.features]
-    cells = [MAKERS[part](config, frozen, batch) for part in parts]
-    return jnp.concatenate(cells, axis=-1)
+    return jnp.concatenate([cells(part) for part in parts], axis=-1)
+
+
+def kept_names(config: Cells) -> set[str]:
+    """Returns the names of `kept_parts`."""
+    names = set()
+    for part in FEATURE_SETS[config.features]:
+        if part in IMAGES:
+            names |= {f"{part}_{layer}" for layer in config.layers}
+        elif field_of(config, part) == "xyz" and part != "raw":  # that takes no time
+            names.add(f"{part}_cells")
+    return names
+
+
+def kept_parts(config: Cells, frozen: Tree, batch: Batch) -> dict[str, Array]:
+    """Returns what takes time of the features: maps of layers, and cells of the rest.
+
+    Args:
+        config: names the set.
+        frozen: holds "backbone" where the set has a network.
+        batch: holds what the parts are made from.
+    """
+    found, names = {}, kept_names(config)
+    for part in FEATURE_SETS[config.features]:
+        if part in IMAGES:
+            maps = _maps(config, frozen, IMAGES[part](config, batch))
+            layers = zip(config.layers, maps, strict=True)
+            found |= {f"{part}_{layer}": x for layer, x in layers}
+        elif f"{part}_cells" in names:
+            found[f"{part}_cells"] = MAKERS[part](config, batch)
+    return found
 
 
 def field_of(config: Cells, part: str) -> str:
@@ -65,17 +104,16 @@ def field_of(config: Cells, part: str) -> str:
 
 def rgb_cells(config: Cells, frozen: Tree, batch: Batch) -> Array:
     """Returns network features of the image; 1536 of wide_resnet50."""
-    return _network_cells(config, frozen, batch.rgb)
+    return _pooled(config, _maps(config, frozen, batch.rgb))
 
 
-def depth_cells(config: Cells, frozen: Tree, batch: Batch) -> Array:
-    """Returns network features of z in metres, three times over, not normalised."""
+def depth_image(config: Cells, batch: Batch) -> Array:
+    """Returns z in metres, three times over, which the network sees as it is."""
     # The network's input is normalised; undone here, as the release has it.
-    image = unnormalised(_z(batch), extractor(config.backbone).inputs)
-    return _network_cells(config, frozen, image)
+    return unnormalised(_z(batch), extractor(config.backbone).inputs)
 
 
-def raw_cells(config: Cells, frozen: Tree, batch: Batch) -> Array:
+def raw_cells(config: Cells, batch: Batch) -> Array:
     """Returns the z-map cut into runs of successive pixels: 64 at 224 pixels.
 
     As in the release a cell is no square block: its pixels follow on each other in the
@@ -85,17 +123,17 @@ def raw_cells(config: Cells, frozen: Tree, batch: Batch) -> Array:
     return _z(batch).reshape(batch.xyz.shape[0], config.cells, config.cells, -1)
 
 
-def hog_cells(config: Cells, frozen: Tree, batch: Batch) -> Array:
+def hog_cells(config: Cells, batch: Batch) -> Array:
     """Returns histograms of 8 gradient directions of z in every cell."""
     return hog(_z(batch), cell=_cell_side(config, batch), orientations=8)
 
 
-def sift_cells(config: Cells, frozen: Tree, batch: Batch) -> Array:
+def sift_cells(config: Cells, batch: Batch) -> Array:
     """Returns dense SIFT of z, averaged over the cells: 128 numbers."""
     return cell_pool(dense_sift(_z(batch)), config.cells)
 
 
-def fpfh_cells(config: Cells, frozen: Tree, batch: Batch) -> Array:
+def fpfh_cells(config: Cells, batch: Batch) -> Array:
     """Returns point feature histograms averaged over the cells: 33 numbers.
 
     A point counts if none of its coordinates is 0, as in the release.
@@ -112,9 +150,12 @@ def fpfh_cells(config: Cells, frozen: Tree, batch: Batch) -> Array:
     return found
 
 
-MAKERS: Mapping[str, Callable[[Cells, Tree, Batch], Array]] = {
-    "rgb": rgb_cells,
-    "depth": depth_cells,
+# What the network sees of a sample, by the part of a feature set.
+IMAGES: Mapping[str, Callable[[Cells, Batch], Array]] = {
+    "rgb": lambda config, batch: batch.rgb,
+    "depth": depth_image,
+}
+MAKERS: Mapping[str, Callable[[Cells, Batch], Array]] = {
     "raw": raw_cells,
     "hog": hog_cells,
     "sift": sift_cells,
@@ -122,9 +163,13 @@ MAKERS: Mapping[str, Callable[[Cells, Tree, Batch], Array]] = {
 }
 
 
-def _network_cells(config: Cells, frozen: Tree, image: Array) -> Array:
+def _maps(config: Cells, frozen: Tree, image: Array) -> tuple[Array, ...]:
+    """Returns the network's maps of the layers."""
+    return feature_maps(frozen["backbone"], config.backbone, image, config.layers)
+
+
+def _pooled(config: Cells, maps: Sequence[Array]) -> Array:
     """Returns the maps of the layers, each averaged over the cells, side by side."""
-    maps = feature_maps(frozen["backbone"], config.backbone, image, config.layers)
     return jnp.concatenate([cell_pool(x, config.cells) for x in maps], axis=-1)
 
 

@@ -66,13 +66,21 @@ def modality_maps(
     }
     images = jnp.concatenate([makers[modality]() for modality in modalities])
     maps = feature_maps(backbone, name, images, layers)
+
+    def parts(map: Array) -> list[Array]:
+        # One is left as it is, so that all systems' programs of a network are alike.
+        return [map] if len(modalities) == 1 else jnp.split(map, len(modalities))
+
     return {
         f"{modality}_{layer}": part
         for layer, map in zip(layers, maps, strict=True)
-        for modality, part in zip(
-            modalities, jnp.split(map, len(modalities)), strict=True
-        )
+        for modality, part in zip(modalities, parts(map), strict=True)
     }
+
+
+def map_names(modalities: tuple[str, ...], layers: tuple[str, ...]) -> set[str]:
+    """Returns the names of the maps of `modality_maps`."""
+    return {f"{modality}_{layer}" for modality in modalities for layer in layers}
 
 
 def embed_maps(
@@ -94,16 +102,3 @@ def embed_maps(
         for modality in modalities
     ]
     return jnp.concatenate(patches, axis=-1)
-
-
-def patch_features(
-    backbone: Tree,
-    name: str,
-    batch: Batch,
-    modalities: tuple[str, ...],
-    layers: tuple[str, ...],
-    embed: Callable[[tuple[Array, ...]], Array],
-) -> Array:
-    """Returns `embed_maps` of `modality_maps`."""
-    maps = modality_maps(backbone, name, batch, modalities, layers)
-    return embed_maps(maps, modalities, layers, embed)

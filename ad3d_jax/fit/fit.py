@@ -17,6 +17,7 @@ from ad3d_jax.base import (
 )
 from ad3d_jax.devices import engines, processes
 from ad3d_jax.fit.cache import Cache
+from ad3d_jax.fit.cache_store import Store
 from ad3d_jax.fit.gather import gather
 from ad3d_jax.fit.monitor import Interruption, NonFiniteError, Preempted
 from ad3d_jax.fit.phases import batch_rows, check_phases, count_steps, is_due
@@ -45,6 +46,7 @@ def fit(
     checkpointer=None,
     log=None,
     after_phase: Callable[[str, State], None] | None = None,
+    store: Store | None = None,
 ) -> State:
     """Runs the phases of a system in order and returns the fitted state.
 
@@ -66,6 +68,8 @@ def fit(
         log: `workdir.log.Log`.
         after_phase: is called with a phase's name and the state after it, before that
             is saved; of a fit that is killed meanwhile, once more.
+        store: of frozen features that other fits use, too; None = its own, with the
+            folder `Options.cache_folder`.
 
     Raises:
         ValueError: a field that the system needs is missing, a source is empty, the
@@ -86,8 +90,9 @@ def fit(
     processes.check_same("checkpoint to go on from", begun)
     processes.check_same("state to begin with", position[:1] + position[2:])
     with Interruption() as interruption:
+        cache = Cache(Store(options.cache_folder) if store is None else store)
         run = Run(
-            system, dataset, options, engine, checkpointer, log, interruption, Cache()
+            system, dataset, options, engine, checkpointer, log, interruption, cache
         )
         check_data(run, position.phase)
         for index in range(position.phase, len(system.phases)):

@@ -8,7 +8,7 @@ import jax
 
 from ad3d_jax.base import Array, Gather, Select, State, Tree, with_cache, without_truth
 from ad3d_jax.devices import compilation, engines, memory, processes
-from ad3d_jax.fit.cache import composed, feeding
+from ad3d_jax.fit.cache import Feed, feeding
 from ad3d_jax.fit.monitor import Preempted, Progress
 from ad3d_jax.fit.phases import reads_cache
 from ad3d_jax.fit.positions import Position, in_containers
@@ -30,9 +30,9 @@ def gather(run: Run, position: Position, key: Array) -> State:
         ValueError: a choice is of a name that is not emitted.
     """
     phase, state = run.system.phases[position.phase], position.state
-    feeding(run, phase, state)  # what is kept is there before memory is measured
+    feed = feeding(run, phase, state)  # before memory is measured
     account = announce(run, phase, state)
-    rows = emitted(run, phase, state, jax.random.fold_in(key, EMIT))
+    rows = emitted(run, phase, state, feed, jax.random.fold_in(key, EMIT))
     if phase.select is not None:
         rows = selected(run, position, rows, key, account)
     if run.interruption.wanted():
@@ -77,7 +77,7 @@ def announce(run: Run, phase: Gather, state: State) -> str:
     return account
 
 
-def emitted(run: Run, phase: Gather, state: State, key: Array) -> Tree:
+def emitted(run: Run, phase: Gather, state: State, feed: Feed, key: Array) -> Tree:
     """Returns the rows of all samples on the host, in manifest order.
 
     Raises:
@@ -85,8 +85,11 @@ def emitted(run: Run, phase: Gather, state: State, key: Array) -> Tree:
         Preempted: the process was asked to stop.
     """
     name, source = phase_name(run, phase), phase.source
-    emit, extend = composed(run, phase, phase.emit), feeding(run, phase, state)
-    passed = ordered_pass(run, name, source, emit, state, key, extend)
+
+    def emit(key, state, batch):
+        return phase.emit(key, state, feed.complete(state, batch))
+
+    passed = ordered_pass(run, name, source, emit, state, key, feed.extend)
     return fill(passed, source, run.dataset.size(source))
 
 

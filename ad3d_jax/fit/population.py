@@ -13,6 +13,7 @@ import jax
 from ad3d_jax.base import Array, Dataset, State, System, Train
 from ad3d_jax.devices import engines
 from ad3d_jax.fit.cache import Cache
+from ad3d_jax.fit.cache_store import Store
 from ad3d_jax.fit.fit import check_data, run_phase
 from ad3d_jax.fit.monitor import Account, Interruption, Monitor, NonFiniteError
 from ad3d_jax.fit.phases import check_phases, count_steps, is_due, step_rows
@@ -61,6 +62,7 @@ def fit_population(
     options: Options = Options(),  # noqa: B008 (immutable)
     engine: engines.Engine | None = None,
     checkpointer=None,
+    store: Store | None = None,
 ) -> list[State | NonFiniteError]:
     """Runs the phases of a system for all members and returns their fitted states.
 
@@ -73,6 +75,7 @@ def fit_population(
         options: of all; a batch size counts the rows of one member.
         engine: what to run on; None = pmap on all local devices.
         checkpointer: `workdir.checkpoint.Checkpointer`; holds all members together.
+        store: as of `fit`.
 
     Returns:
         For each member the state, or the error that stopped it; the others go on.
@@ -86,7 +89,7 @@ def fit_population(
     check_phases(system, options)
     with Interruption() as interruption:
         population = _begin(
-            system, members, options, engine, checkpointer, interruption
+            *(system, members, options, engine, checkpointer, interruption, store)
         )
         first = min(position.phase for position in population.positions)
         for index, phase in enumerate(system.phases[first:], first):
@@ -102,9 +105,11 @@ def fit_population(
     ]
 
 
-def _begin(system, members, options, engine, checkpointer, interruption) -> _Population:
+def _begin(
+    system, members, options, engine, checkpointer, interruption, store
+) -> _Population:
     """Returns the population where it was left, its data checked."""
-    cache = Cache()
+    cache = Cache(Store(options.cache_folder) if store is None else store)
     runs = [
         Run(
             count_steps(system, member.dataset, options.batch_size),

@@ -70,16 +70,15 @@ class Run(NamedTuple):
         """Returns the memory that there is now, as the options or the machine say."""
         host_bytes = self.options.host_memory_bytes
         if host_bytes is not None:
-            host_bytes = max(host_bytes - self.cache.bytes, 0)
+            host_bytes = max(host_bytes - self.cache.store.bytes, 0)
         return memory.measure(
             self.engine.mesh.devices.flat, self.options.device_memory_bytes, host_bytes
         )
 
-    def bar(self, name: str, source: str, done: int = 0) -> tqdm:
-        """Returns the bar of a pass over a source of which so many samples are done."""
+    def bar(self, name: str, source: str) -> tqdm:
+        """Returns the bar of a pass over a source."""
         return tqdm(
             total=self.dataset.size(source),
-            initial=done,
             desc=name,
             unit="image",
             mininterval=1.0,
@@ -95,7 +94,6 @@ def ordered_pass(
     state: State,
     key: Array,
     extend: Callable[[Iterator[Batch]], Iterator[Batch]] = iter,
-    start: int = 0,
 ) -> Iterator[tuple[Batch, Tree]]:
     """Yields (batch, rows) of `function(key, state, batch)` over a source, in order.
 
@@ -106,8 +104,7 @@ def ordered_pass(
         function: returns a tree of [B,...].
         state: on the host or anywhere.
         key: of all batches.
-        extend: what is done to the host batches before, see `cache.feeding`.
-        start: the first batch.
+        extend: what is done to the host batches before, see `cache.Feed`.
 
     Raises:
         MemoryLimitError: the banks that the state holds fit no device.
@@ -117,8 +114,8 @@ def ordered_pass(
     compiled = compilation.compile_map(engine, function, name=name)
     split = memory.banks_to_split(name, run.system.sharded, state, run.limits())
     key, state = engines.replicate(engine, key), engines.place(engine, state, split)
-    batches = extend(run.dataset.ordered(source, size, start))
-    with run.bar(name, source, start * size) as bar:
+    batches = extend(run.dataset.ordered(source, size, 0))
+    with run.bar(name, source) as bar:
         for batch, rows in compilation.map_rows(engine, compiled, key, state, batches):
             bar.update(len(batch.weight))
             yield batch, rows
@@ -131,36 +128,25 @@ def stop_if_asked(run: Run, name: str) -> None:
         raise Preempted(f"stopped in {name}")
 
 
-def fill(
-    passed: Iterable[tuple[Batch, Tree]],
-    source: str,
-    size: int,
-    room: Callable[[Tree], Tree] | None = None,
-    first: int = 0,
-    note: Callable[[int], None] = lambda last: None,
-) -> Tree:
+def fill(passed: Iterable[tuple[Batch, Tree]], source: str, size: int) -> Tree:
     """Returns the rows of a whole pass in arrays [size,...] on the host.
 
     Args:
         passed: from `ordered_pass`.
         source: that was passed over.
         size: samples that it says it holds.
-        room: gives the arrays from the first rows; None = new ones. In full at once,
-            for lists that are joined take twice as much memory.
-        first: number of the first row that comes.
-        note: is told how many rows are there, after each batch.
 
     Raises:
         ValueError: the source has not the size that it says.
     """
-    whole = None
+    whole, first = None, 0
     for batch, rows in passed:
         last = first + len(batch.weight)
         if whole is None:
-            whole = (room or partial(_room, size))(rows)
+            # In full at once: lists that are joined take twice as much memory.
+            whole = jax.tree.map(partial(_room, size), rows)
         if last <= size:
             jax.tree.map(partial(_write, first), whole, rows)
-            note(last)
         first = last
     if first != size:
         raise ValueError(
@@ -169,9 +155,9 @@ def fill(
     return whole
 
 
-def _room(size: int, rows: Tree) -> Tree:
-    """Returns arrays for `size` rows like these."""
-    return jax.tree.map(lambda x: np.empty((size, *x.shape[1:]), x.dtype), rows)
+def _room(size: int, part: np.ndarray) -> np.ndarray:
+    """Returns an array for `size` rows like these."""
+    return np.empty((size, *part.shape[1:]), part.dtype)
 
 
 def _write(first: int, whole: np.ndarray, part: np.ndarray) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ad3d_jax.base import Array, State, Tree, without_truth
 from ad3d_jax.devices import compilation, engines, memory
-from ad3d_jax.fit.cache import composed, feeding
+from ad3d_jax.fit.cache import feeding
 from ad3d_jax.fit.monitor import STEPS_IN_FLIGHT
 from ad3d_jax.fit.positions import Position
 from ad3d_jax.fit.run import Run, phase_name, stop_if_asked
@@ -49,18 +49,18 @@ def total(run: Run, index: int, state: State, key: Array) -> Tree:
     phase, engine, size = run.system.phases[index], run.engine, run.options.batch_size
     name, source = phase_name(run, phase), phase.source
 
-    def weighed_emit(key, state, batch):
-        return phase.emit(key, state, weighed(phase.weigh, state, batch))
+    feed = feeding(run, phase, state)
 
-    emit = composed(run, phase, weighed_emit)
+    def emit(key, state, batch):
+        batch = feed.complete(state, batch)
+        return phase.emit(key, state, weighed(phase.weigh, state, batch))
 
     def add(key, state, sums, batch, across):
         emitted = jax.tree.map(across.sum, emit(key, state, batch))
         return plus(sums, emitted), across.sum(jnp.sum(batch.weight))
 
     compiled = compilation.compile_step(engine, add, name=name)
-    extend = feeding(run, phase, state)
-    first = without_truth(next(extend(run.dataset.ordered(source, size, 0))))
+    first = without_truth(next(feed.extend(run.dataset.ordered(source, size, 0))))
     emitted = jax.eval_shape(emit, key, state, first)
     memory.check_sums(name, emitted, run.limits())
     sums = nothing(emitted)
@@ -68,7 +68,7 @@ def total(run: Run, index: int, state: State, key: Array) -> Tree:
     key, state = engines.replicate(engine, key), engines.place(engine, state, split)
     sums, under_way = engines.replicate(engine, sums), deque()
     with run.bar(name, source) as bar:
-        for batch in extend(run.dataset.ordered(source, size, 0)):
+        for batch in feed.extend(run.dataset.ordered(source, size, 0)):
             sums, done = compiled(key, state, sums, engines.split(engine, batch))
             under_way.append(done)
             if len(under_way) > STEPS_IN_FLIGHT:

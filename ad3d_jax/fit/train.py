@@ -23,7 +23,7 @@ def train(run: Run, position: Position, key: Array) -> State:
     engine, options, name = run.engine, run.options, phase_name(run, phase)
     carry = begin(phase, state) if position.carry is None else position.carry
     start, rows = position.step, step_rows(phase, options.batch_size)
-    extend = feeding(run, phase, state)
+    extend = feeding(run, phase, state).extend
     batches = extend(run.dataset.endless(phase.source, rows, options.seed, start))
     compiled = compilation.compile_step(
         engine, train_step(phase, options.max_grad_norm), name=name

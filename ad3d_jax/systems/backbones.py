@@ -10,7 +10,7 @@ from ad3d_jax.features.extractors import (
     init_backbone,
     pretrained_backbone,
 )
-from ad3d_jax.features.modalities import patch_features
+from ad3d_jax.features.modalities import embed_maps, map_names, modality_maps
 from ad3d_jax.systems.fields import Fields
 
 
@@ -38,6 +38,20 @@ def init_frozen(config: Backboned, key: Array) -> dict:
     """Returns `State.frozen` with a random network up to the deepest of the layers."""
     last_layer = deepest(config.backbone, config.layers)
     return {"backbone": init_backbone(key, config.backbone, last_layer)}
+
+
+def cached_maps(config: Backboned, state: State, batch: Batch) -> dict[str, Array]:
+    """Returns the network's maps of all modalities, see `modality_maps`.
+
+    They are what `System.cache` gives: one pass serves all that is made of them.
+    """
+    return modality_maps(
+        state.frozen["backbone"],
+        config.backbone,
+        batch,
+        config.modalities,
+        config.layers,
+    )
 
 
 def local(
@@ -80,13 +94,9 @@ def features(
         config: names network, layers and modalities.
         embed: from the maps of the layers to patches, see `features.patches`.
         state: holds the network.
-        batch: holds the fields of the modalities.
+        batch: holds `cached_maps` among its extras, or what they are made from.
     """
-    return patch_features(
-        state.frozen["backbone"],
-        config.backbone,
-        batch,
-        config.modalities,
-        config.layers,
-        embed,
-    )
+    maps = batch.extras
+    if not map_names(config.modalities, config.layers) <= maps.keys():
+        maps = cached_maps(config, state, batch)
+    return embed_maps(maps, config.modalities, config.layers, embed)

@@ -9,7 +9,14 @@ in the card `docs/systems/btf.md`.
 from dataclasses import dataclass
 
 from ad3d_jax.base import State, System
-from ad3d_jax.features.cells import FEATURE_SETS, cell_features, field_of, has_network
+from ad3d_jax.features.cells import (
+    FEATURE_SETS,
+    cell_features,
+    field_of,
+    has_network,
+    kept_names,
+    kept_parts,
+)
 from ad3d_jax.features.extractors import BACKBONES, deepest
 from ad3d_jax.ops import coreset, reweight
 from ad3d_jax.ops.blur import blur_8bit, gaussian_blur
@@ -59,6 +66,9 @@ def btf(config: Config = Config()) -> System:  # noqa: B008 (immutable)
     def features(state, batch):
         return cell_features(config, state.frozen, batch)
 
+    def cache(state, batch):
+        return kept_parts(config, state.frozen, batch)
+
     def init(key, batch):
         state = State(frozen=backbones.init_frozen(config, key) if network else {})
         return banks.with_empty_bank(config, state, features, batch)
@@ -81,5 +91,6 @@ def btf(config: Config = Config()) -> System:  # noqa: B008 (immutable)
         phases=(banks.bank_phase(config, features),),
         score=score,
         pretrained=backbones.pretrained_parts(config) if network else (),
+        cache=cache if kept_names(config) else None,
         sharded=("bank",),
     )

@@ -104,6 +104,7 @@ def padim(config: Config = Config()) -> System:  # noqa: B008 (immutable)
         ),
         score=score,
         pretrained=backbones.pretrained_parts(config),
+        cache=partial(backbones.cached_maps, config),
     )
 
 

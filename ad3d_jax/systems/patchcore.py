@@ -71,6 +71,7 @@ def patchcore(config: Config = Config()) -> System:  # noqa: B008 (immutable)
         phases=(banks.bank_phase(config, embed),),
         score=score,
         pretrained=backbones.pretrained_parts(config),
+        cache=partial(backbones.cached_maps, config),
         sharded=("bank",),
         local=backbones.local(config, size, cells, whole) if plain else None,
     )

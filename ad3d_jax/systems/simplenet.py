@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from ad3d_jax.base import Array, Scores, State, System, Train, Update
-from ad3d_jax.features.modalities import embed_maps, modality_maps, needed_fields
+from ad3d_jax.features.modalities import embed_maps, needed_fields
 from ad3d_jax.features.patches import patchcore_patches
 from ad3d_jax.nn.batch_norm import fold_modules
 from ad3d_jax.nn.feature_discriminator import Adaptor, FeatureDiscriminator
@@ -25,6 +25,7 @@ from ad3d_jax.ops.blur import gaussian_blur
 from ad3d_jax.ops.resize import resize_bilinear
 from ad3d_jax.systems.backbones import (
     Backboned,
+    cached_maps,
     init_frozen,
     local,
     pretrained_parts,
@@ -75,16 +76,6 @@ def simplenet(config: Config = Config()) -> System:  # noqa: B008 (immutable)
             hyper=numbers(HYPER),
         )
 
-    def cache(state, batch):
-        """Returns the backbone's maps, which no step changes."""
-        return modality_maps(
-            state.frozen["backbone"],
-            config.backbone,
-            batch,
-            config.modalities,
-            config.layers,
-        )
-
     def patches(batch):
         """Returns the patch features of the cached maps, [B,h,w,D]."""
         return embed_maps(batch.extras, config.modalities, config.layers, embed)
@@ -129,7 +120,7 @@ def simplenet(config: Config = Config()) -> System:  # noqa: B008 (immutable)
         phases=(Train("train", updates, 0, epochs=config.epochs, fold=fold_modules),),
         score=score,
         pretrained=pretrained_parts(config),
-        cache=cache,
+        cache=partial(cached_maps, config),
         local=local(config, 3, cells, whole),
     )
 

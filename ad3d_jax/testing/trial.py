@@ -135,7 +135,7 @@ class Trial:
             return run_phase(run, Position(state, index), own)
         rows = ROWS * batches_of_step(phase)
         batches = self.data.endless(phase.source, rows, OPTIONS.seed, 0)
-        batches = islice(feeding(run, phase, state)(batches), phase.steps)
+        batches = islice(feeding(run, phase, state).extend(batches), phase.steps)
         carry, _ = self.stepped(index, state, batches, own)
         return state._replace(params=carry.params, extra=carry.extra)
 

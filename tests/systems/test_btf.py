@@ -79,7 +79,7 @@ def test_a_bank_keeps_a_tenth_of_a_class():
 def test_a_raw_cell_is_a_run_of_pixels_and_no_block():
     z = np.arange(16 * 16, dtype=np.float32).reshape(1, 16, 16, 1)
     batch = Batch(xyz=np.concatenate([0 * z, 0 * z, z], -1))
-    cells = raw_cells(Config(features="raw", cells=4), {}, batch)
+    cells = raw_cells(Config(features="raw", cells=4), batch)
     assert cells.shape == (1, 4, 4, 16)
     np.testing.assert_array_equal(cells[0, 0, 1], np.arange(16, 32))
     np.testing.assert_array_equal(cells[0, 3, 3], np.arange(240, 256))

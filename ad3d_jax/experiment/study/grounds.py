@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from ad3d_jax.base import System
 from ad3d_jax.experiment.data import data_folder, open_data
+from ad3d_jax.fit.cache_store import Store
 from ad3d_jax.workdir.scores import Row
 from data_pipelines import planted
 from data_pipelines.calibration import FOLDS
@@ -27,7 +28,9 @@ class Ground(NamedTuple):
 class Grounds:
     """Opens the data that configurations name; the last is kept for the next trial."""
 
-    def __init__(self):
+    def __init__(self, store: Store | None = None):
+        """Begins; `store` keeps frozen features for all trials, None = for none."""
+        self.store = store
         self._known: tuple[Any, Ground] | None = None
 
     def open(

@@ -23,7 +23,7 @@ from ad3d_jax.experiment.config import plain
 from ad3d_jax.experiment.data import with_sources
 from ad3d_jax.experiment.run import fit_options, limits
 from ad3d_jax.experiment.state import build_system, key_of
-from ad3d_jax.experiment.study import stages, strata
+from ad3d_jax.experiment.study import frozen, stages, strata
 from ad3d_jax.experiment.study.grounds import Ground, Grounds
 from ad3d_jax.experiment.study.stages import Trial, Watch
 from ad3d_jax.fit.phases import count_steps, due
@@ -129,7 +129,8 @@ def begin(task: Task, goal: Goal, grounds: Grounds, log: Log) -> tuple[Trial, Gr
     evaluation.check_needs(system, first)
     log.write(kind="start", mode="trial", devices=describe_devices(engine))
     system = count_steps(system, dataset, config.data.batch_size)
-    return Trial(config, system, dataset, first, brought, engine), ground
+    trial = Trial(config, system, dataset, first, brought, engine, grounds.store)
+    return trial, ground
 
 
 def conclude(
@@ -185,7 +186,10 @@ def metrics_of(
         program,
     )
     size = config.eval.batch_size
-    scored = evaluation.score_split(score, ground.planted, size, planted.SPLIT)
+    feed = frozen.feeding(trial, state, ground.planted, planted.SPLIT)
+    scored = evaluation.score_split(
+        score, ground.planted, size, planted.SPLIT, extend=feed
+    )
     host_bytes = limits(config, engine).host_bytes
     whole = evaluation.measure(scored, ground.rows, host_bytes)
     return whole | {"kinds": strata.measure(scored, ground.rows)}

@@ -13,6 +13,7 @@ from ad3d_jax.base import Batch, Dataset, State, System, Train, Tree
 from ad3d_jax.devices import engines
 from ad3d_jax.experiment.run import fit_options
 from ad3d_jax.experiment.state import initial_state, key_of
+from ad3d_jax.fit.cache_store import Store
 from ad3d_jax.fit.fit import fit
 from ad3d_jax.fit.positions import unpack
 from ad3d_jax.workdir.checkpoint import Checkpointer
@@ -33,6 +34,7 @@ class Trial(NamedTuple):
     first: Batch
     brought: Mapping[str, Tree]  # what files bring, see `pretrained`
     engine: engines.Engine
+    store: Store | None = None  # of features that other trials use, too
 
 
 class Watch:
@@ -103,7 +105,7 @@ def fitted(
     Raises:
         Pruned: the watch said so.
     """
-    config, system, dataset, first, brought, engine = trial
+    config, system, dataset, first, brought, engine, store = trial
     watch.begin()
     state = initial_state(config, system, first, brought)
     key, options = key_of(config, "fit"), fit_options(config)
@@ -119,7 +121,10 @@ def fitted(
         _look_at_part(trial, state, judge, watch)
     with Checkpointer(folder, keep=2) as checkpointer:
         watched = Shown(checkpointer, look)
-        return fit(system, state, key, dataset, options, engine, watched, log)
+        return fit(
+            *(system, state, key, dataset, options, engine, watched, log),
+            store=store,
+        )
 
 
 def _look(
@@ -134,7 +139,7 @@ def _look(
 
     What follows that phase is done for the judgement alone.
     """
-    config, system, dataset, _, _, engine = trial
+    config, system, dataset, _, _, engine, store = trial
     position = unpack(system, state, tree)
     if position.carry is None or position.phase != last:
         return
@@ -146,7 +151,7 @@ def _look(
     rest = system._replace(phases=system.phases[last + 1 :])
     if rest.phases:
         key, options = key_of(config, "fit"), fit_options(config)
-        now = fit(rest, now, key, dataset, options, engine)
+        now = fit(rest, now, key, dataset, options, engine, store=store)
     watch.note(stage, judge(now))
 
 
@@ -157,7 +162,7 @@ def _look_at_part(
 
     A bank has no steps; later stages would cost as much as they could save.
     """
-    config, system, dataset, _, _, engine = trial
+    config, system, dataset, _, _, engine, store = trial
     stage = watch.first()
     if stage is None:
         return
@@ -165,4 +170,5 @@ def _look_at_part(
     count = max(1, size * stage // 100)
     part = dataset.only("train", np.arange(count) * size // count)
     key, options = key_of(config, "fit"), fit_options(config)
-    watch.note(stage, judge(fit(system, state, key, part, options, engine)))
+    fitted = fit(system, state, key, part, options, engine, store=store)
+    watch.note(stage, judge(fitted))

@@ -64,7 +64,7 @@ def _fitted(due: Sequence[tuple], goal: Goal, grounds: Grounds) -> list:
     system, engine = build_system(trials[0].config), trials[0].engine
     checkpoints = _checkpoints([due[n][0] for n in members])
     start = time.perf_counter()
-    states = population.fitted(system, engine, parts, checkpoints)
+    states = population.fitted(system, engine, parts, checkpoints, grounds.store)
     seconds = (time.perf_counter() - start) / len(members)  # each one's share
     program = evaluation.score_program(system, engine)
     values = list(begun)

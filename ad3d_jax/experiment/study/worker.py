@@ -33,6 +33,7 @@ from ad3d_jax.experiment.study.trials import (
     Rules,
     Taken,
 )
+from ad3d_jax.fit.cache_store import Store
 from ad3d_jax.workdir import names
 from ad3d_jax.workdir.folder import Holder
 
@@ -72,13 +73,15 @@ def work(job: Job, run: Run = run_trials) -> int:
         DiskFullError: no space is left; the trials are taken up again later.
         Stopped: the process was asked to.
     """
-    grounds, ended = Grounds(), 0
+    features = job.folder / Path(names.FEATURES).name
+    grounds, ended = Grounds(Store(features, lasting=True)), 0
     while True:
         claim = trials.claim(
             job.database, job.study, job.space, job.rules, job.together
         )
         if not claim.taken:
             if not claim.others:
+                shutil.rmtree(features, ignore_errors=True)
                 return ended
             time.sleep(min(SECONDS_BETWEEN_CLAIMS, job.database.pulse.interval))
             continue
