@@ -106,7 +106,8 @@ def test_a_worker_without_memory_finds_what_another_wrote(data, tmp_path, passed
         grounds.store.bytes = 10**12  # as if memory were full of others
         metrics_of(data, tmp_path / str(n), SETTINGS[0], grounds)
     assert {source for source, _ in passed} == {"train", "planted"}
-    assert sum(count for _, count in passed) * 2 == len([*folder.glob("*/*.npy")])
+    files = [*folder.glob("*/*.npy")]  # of two layers, of colour and of depth
+    assert len(files) == 4 * sum(count for _, count in passed)
 
 
 def test_the_benchmark_compares_the_same_trials(data):
