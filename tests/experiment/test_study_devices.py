@@ -70,7 +70,7 @@ def test_a_worker_fits_on_the_device_that_it_was_told(tmp_path):  # fault 74
         "config": plain(config),
         "space": {"seed": [1]},
         "workdir": str(tmp_path),
-        "settings": Settings(trials=1, pruner="none")._asdict(),
+        "settings": Settings(trials=1, pruner="none", planted_weights={})._asdict(),
         "devices": ["1"],
     }
     flags = os.environ["XLA_FLAGS"].replace("device_count=4", "device_count=2")
