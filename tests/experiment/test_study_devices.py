@@ -50,8 +50,8 @@ def work_and_tell(path, **arguments):
     """Works as a worker does; notes where all arrays lie while it scores."""
     real, found = objective.evaluation.score_split, []
 
-    def score_split(*given):
-        scores = real(*given)
+    def score_split(*given, **named):
+        scores = real(*given, **named)
         devices = {d for array in jax.live_arrays() for d in array.devices()}
         found.extend(f"{device.platform}:{device.id}" for device in devices)
         return scores
