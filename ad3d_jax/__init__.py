@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Batch": "ad3d_jax.base",
     "Detector": "ad3d_jax.experiment.detector",
+    "Ensemble": "ad3d_jax.experiment.ensemble.detector",
     "Experiment": "ad3d_jax.experiment.experiment",
     "Gather": "ad3d_jax.base",
     "SYSTEMS": "ad3d_jax.systems",
@@ -17,9 +18,10 @@ _HOMES = {
     "System": "ad3d_jax.base",
     "Train": "ad3d_jax.base",
     "Update": "ad3d_jax.base",
+    "ensemble": "ad3d_jax.experiment.ensemble.making",
     "grid": "ad3d_jax.experiment.grid",
     "inspect": "ad3d_jax.experiment.inspect",
-    "load": "ad3d_jax.experiment.detector",
+    "load": "ad3d_jax.experiment.loading",
     "population": "ad3d_jax.experiment.population",
     "study": "ad3d_jax.experiment.study.study",
 }

@@ -1,7 +1,7 @@
 """Prints the tests that a run skipped for one reason, a line each, for `pytest @FILE`.
 
-    pytest --junitxml=first.xml
-    python tools/skipped_tests.py first.xml Open3D > again.txt && pytest @again.txt
+pytest --junitxml=first.xml
+python tools/skipped_tests.py first.xml Open3D > again.txt && pytest @again.txt
 """
 
 import sys
