@@ -112,9 +112,9 @@ def test_good_samples_are_judged_by_the_others(made):
 
 
 def test_python_and_files_say_the_same_bit_for_bit(folder, made, rows):
-    assert made.size == (32, 32) and made.config.eval.alpha == 0.2
+    assert made.size == (32, 32) and made.config.eval.alpha == 0.25
     for row in rows:
-        found = made.score(**frame_of(made, row), alpha=0.25)
+        found = made.score(**frame_of(made, row))
         assert f"{found.image:.9g}" == f"{row.score:.9g}"
         kept = np.load(folder / "both" / names.MAPS / f"{row.name}.npz")["map"]
         np.testing.assert_array_equal(found.map[..., 0], kept)
