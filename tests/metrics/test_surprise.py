@@ -1,4 +1,4 @@
-"""Surprises: cases by hand, the bound between them, and false alarms of a combination."""
+"""Surprises: cases by hand, the bound between them, false alarms of a combination."""
 
 import ast
 import inspect

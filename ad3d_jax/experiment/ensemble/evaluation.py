@@ -20,8 +20,10 @@ from ad3d_jax.experiment.detector import Detector
 from ad3d_jax.experiment.ensemble.members import together
 from ad3d_jax.experiment.facts import facts
 from ad3d_jax.ops.resize import at_size
+from ad3d_jax.workdir import names
 from ad3d_jax.workdir.folder import differences, open_workdir
 from ad3d_jax.workdir.json_files import to_json
+from ad3d_jax.workdir.log import Log
 from ad3d_jax.workdir.scores import Row
 from data_pipelines.sources import Data
 
@@ -160,10 +162,13 @@ def evaluate(
             name: _of_member(own, each, rows, alpha, host_bytes)
             for name, own, each in zip(called, found, said, strict=True)
         }
+        told = _facts(ensemble, config, configs[0])
+        with Log(folder / names.LOG) as log:
+            log.write(kind="start", mode="eval", **told)
         return results.write_measured(
             *(folder, rows, scored._replace(parts={}), samples),
             results.point_of(rows, kept, decision, alpha),
-            {**_facts(ensemble, config, configs[0]), "members": members},
+            {**told, "members": members},
             UNKNOWN,
             host_bytes,
         )
