@@ -99,12 +99,12 @@ def given():
 
 
 def calibrated(detector):
-    """Returns the detector with good scores by which one of `given` is defective."""
+    """Returns the detector, good scores between those of `given`."""
     scores = [detector.score(**frame) for frame in given()]
     low, high = (f(float(x.image) for x in scores) for f in (min, max))
     values = max(scores, key=lambda x: x.image).map
     middle, top = float(np.median(values)), float(values.max())
-    image = [*(low - i for i in range(1, 8)), (low + high) / 2, high + 1]
+    image = [*(low - i for i in range(1, 8)), low, high + 1]
     peak = [*(middle - i for i in range(7)), (middle + top) / 2, top + 1]
     detector.calibration = Calibration(
         source="validation",
@@ -160,10 +160,10 @@ def scored_alone(folder, samples):
 
 
 def same_bits(detector, folder):
-    """Holds the script to the library on frames of which one is defective."""
+    """Holds the script to the library on frames, good and defective."""
     manifest = script.read_manifest(folder)
     samples = [sample_of(detector, manifest, frame) for frame in given()]
-    verdicts, boxes = set(), []
+    scores, verdicts, boxes = set(), set(), []
     for frame, (line, map) in zip(given(), scored_alone(folder, samples), strict=True):
         if manifest["takes"] == "measured":
             frame = {name: frame[name] for name in manifest["inputs"]}
@@ -174,9 +174,11 @@ def same_bits(detector, folder):
         verdict = "defective" if expected.decision.defective else "good"
         assert line["verdict"] == verdict
         assert [tuple(box) for box in line["boxes"]] == [*expected.decision.boxes]
+        scores.add(line["score"])
         verdicts.add(verdict)
         boxes += line["boxes"]
-    assert verdicts == {"good", "defective"} and boxes
+    # Of a network that was not trained, all frames may have one score.
+    assert len(verdicts) == min(len(scores), 2) and boxes
 
 
 @pytest.fixture(scope="module")
