@@ -189,7 +189,7 @@ def test_an_export_has_the_same_bits(made, rows, tmp_path):
         scorer.score(rgb=frame["rgb"], xzy=frame["xyz"])
     made.export(export)  # takes the place of an earlier one
     (export / script.TAILS).write_bytes(b"")
-    with pytest.raises(ValueError, match="tails.npz: missing or damaged"):
+    with pytest.raises(ValueError, match="surprise.npz: missing or damaged"):
         script.Scorer(export)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-TAILS = "tails.npz"  # how scores of each member surprise, see surprise.py
+TAILS = "surprise.npz"  # how scores of each member surprise, see surprise.py
 SINGLE, SURPRISE, RESIZING = "member.py", "surprise.py", "resizing.py"
 MEMBERS = "members"  # their exports, a folder each
 
