@@ -173,7 +173,8 @@ class Ensemble:
 
         Args:
             workdir: folder of the ensemble.
-            set: fields of `data` and `eval` that differ from the ensemble's.
+            set: fields of `data` and `eval` that differ from the members', as given to
+                `ad3d_jax.ensemble`; without it, of evaluation the ensemble's hold.
 
         Raises:
             ValueError: a mistake, or the data are not those of the fit; it is named.

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from ad3d_jax.experiment.ensemble.detector import Ensemble
 
 LATER = ("data", "eval")  # fields that an ensemble does not depend on
-PLACE = ("name", "root", "category")  # of the class
 METRICS = ("i_", "p_", "aupro_")  # how the names of metrics begin
 UNKNOWN = {
     "seconds_fit": "of each member, see its own workdir",
@@ -133,7 +132,7 @@ def evaluate(
     Args:
         ensemble: that scores.
         workdir: where it lies, or another folder.
-        fields: of data and evaluation, see `with_fields`.
+        fields: of data and evaluation that differ from the members', see `with_fields`.
 
     Returns:
         What metrics.json says, with `members`: the same of each by itself.
@@ -142,8 +141,7 @@ def evaluate(
     found = [member.detector for member in ensemble.members]
     config = changed(ensemble.config, fields)
     with open_workdir(workdir, plain(config), LATER) as folder:
-        where = {f"data.{name}": config.data[name] for name in PLACE}
-        configs = [with_fields(own, {**where, **fields}) for own in found]
+        configs = [with_fields(own, fields) for own in found]
         data = opened(called, found, configs)
         rows = _rows(called, data)
         shown = evaluation.Shown(rows, config.eval.images_per_defect)
