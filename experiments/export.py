@@ -8,8 +8,8 @@ and p-values, and score.py, which runs it.
 
 from absl import flags
 
-from ad3d_jax.experiment.detector import load
 from ad3d_jax.experiment.export.folder import MAX_MB
+from ad3d_jax.experiment.loading import load
 from experiments import command
 
 
@@ -17,7 +17,7 @@ def main(values: flags.FlagValues) -> None:
     """Runs the command."""
     detector = load(values.workdir)
     folder = detector.export(values.output, values.alpha, values.max_mb)
-    size = sum(path.stat().st_size for path in folder.iterdir())
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     print(f"export: {folder} ({size / 1e6:.1f} MB)")
 
 

@@ -86,6 +86,7 @@ UNPACKING = {"extract", "extractall"}  # methods of archives
 # the comparison that gives it to both sides.
 TEST_SPLIT = (
     "ad3d_jax/evaluate.py",
+    "ad3d_jax/experiment/ensemble/evaluation.py",
     "ad3d_jax/experiment/run.py",
     "ad3d_jax/fit/phases.py",
     "experiments/benchmarks/anomalib/__main__.py",

@@ -33,6 +33,7 @@ from ad3d_jax.workdir.folder import open_workdir
 from ad3d_jax.workdir.places import local
 from data_pipelines.batches import check_batch
 from data_pipelines.plausible import checked_points
+from data_pipelines.recipes import Sample
 from data_pipelines.sensor import Sensor
 from data_pipelines.sensor_file import of_table
 from data_pipelines.unlabelled import (
@@ -132,13 +133,39 @@ class Detector:
             check_alpha(alpha)
         measured = measured_of(rgb, xyz, depth, intrinsics, self.sensor)
         single = next((x.ndim == 3 for x in measured.values()), False)
-        batch = self._prepared(measured, id)
+        batch = self.prepare_measured(measured, id)
         scores = self.score_batch(batch)
         decision = self.decide(batch, scores, alpha)
         if single:
             scores = jax.tree.map(lambda x: x[0], scores)
             decision = decision and decision.of(0)
         return Inspection(*scores, decision)
+
+    @property
+    def sizes(self) -> Sequence[Sequence[int]]:
+        """Rows and columns of the samples that it was fitted on."""
+        return self.origin.sizes
+
+    @property
+    def reads(self) -> dict[str, Any]:
+        """What decides which files of a sample are read, see `inbox.list_folder`."""
+        return {
+            "recipe": self.recipe["recipe"],
+            "needs": self.system.needs_score,
+            "sensor": self.sensor,
+        }
+
+    @property
+    def looks_at(self) -> dict[str, bool]:
+        """Whether it cannot do without colour, "rgb", and without points, "xyz"."""
+        needs = self.system.needs_score
+        points = needs_points(self.recipe["recipe"], needs)
+        return {"rgb": "rgb" in needs, "xyz": points}
+
+    def facts(self) -> dict[str, Any]:
+        """Returns what its scores and decisions depend on besides the samples."""
+        kept = self.calibration
+        return {"origin": self.origin._asdict(), "calibration": kept and kept._asdict()}
 
     def prepare(
         self,
@@ -153,12 +180,28 @@ class Detector:
         Arguments and errors are those of `score`; one sample is a batch of one.
         """
         measured = measured_of(rgb, xyz, depth, intrinsics, self.sensor)
-        return self._prepared(measured, id)
+        return self.prepare_measured(measured, id)
 
-    def _prepared(
+    def prepare_sample(
+        self, sample: Sample, id: int, recipe: Mapping[str, Any] | None = None
+    ) -> tuple[Batch, tuple[str, ...]]:
+        """Returns what was read of a sample as a batch of one, and what is odd of it.
+
+        `recipe` is name and parameters of the preprocessing; None = the detector's own.
+        """
+        record, flags = to_record(
+            **(recipe or self.recipe),
+            id=id,
+            rgb=sample.rgb,
+            xyz=sample.xyz,
+            distances=self.origin.distances,
+        )
+        return collate([record], 1), flags
+
+    def prepare_measured(
         self, measured: dict[str, np.ndarray], id: int | Sequence[int] | None
     ) -> Batch:
-        """Returns samples, with or without the axis of samples, as a batch."""
+        """Returns what `prepare` does of arrays that `arrays.measured_of` gave."""
         self._check_given(measured)
         if next(iter(measured.values())).ndim == 3:
             measured = {name: array[None] for name, array in measured.items()}
@@ -172,7 +215,7 @@ class Detector:
             for row, (_, flags, _) in enumerate(frames):
                 tell(f"sample {row}", flags, told)
         ids = ids_of(measured, id, count)
-        if not needs_points(self.recipe["recipe"], self.system.needs_score):
+        if not self.looks_at["xyz"]:
             measured.pop("xyz", None)
         records = []
         for row, number in enumerate(ids):
@@ -301,11 +344,9 @@ class Detector:
 
     def _check_given(self, measured: Mapping[str, np.ndarray]) -> None:
         """Raises ValueError where what the system looks at was not given."""
-        needed = {"rgb": "rgb" in self.system.needs_score}
-        needed["xyz"] = needs_points(self.recipe["recipe"], self.system.needs_score)
         told = {"rgb": "rgb", "xyz": "xyz, or depth with intrinsics,"}
         for name, words in told.items():
-            if needed[name] and name not in measured:
+            if self.looks_at[name] and name not in measured:
                 given = ", ".join(measured) or "nothing"
                 raise ValueError(
                     f"{self.system.name} needs {words} to score; found {given}"

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ad3d_jax.experiment.detector import load
+from ad3d_jax.experiment.detector import Detector
+from ad3d_jax.experiment.loading import load
 from ad3d_jax.experiment.prediction.inbox import Inbox, due
 from ad3d_jax.experiment.prediction.inspector import Inspector
 from ad3d_jax.experiment.prediction.pictures import RAW, write_images
@@ -42,7 +43,7 @@ def inspect(
     content and made with the same settings, are not scored again.
 
     Args:
-        workdir: a finished run.
+        workdir: a finished run, or an ensemble.
         source: folder of samples, see `data_pipelines.inbox`.
         output: folder that gets scores.csv, heat maps and overlays, each of the size
             of its picture.
@@ -74,6 +75,8 @@ def inspect(
         raise DatasetError(f"input: {source} is not a folder")
     with Interruption() as interruption:
         detector = load(workdir)
+        if tile is not None and not isinstance(detector, Detector):
+            raise ValueError("tile: an ensemble cannot score by tiles; a member may")
         tiles = None if tile is None else Tiles(detector, tile, overlap)
         inspector = Inspector(detector, alpha, tiles)
         inbox = Inbox(source, detector)

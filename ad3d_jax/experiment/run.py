@@ -19,10 +19,10 @@ from ml_collections import ConfigDict
 
 from ad3d_jax import evaluate as evaluation
 from ad3d_jax.base import Array, Batch, Scores, State, System, Train, Tree
-from ad3d_jax.decision import decide, no_operating_point, operating_point
+from ad3d_jax.decision import decide
 from ad3d_jax.devices import compilation, engines, memory, processes
 from ad3d_jax.experiment import calibrate as calibrations
-from ad3d_jax.experiment import origin, pretrained, surroundings
+from ad3d_jax.experiment import origin, pretrained, results, surroundings
 from ad3d_jax.experiment.config import plain
 from ad3d_jax.experiment.data import (
     category_of,
@@ -41,16 +41,13 @@ from ad3d_jax.experiment.state import (
 from ad3d_jax.fit.fit import Options, fit
 from ad3d_jax.fit.monitor import NOT_APPLIED
 from ad3d_jax.fit.phases import check_phases, count_steps, due
-from ad3d_jax.report import write_report
-from ad3d_jax.workdir import maps as map_files
 from ad3d_jax.workdir import names
 from ad3d_jax.workdir.calibration import read_calibration, write_calibration
 from ad3d_jax.workdir.checkpoint import Checkpointer, has_tree, save_tree
 from ad3d_jax.workdir.folder import open_workdir
-from ad3d_jax.workdir.json_files import read_json, write_json
+from ad3d_jax.workdir.json_files import read_json
 from ad3d_jax.workdir.log import Log, read_log
 from ad3d_jax.workdir.places import local
-from ad3d_jax.workdir.scores import write_scores
 from data_pipelines.calibration import FOLDS, NONE
 from data_pipelines.reader import Reader
 from data_pipelines.sources import CALIBRATION, Data
@@ -382,43 +379,33 @@ def evaluate(run: Run) -> dict:
         decision = decide(calibration, image, maps, config.eval.alpha)
     rows = evaluation.scored_rows(scored, rows, decision)
     if processes.is_first():
-        (folder / names.METRICS).unlink(missing_ok=True)  # of an earlier scoring
-        write_scores(folder / names.SCORES, rows)
-        map_files.write_maps(folder / names.MAPS, rows, scored.maps, scored.masks)
+        results.write_scored(folder, rows, scored)
     processes.wait()
     host_bytes = limits(config, engine).host_bytes  # all processes measure together
     if not processes.is_first():
         return {}
-    found = shown.samples(dataset, size)
-    in_full = {rows[row].name: arrays for row, arrays in found.items()}
-    map_files.write_samples(folder / names.SAMPLES, in_full)
-    measured = evaluation.measure(scored, rows, host_bytes)
-    if decision is None:
-        point = no_operating_point(
-            config.eval.alpha, run.data.calibration.note or "nothing was calibrated"
-        )
-    else:
-        labels = np.array([row.label for row in rows])
-        point = operating_point(calibration, decision, labels)
-    metrics = {
-        **measured,
-        **point,
-        "notes": {**measured["notes"], **point["notes"]},
+    facts = {
         "seconds_fit": seconds_fit(folder),
         "peak_memory_bytes": memory.peak_bytes(),
         **run.facts,
     }
     if (folder / names.ESTIMATE).exists():
-        metrics["estimate"] = read_json(folder / names.ESTIMATE)
+        facts["estimate"] = read_json(folder / names.ESTIMATE)
+    notes = {}
     if run.facts["steps"] is None:
-        metrics["notes"]["steps"] = "nothing is trained by gradient steps"
+        notes["steps"] = "nothing is trained by gradient steps"
     if count := steps_not_applied(folder):
-        metrics["notes"]["steps"] = f"{count} were not finite and were not applied"
+        notes["steps"] = f"{count} were not finite and were not applied"
     if remarks := run.data.manifest["remarks"]:
-        metrics["notes"]["data"] = "; ".join(remarks)
-    write_json(folder / names.METRICS, metrics)
-    write_report(folder)
-    return metrics
+        notes["data"] = "; ".join(remarks)
+    point = results.point_of(
+        *(rows, calibration, decision, config.eval.alpha),
+        note=run.data.calibration.note,
+    )
+    samples = shown.samples(dataset, size)
+    return results.write_measured(
+        folder, rows, scored, samples, point, facts, notes, host_bytes
+    )
 
 
 def steps_not_applied(folder: Path) -> int:

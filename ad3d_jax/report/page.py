@@ -33,6 +33,7 @@ DECISION = (
     *("alpha", "threshold", "pixel_threshold", "false_alarm_rate"),
     *("detection_rate", "calibration"),
 )
+RATES = {"false_alarm_rate": "false alarms", "detection_rate": "detections"}
 LINKS = (*("facts", "metrics", "decisions", "curves", "scores", "samples", "training"),)
 
 
@@ -223,31 +224,33 @@ def metrics_section(metrics: dict[str, Any]) -> str:
         ),
         markup.table(("metric", "value", "what it says"), rows, (1,)),
         *(gap(f"{name}: {words}.") for name, words in others.items()),
-        parts_table(metrics),
+        parts_table(metrics, "parts", "Each part of the score by itself"),
+        parts_table(metrics, "members", "Each member of the ensemble by itself"),
     )
 
 
-def parts_table(metrics: dict[str, Any]) -> str:
-    """Returns the same metrics for each part of the scores, if there are parts."""
-    found = metrics.get("parts")
+def parts_table(metrics: dict[str, Any], group: str, title: str) -> str:
+    """Returns the same metrics for each of a group, `parts` or `members`, if any."""
+    found = metrics.get(group)
     parts = {k: v for k, v in (found or {}).items() if isinstance(v, dict)}
     if not parts:
         return ""
-    names = [n for n in METRICS if any(n in part for part in parts.values())]
-    heads = ("part", *(METRICS[name].name for name in names))
+    terms = {**{name: term.name for name, term in METRICS.items()}, **RATES}
+    names = [n for n in terms if any(n in part for part in parts.values())]
+    heads = (group.removesuffix("s"), *(terms[name] for name in names))
     rows = [
         (part, *(number(values.get(name)) for name in names))
         for part, values in parts.items()
     ]
     reasons = [
-        gap(f"{part}, {METRICS[name].name}: {note(name, values)}.")
+        gap(f"{part}, {terms[name]}: {note(name, values)}.")
         for part, values in parts.items()
         for name in names
         if number(values.get(name)) == DASH
     ]
     return "\n".join(
         (
-            "<h3>Each part of the score by itself</h3>",
+            f"<h3>{text(title)}</h3>",
             markup.table(heads, rows, range(1, len(heads))),
             *reasons,
         )
@@ -336,7 +339,8 @@ def scores_section(rows: tuple[Row, ...], images: Ranking | str) -> str:
 
 def facts_section(run: Run) -> str:
     """Returns the facts of the run and its configuration."""
-    skipped = {*METRICS, *DECISION, "parts", "notes", "bounds", "estimate"}
+    told = ("parts", "members", "notes", "bounds", "estimate")
+    skipped = {*METRICS, *DECISION, *told}
     names = [*FACTS, *(n for n in run.metrics if n not in skipped and n not in FACTS)]
     facts = {FACTS.get(name, name): shown_fact(name, run.metrics) for name in names}
     config = json.dumps(run.config, indent=2, ensure_ascii=False)

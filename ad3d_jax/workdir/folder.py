@@ -194,7 +194,8 @@ def _keep_config(
 def has_run(folder: str | Path) -> bool:
     """Returns whether a folder holds a state, checkpoints of one, or a result."""
     folder = Path(folder)
-    if any((folder / name).exists() for name in (names.METRICS, names.FAILED)):
+    ends = (names.METRICS, names.FAILED, names.ENSEMBLE)
+    if any((folder / name).exists() for name in ends):
         return True
     saved = (folder / names.CHECKPOINTS).glob("*/*")
     return any(entry.name.isdecimal() for entry in saved)

@@ -28,8 +28,8 @@ ALONE = "convert_torch"
 
 def test_the_commands_are_these():
     assert COMMANDS == [
-        *("collect", "command", "convert_torch", "export", "grid", "help", "main"),
-        *("population", "predict", "studies", "sweep", "synthesis", "tune"),
+        *("collect", "command", "convert_torch", "ensemble", "export", "grid", "help"),
+        *("main", "population", "predict", "studies", "sweep", "synthesis", "tune"),
     ]
 
 

@@ -3,7 +3,7 @@
 import inspect
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ import PIL
 from safetensors.numpy import save_file
 
 import ad3d_jax
-from ad3d_jax.experiment.export import recipe, resizing, score
+from ad3d_jax.experiment.export import ensemble, recipe, resizing, score
 from ad3d_jax.experiment.export.program import PLATFORMS, Program, export_score
 from ad3d_jax.metrics import conformal
 from ad3d_jax.workdir.atomic import new_folder
@@ -71,12 +71,7 @@ def write_export(
         "recipe": completed(origin.recipe),
         "program": described(program),
         "fitted": fitted(detector),
-        "versions": {
-            "ad3d_jax": ad3d_jax.__version__,
-            "jax": jax.__version__,
-            "jaxlib": jaxlib.__version__,
-            "numpy": np.__version__,
-        },
+        "versions": versions(),
     }
     with new_folder(folder) as new:
         (new / score.PROGRAM).write_bytes(packed)
@@ -84,15 +79,35 @@ def write_export(
         (new / score.STATE).chmod((new / score.PROGRAM).stat().st_mode)  # for others
         for part in (score, *parts):
             shutil.copyfile(inspect.getfile(part), new / Path(part.__file__).name)
-        manifest["files"] = {
-            path.name: {"bytes": path.stat().st_size, "sha256": score.sha256(path)}
-            for path in sorted(new.iterdir())
-        }
-        # As it is read again, so that its digest is that of what is read.
-        manifest = json.loads(json.dumps(to_json(manifest)))
-        manifest["digest"] = score.digest_of(manifest)
-        write_json(new / score.MANIFEST, manifest)
+        write_manifest(new, manifest, new.iterdir())
     return folder
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions that an export was written with."""
+    return {
+        "ad3d_jax": ad3d_jax.__version__,
+        "jax": jax.__version__,
+        "jaxlib": jaxlib.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def write_manifest(
+    folder: Path, manifest: Mapping[str, Any], files: Iterable[Path]
+) -> None:
+    """Writes a manifest with digests: of files of the folder, and its own."""
+    told = {
+        path.relative_to(folder).as_posix(): {
+            "bytes": path.stat().st_size,
+            "sha256": score.sha256(path),
+        }
+        for path in sorted(files)
+    }
+    # As it is read again, so that its digest is that of what is read.
+    manifest = json.loads(json.dumps(to_json({**manifest, "files": told})))
+    manifest["digest"] = score.digest_of(manifest)
+    write_json(folder / score.MANIFEST, manifest)
 
 
 def check_place(folder: Path) -> None:
@@ -107,8 +122,9 @@ def check_place(folder: Path) -> None:
     writable(folder, "output")
     there = {path.name for path in folder.iterdir()} - {"__pycache__"}
     own = set()
-    if {score.MANIFEST, score.PROGRAM} <= there:
-        own = {score.MANIFEST, *score.read_manifest(folder)["files"]}
+    if score.MANIFEST in there and there & {score.PROGRAM, ensemble.TAILS}:
+        files = score.read_manifest(folder)["files"]
+        own = {score.MANIFEST, *(Path(name).parts[0] for name in files)}
     if strange := sorted(there - own):
         raise ValueError(
             f"output {folder}: expected a new folder, an empty one or an export, found "

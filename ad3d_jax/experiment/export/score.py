@@ -86,7 +86,10 @@ class Scorer:
             raise ValueError(f"id: expected 0 to 2**31 - 1, found {id}")
         if self._modules:
             arrays = recipe.prepared(self.manifest["recipe"], resizing, **arrays)
-        return self._decided(jax.device_get(self._run(self._arguments(id, arrays))))
+        found = jax.device_get(self._run(self._arguments(id, arrays)))
+        score, pixels = found.pop("image")[0], found.pop("map")[0, ..., 0]
+        parts = {name: x[0] for name, x in found.items()}
+        return decided(self.manifest["decision"], score, pixels, parts)
 
     def _arguments(self, id, fields):
         """Returns what the program takes: the state and a batch of one sample."""
@@ -98,20 +101,18 @@ class Scorer:
         }
         return {**self._state, **batch}
 
-    def _decided(self, found):
-        """Returns the Result of what the program gave."""
-        score, pixels = found.pop("image")[0], found.pop("map")[0, ..., 0]
-        decision = self.manifest["decision"]
-        p_value = verdict = boxes = None
-        if decision["good"] is not None:
-            good = np.array(decision["good"], np.float32)
-            p_value = float((1 + np.sum(good >= score)) / (len(good) + 1))
-        if decision["threshold"] is not None:
-            verdict = "defective" if score > decision["threshold"] else "good"
-        if decision["pixel_threshold"] is not None:
-            boxes = boxes_of(pixels, pixels > decision["pixel_threshold"])
-        parts = {name: x[0] for name, x in found.items()}
-        return Result(float(score), p_value, verdict, boxes, pixels, parts)
+
+def decided(decision, score, pixels, parts):
+    """Returns the Result of a score and a map [H,W], by a manifest's decision."""
+    p_value = verdict = boxes = None
+    if decision["good"] is not None:
+        good = np.array(decision["good"], np.float32)
+        p_value = float((1 + np.sum(good >= score)) / (len(good) + 1))
+    if decision["threshold"] is not None:
+        verdict = "defective" if score > decision["threshold"] else "good"
+    if decision["pixel_threshold"] is not None:
+        boxes = boxes_of(pixels, pixels > decision["pixel_threshold"])
+    return Result(float(score), p_value, verdict, boxes, pixels, parts)
 
 
 def read_manifest(folder):
@@ -268,15 +269,15 @@ def read_sample(path):
         return dict(arrays)
 
 
-def main(words):
-    """Runs the command and returns its status."""
+def main(words, opened=Scorer):
+    """Runs the command by what `opened` gives and returns its status."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("samples", nargs="+", type=Path, metavar="SAMPLE")
     parser.add_argument("--maps", type=Path, help="folder to write maps to, NAME.npy")
     given = parser.parse_args(words)
     if given.maps and len({path.name for path in given.samples}) < len(given.samples):
         parser.error("--maps: expected samples of different names")
-    scorer, failed = Scorer(), False
+    scorer, failed = opened(), False
     for path in given.samples:
         try:
             result = scorer.score(**read_sample(path))

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from absl import logging
 
-from ad3d_jax.experiment.detector import Detector
+from ad3d_jax.experiment.loading import Loaded
 from ad3d_jax.workdir.predictions import Predictions
 from data_pipelines.errors import CorruptSampleError, DatasetError
 from data_pipelines.inbox import Listed, list_folder
@@ -41,14 +41,10 @@ class Inbox:
         names: of the samples that were read of.
     """
 
-    def __init__(self, folder: Path, detector: Detector):
+    def __init__(self, folder: Path, detector: Loaded):
         """Takes the folder; nothing is read yet."""
         self._folder = folder
-        self._fitted = {
-            "recipe": detector.recipe["recipe"],
-            "needs": detector.system.needs_score,
-            "sensor": detector.sensor,
-        }
+        self._fitted = detector.reads
         self.names: set[str] = set()
         self._told: set[str] = set()
         self._digests: dict[tuple[Path, Stat], str] = {}

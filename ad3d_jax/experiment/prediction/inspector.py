@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import logging
 
-from ad3d_jax.base import Batch, Scores
+from ad3d_jax.base import Scores
 from ad3d_jax.decision import Box
 from ad3d_jax.devices.memory import MemoryLimitError
-from ad3d_jax.experiment.detector import Detector
+from ad3d_jax.experiment.loading import Loaded
 from ad3d_jax.experiment.prediction.inbox import Due
 from ad3d_jax.experiment.prediction.pictures import in_picture
 from ad3d_jax.experiment.prediction.tiles import Tiles
@@ -20,7 +20,7 @@ from ad3d_jax.workdir.json_files import to_json
 from ad3d_jax.workdir.predictions import Prediction
 from ad3d_jax.workdir.scores import VERDICTS, boxes_text
 from data_pipelines.recipes import Sample
-from data_pipelines.unlabelled import collate, read_sample, tell, to_record
+from data_pipelines.unlabelled import read_sample, tell
 
 
 class Seen(NamedTuple):
@@ -41,7 +41,7 @@ class Inspector:
 
     def __init__(
         self,
-        detector: Detector,
+        detector: Loaded,
         alpha: float | None = None,
         tiles: Tiles | None = None,
     ):
@@ -53,12 +53,7 @@ class Inspector:
 
     def facts(self) -> dict[str, Any]:
         """Returns what the rows depend on besides the samples."""
-        calibration = self.detector.calibration
-        whole = {
-            "origin": self.detector.origin._asdict(),
-            "calibration": calibration and calibration._asdict(),
-        }
-        text = json.dumps(to_json(whole), sort_keys=True)
+        text = json.dumps(to_json(self.detector.facts()), sort_keys=True)
         fitted = hashlib.sha256(text.encode()).hexdigest()
         return {"fitted": fitted, "alpha": self._alpha}
 
@@ -79,8 +74,9 @@ class Inspector:
             if by_tiles:
                 recipe, score = self.tiles.recipe(sample.size), self.tiles.score
             else:
-                recipe, score = self.detector.recipe, self.detector.score_batch
-            batch = self._prepared(due, sample, flags, recipe)
+                recipe, score = None, self.detector.score_batch
+            batch, given_up = self.detector.prepare_sample(sample, due.id, recipe)
+            tell(due.name, (*flags, *given_up), self._told)
             scores, seconds = self._timed(score, batch)
             decision = None
             if not by_tiles:
@@ -97,6 +93,7 @@ class Inspector:
             verdict = "" if one.defective is None else VERDICTS[int(one.defective)]
             row = row._replace(p_value=float(one.p_value), verdict=verdict)
             boxes = one.boxes
+        recipe = recipe or self.detector.recipe
         map, boxes = in_picture(recipe, scores.map[0, ..., 0], boxes, sample.size)
         rgb = sample.rgb
         if rgb is not None and rgb.shape[:2] != map.shape:  # of a list of points
@@ -105,11 +102,11 @@ class Inspector:
 
     def _is_known(self, sample: Sample) -> bool:
         """Returns whether the fit had samples of this size."""
-        return list(sample.size) in [list(size) for size in self.detector.origin.sizes]
+        return list(sample.size) in [list(size) for size in self.detector.sizes]
 
     def _read(self, due: Due) -> tuple[Sample, tuple[str, ...]]:
         """Returns a sample as measured, and what is odd about its files."""
-        known = self.detector.origin.sizes
+        known = self.detector.sizes
         sizes = () if self.tiles else known
         sample, flags = read_sample(due.files, due.sensor, sizes)
         if known and not self._is_known(sample):
@@ -126,20 +123,8 @@ class Inspector:
             )
         return sample, flags
 
-    def _prepared(self, due: Due, sample: Sample, flags, recipe) -> Batch:
-        """Returns a sample as a batch; what is odd about it is said once."""
-        record, given_up = to_record(
-            **recipe,
-            id=due.id,
-            rgb=sample.rgb,
-            xyz=sample.xyz,
-            distances=self.detector.origin.distances,
-        )
-        tell(due.name, (*flags, *given_up), self._told)
-        return collate([record], 1)
-
     def _timed(
-        self, score: Callable[[Batch], Scores], batch: Batch
+        self, score: Callable[[Any], Scores], batch: Any
     ) -> tuple[Scores, float]:
         """Returns scores and seconds; the first time twice, so that none compiles."""
         if score not in self._warm:

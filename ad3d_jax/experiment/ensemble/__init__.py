@@ -1,0 +1,1 @@
+"""Several detectors of a class as one, combined through their p-values."""
