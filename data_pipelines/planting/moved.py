@@ -23,9 +23,8 @@ def pasted(scene: Scene, random: np.random.Generator) -> Sample:
     Picture and distances keep the gradients of the patch and meet what lies around it
     (Poisson image editing, Perez et al., SIGGRAPH 2003).
     """
-    inner = scene.part.copy()
-    inner[[0, -1]] = inner[:, [0, -1]] = False  # its border must have pixels around it
-    part = inner if inner.any() else scene.part
+    part = scene.part.copy()
+    part[[0, -1]] = part[:, [0, -1]] = False  # a border has pixels around it
     best = None
     for _ in range(PLACES):
         radius, place = radius_of(part, random), some_place(part, random)

@@ -192,7 +192,7 @@ def metrics_of(
     )
     host_bytes = limits(config, engine).host_bytes
     whole = evaluation.measure(scored, ground.rows, host_bytes)
-    return whole | {"kinds": strata.measure(scored, ground.rows, host_bytes)}
+    return whole | {"kinds": strata.measure(scored, ground.rows)}
 
 
 def judged_by(metrics: Mapping[str, Any], goal: Goal) -> Judged:

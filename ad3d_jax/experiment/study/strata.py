@@ -12,15 +12,17 @@ from typing import Any
 import numpy as np
 from scipy.stats import rankdata
 
-from ad3d_jax import evaluate as evaluation
+from ad3d_jax.evaluate import Scored
+from ad3d_jax.metrics import exact, tables
+from ad3d_jax.metrics.against import rank_against
+from ad3d_jax.metrics.ranking import rank_images
+from ad3d_jax.metrics.regions import label_regions
 from ad3d_jax.workdir.scores import Row
 
 Kinds = Mapping[str, Mapping[str, float | None]]  # kind -> metric -> value
 METRICS = ("i_auroc", "aupro_30", "aupro_05", "p_ap")  # of each kind, that are kept
 MEAN = ("i_auroc", "aupro_30")  # what the metric "mean" is the mean of
 NEAR = 0.97  # where all trials reach it in a kind, the low end of a metric counts
-SAMPLED = ("maps", "masks", "image", "seconds")  # what `Scored` has of each sample
-WHOLE = ("parts", "seconds_score", "images_per_second")  # are told of all samples
 LOW_END = {"i_auroc": "p_ap", "aupro_30": "aupro_05"}
 
 
@@ -34,27 +36,28 @@ def kinds_in(rows: Sequence[Row]) -> list[str]:
     return sorted({row.defect for row in rows if row.label})
 
 
-def measure(
-    scored: evaluation.Scored, rows: Sequence[Row], host_bytes: int | None = None
-) -> dict[str, dict[str, Any]]:
-    """Returns all metrics of each kind, undefined ones None, with their notes.
+def measure(scored: Scored, rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
+    """Returns the metrics of each kind, undefined ones None, with their notes.
+
+    All but those of sampled thresholds; pixels of good samples are sorted once.
 
     Args:
         scored: the planted split.
         rows: of it; a defective one's `defect` is its kind.
-        host_bytes: see `evaluate.measure`.
     """
     good = [n for n, row in enumerate(rows) if not row.label]
+    normal = np.sort(scored.maps[good].ravel())
     found = {}
     for kind in kinds_in(rows):
-        numbers = good + [n for n, row in enumerate(rows) if row.defect == kind]
-        some = scored._replace(
-            **{name: getattr(scored, name)[numbers] for name in SAMPLED},
-            parts={},
-            match=None,
-        )
-        metrics = evaluation.measure(some, [rows[n] for n in numbers], host_bytes)
-        found[kind] = {n: x for n, x in metrics.items() if n not in WHOLE}
+        own = [n for n, row in enumerate(rows) if row.defect == kind]
+        numbers, labels = good + own, [rows[n].label for n in good + own]
+        maps, masks = scored.maps[own], scored.masks[own]
+        pixels = rank_against(normal, maps, label_regions(masks))
+        images = rank_images(scored.image[numbers], np.array(labels))
+        metrics = exact.measure(pixels, images)
+        metrics = exact.completed(metrics, maps, masks, np.ones(len(own), int))
+        del metrics.values["aupro_30_compat"]
+        found[kind] = tables.to_json(metrics)
     return found
 
 
