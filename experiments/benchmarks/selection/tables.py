@@ -1,0 +1,116 @@
+"""The tables of the experiment, in Markdown, made of its cells alone."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+from experiments.benchmarks.selection import agreement
+from experiments.benchmarks.selection.agreement import Cells, Choice, Correlation
+from experiments.benchmarks.selection.values import METRICS
+
+TITLES = {"aupro_30": "AUPRO", "p_ap": "P-AP", "i_auroc": "I-AUROC"}
+ESTIMATED = ("aupro_30", "i_auroc")  # what planted values estimate
+LEAST = 3  # settings of a group that is ranked
+ALL = "all systems"
+Groups = dict[tuple[str, str], Cells]  # (class, system) -> its cells
+
+
+def page(cells: Cells) -> str:
+    """Returns all tables; a sentence where no group has enough settings."""
+    groups = dict(grouped(cells))
+    if not groups:
+        return f"No class and system has {LEAST} settings yet.\n"
+    parts = [
+        ("Rankings", rankings(groups)),
+        ("Choices", choices(groups)),
+        ("Kinds", kinds(groups)),
+    ]
+    return "\n".join(f"### {title}\n\n{table}" for title, table in parts)
+
+
+def grouped(cells: Cells) -> Iterator[tuple[tuple[str, str], Cells]]:
+    """Yields the cells of each class and system, then those of all its systems."""
+    for category in dict.fromkeys(cell["category"] for cell in cells):
+        own = [cell for cell in cells if cell["category"] == category]
+        systems = list(dict.fromkeys(cell["system"] for cell in own))
+        parts = [(s, [cell for cell in own if cell["system"] == s]) for s in systems]
+        if len(systems) > 1:
+            parts.append((ALL, own))
+        for name, some in parts:
+            if len(some) >= LEAST:
+                yield (category, name), some
+
+
+def rankings(groups: Groups) -> str:
+    """Returns the correlations, with the distance of planted from real values."""
+    heads = ["class", "system", "settings", *(f"ρ {TITLES[n]}" for n in METRICS)]
+    heads += [f"distance {TITLES[n]}" for n in ESTIMATED]
+    lines = []
+    for (category, system), cells in groups.items():
+        kinds = agreement.common_kinds(cells)
+        found = (agreement.correlation(cells, kinds, name) for name in METRICS)
+        far = (agreement.distance(cells, kinds, name) for name in ESTIMATED)
+        line = [category, system, str(len(cells)), *map(_correlation, found)]
+        lines.append([*line, *map(_figure, far)])
+    return _table(heads, lines)
+
+
+def choices(groups: Groups) -> str:
+    """Returns what is chosen, and how much the best of the grid is above it."""
+    heads = ["class", "system", "chosen by planted defects"]
+    for name in ESTIMATED:
+        heads += [f"best {TITLES[name]}", *("− chosen", "− usual", "− random")]
+    lines = []
+    for (category, system), cells in groups.items():
+        kinds = agreement.common_kinds(cells)
+        best = cells[agreement.chosen(cells, kinds)]
+        own = f"{best['system']} " if system == ALL else ""
+        line = [category, system, f"{own}{best['name']}"]
+        for name in ESTIMATED:
+            line += _regrets(agreement.choice(cells, kinds, name), system)
+        lines.append(line)
+    return _table(heads, lines)
+
+
+def kinds(groups: Groups) -> str:
+    """Returns by how much ρ with AUPRO falls where a kind is left out."""
+    names = dict.fromkeys(
+        kind for cells in groups.values() for kind in agreement.common_kinds(cells)
+    )
+    lines = []
+    for (category, system), cells in groups.items():
+        own = agreement.common_kinds(cells)
+        falls = agreement.without_each(cells, own, "aupro_30")
+        lines.append(
+            [category, system, *(_change(falls.get(name, math.nan)) for name in names)]
+        )
+    return _table(["class", "system", *names], lines)
+
+
+def _regrets(choice: Choice, system: str) -> list[str]:
+    usual = None if system == ALL else choice.usual
+    values = [choice.chosen, usual, choice.random]
+    return [
+        _figure(choice.best),
+        *("–" if x is None else _figure(choice.best - x) for x in values),
+    ]
+
+
+def _correlation(found: Correlation) -> str:
+    if found.rho is None:
+        return "–"
+    if found.low is None:
+        return _figure(found.rho)
+    return f"{_figure(found.rho)} ({_figure(found.low)} to {_figure(found.high)})"
+
+
+def _change(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:+.2f}".replace("-", "−")
+
+
+def _figure(value: float) -> str:
+    return f"{value:.3f}".replace("-", "−")
+
+
+def _table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rows = [heads, ["---"] * len(heads), *lines]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
