@@ -83,8 +83,7 @@ FORBIDDEN_CALLS = {
 }
 UNPACKING = {"extract", "extractall"}  # methods of archives
 # The only files that name the test split: the scoring, what refuses it in a fit, and
-# what compares
-# others with it: another library, and planted defects.
+# what compares with it: another library, and planted defects with real ones.
 TEST_SPLIT = (
     "ad3d_jax/evaluate.py",
     "ad3d_jax/experiment/run.py",

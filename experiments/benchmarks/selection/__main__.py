@@ -2,14 +2,17 @@
 
     python -m experiments.benchmarks.selection --output=FOLDER \
         --weights=RESNET18 [--data=FOLDER] [--classes=cable_gland,biscuit] \
-        [--systems=patchcore,padim] [--train=60] [--minutes=30] [--set=FIELD=VALUE ...]
+        [--systems=patchcore,padim] [--train=60] [--minutes=30] \
+        [--set=FIELD=VALUE ...] [--readme=docs/selection.md]
 
 A cell is a class, a system and one of its settings: fitted once on good samples, scored
 once on planted defects, as a study does, and once on the real defects of the class,
 which serve this table alone. The folder gets one JSON file a cell, so that the command
-goes on where it was stopped, and tables of all cells that are there as selection.md.
-`--minutes` begins no further cell of a class and system after that time. A class is one
-of the sample set, which is made on the spot, or a folder of --data.
+goes on where it was stopped, and tables of all cells that are there as selection.md;
+`--readme` puts them into a text between the lines `<!-- results of selection -->` and
+`<!-- end of results -->`. `--minutes` begins no further cell of a class and system after
+that time; with 0 the tables are made of what is there. A class is one of the sample
+set, which is made on the spot, or a folder of --data.
 """
 
 import time
@@ -22,10 +25,12 @@ from absl import flags, logging
 from ad3d_jax.experiment.config import load, read_texts
 from ad3d_jax.experiment.facts import commit
 from ad3d_jax.experiment.study.grounds import Grounds
+from ad3d_jax.experiment.table_files import put_into
 from ad3d_jax.fit.cache_store import Store
 from ad3d_jax.workdir.atomic import write_text
 from ad3d_jax.workdir.json_files import read_json, write_json
 from ad3d_jax.workdir.names import plain_name
+from ad3d_jax.workdir.places import local
 from data_pipelines import synthetic
 from experiments import command
 from experiments.benchmarks.selection import grids, tables
@@ -36,7 +41,8 @@ CELLS, PAGE = "cells", "selection.md"
 
 def file_of(folder: Path, category: str, system: str, name: str) -> Path:
     """Returns the file of a cell; `name` as from `grids.apart`."""
-    return folder / CELLS / category / system / f"{plain_name(name)}.json"
+    plain = plain_name(name.replace("+", "-").replace(" ", "_"))
+    return folder / CELLS / category / system / f"{plain}.json"
 
 
 def run(
@@ -64,7 +70,7 @@ def run(
         path = file_of(folder, own.category, system, name)
         if path.exists():
             continue
-        if time.monotonic() - start > 60 * minutes:
+        if time.monotonic() - start >= 60 * minutes:
             logging.warning(
                 "%s, %s: %g minutes are over; the rest of the grid is left for another "
                 "call",
@@ -73,10 +79,14 @@ def run(
             break
         config = grids.configured(grid, point, weights, fields)
         found = cell(config, own, grounds, fitted, point)
-        usual = grids.is_usual(grid, point)
-        facts = {"name": name, "usual": usual, "weights": bool(weights)}
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {**facts, "set": list(texts), **found, "commit": commit()})
+        facts = {
+            "name": name,
+            "usual": grids.is_usual(grid, point),
+            "weights": Path(weights).name,
+            "commit": commit(),
+        }
+        write_json(path, {**facts, **found})
         made += 1
     return made
 
@@ -102,9 +112,11 @@ def main(values: flags.FlagValues) -> None:
     for own in classes:
         for system in systems:
             run(folder, own, system, values.weights, values.minutes, values.set)
-            page = tables.page(cells_of(folder))
-            write_text(folder / PAGE, page)
-    print(tables.page(cells_of(folder)))
+            write_text(folder / PAGE, tables.page(cells_of(folder)))
+    page = (folder / PAGE).read_text(encoding="utf-8")
+    if values.readme:
+        put_into(local(values.readme, "readme"), "selection", page)
+    print(page)
 
 
 def define_flags() -> None:
@@ -116,6 +128,7 @@ def define_flags() -> None:
     flags.DEFINE_list("systems", list(grids.GRIDS), "Whose grids are run.")
     flags.DEFINE_integer("train", 60, "Training samples that are used.", 10)
     flags.DEFINE_float("minutes", 60.0, "For a class and a system.", 0.0)
+    flags.DEFINE_string("readme", "", "Text whose tables are replaced.")
     flags.DEFINE_multi_string("set", [], "FIELD=VALUE in all configurations.")
 
 
