@@ -10,9 +10,9 @@ once on planted defects, as a study does, and once on the real defects of the cl
 which serve this table alone. The folder gets one JSON file a cell, so that the command
 goes on where it was stopped, and tables of all cells that are there as selection.md;
 `--readme` puts them into a text between the lines `<!-- results of selection -->` and
-`<!-- end of results -->`. `--minutes` begins no further cell of a class and system after
-that time; with 0 the tables are made of what is there. A class is one of the sample
-set, which is made on the spot, or a folder of --data.
+`<!-- end of results -->`. `--minutes` begins no further cell of a class and system
+after that time; with 0 the tables are made of what is there. A class is one of the
+sample set, which is made on the spot, or a folder of --data.
 """
 
 import time
