@@ -95,10 +95,10 @@ def _above(scored: Scored, levels: np.ndarray) -> tuple[np.ndarray, ...]:
     """
     normal, defect, overlap, counts = [], [], [], []
     labelled = label_regions(scored.masks)
-    for map, regions in zip(scored.maps, labelled, strict=True):
+    for scores, regions in zip(scored.maps, labelled, strict=True):
         numbers = np.unique(regions[regions > 0])
-        each = [_reaching(map[regions == number], levels) for number in numbers]
-        normal.append(_reaching(map[regions == 0], levels))
+        each = [_reaching(scores[regions == number], levels) for number in numbers]
+        normal.append(_reaching(scores[regions == 0], levels))
         defect.append(sum(each, np.zeros(len(levels), np.int64)))
         overlap.append(sum((x / x[-1] for x in each), np.zeros(len(levels))))
         counts.append(len(numbers))
