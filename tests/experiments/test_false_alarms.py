@@ -59,7 +59,7 @@ def test_folds_have_a_bound_and_a_broken_promise_is_told(folder):
 
 
 def test_what_planted_defects_choose_is_fitted_and_judged(tmp_path, monkeypatch):
-    best = {"model.layers": ("layer1",), "model.patch_size": 5}
+    best = {"model.layers": ["layer1"], "model.patch_size": 5}  # as JSON has it
     asked, judged = [], []
 
     def study(config, axes, **settings):

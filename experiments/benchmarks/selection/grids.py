@@ -115,4 +115,4 @@ def apart(points: Sequence[Point]) -> Iterator[str]:
 
 
 def _word(value: Any) -> str:
-    return "+".join(value) if isinstance(value, tuple) else str(value)
+    return "+".join(value) if isinstance(value, tuple | list) else str(value)
