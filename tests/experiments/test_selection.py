@@ -160,11 +160,11 @@ def test_cells_that_are_there_are_not_made_again(tmp_path, monkeypatch):
     monkeypatch.setattr(command, "cell", instead)
     own = command.class_of("biscuit", "", 20)
     with pytest.raises(KeyboardInterrupt):
-        command.run(tmp_path, own, "simplenet", "", 60, [])
+        command.run(tmp_path, own, "simplenet", "", 60, [], None)
     assert len(command.cells_of(tmp_path)) == 3
     first, made[:] = list(made), []
     with pytest.raises(KeyboardInterrupt):
-        command.run(tmp_path, own, "simplenet", "", 60, [])
+        command.run(tmp_path, own, "simplenet", "", 60, [], None)
     assert [x for x in made if x in first] == []
     assert len(command.cells_of(tmp_path)) == 6
 
@@ -178,4 +178,4 @@ def test_no_cell_begins_after_the_time(tmp_path, monkeypatch):
     monkeypatch.setattr(command, "cell", lambda *_: pytest.fail("begun"))
     own = command.class_of("biscuit", "", 20)
     monkeypatch.setattr(command.time, "monotonic", iter([0.0, 60.0]).__next__)
-    assert command.run(tmp_path, own, "padim", "", 1, []) == 0
+    assert command.run(tmp_path, own, "padim", "", 1, [], None) == 0

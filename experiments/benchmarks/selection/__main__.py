@@ -46,7 +46,13 @@ def file_of(folder: Path, category: str, system: str, name: str) -> Path:
 
 
 def run(
-    folder: Path, own: Class, system: str, weights: str, minutes: float, texts: Sequence
+    folder: Path,
+    own: Class,
+    system: str,
+    weights: str,
+    minutes: float,
+    texts: Sequence[str],
+    grounds: Grounds,
 ) -> int:
     """Makes the cells of a class and a system that are not there; returns how many.
 
@@ -57,6 +63,7 @@ def run(
         weights: file or name of the backbone's, "" = at random.
         minutes: after which no further cell begins.
         texts: FIELD=VALUE for all settings.
+        grounds: whose store keeps the frozen features of the class.
 
     Raises:
         ValueError: a field is wrong, or a file of the folder is damaged.
@@ -64,8 +71,7 @@ def run(
     grid = grids.GRIDS[system]
     fields = {**own.fields, **read_texts(load(grid.config), texts)}
     points = grids.points(grid)
-    grounds, fitted = Grounds(Store(lasting=True)), Fitted(grid)
-    start, made = time.monotonic(), 0
+    fitted, start, made = Fitted(grid), time.monotonic(), 0
     for point, name in zip(points, grids.apart(points), strict=True):
         path = file_of(folder, own.category, system, name)
         if path.exists():
@@ -110,8 +116,10 @@ def main(values: flags.FlagValues) -> None:
         raise ValueError(f"systems: expected some of {known}, found {unknown[0]!r}")
     classes = [class_of(name, values.data, values.train) for name in values.classes]
     for own in classes:
+        grounds = Grounds(Store(lasting=True))
         for system in systems:
-            run(folder, own, system, values.weights, values.minutes, values.set)
+            asked = values.weights, values.minutes, values.set, grounds
+            run(folder, own, system, *asked)
             write_text(folder / PAGE, tables.page(cells_of(folder)))
     page = (folder / PAGE).read_text(encoding="utf-8")
     if values.readme:

@@ -31,6 +31,8 @@ LAYERS = (
     ("layer2", "layer3"),
     *(("layer1",), ("layer2",), ("layer3",)),
 )
+# Of PatchCore and SimpleNet, so that one pass of the backbone serves all three.
+PIXELS = {"data.recipe_parameters.interpolation": "bilinear"}
 GRIDS = {
     "patchcore": Grid(
         "patchcore:cpu",
@@ -43,7 +45,7 @@ GRIDS = {
     ),
     "padim": Grid(
         "padim:cpu",
-        {"model.layers": LAYERS[0], "model.dimensions": 60},
+        {"model.layers": LAYERS[0], "model.dimensions": 60, **PIXELS},
         {"model.layers": LAYERS, "model.dimensions": (30, 60)},
     ),
     "simplenet": Grid(
