@@ -262,8 +262,8 @@ class System(NamedTuple):
     shapes of the batch alone. `score(key, state, batch)` treats each row by itself.
     `cache(state, batch)` returns frozen features [B,...] by name, of `state.frozen` and
     `state.hyper` alone. They are among the extras of every batch that `score`, and a
-    phase without `needs` of its own, sees (`with_cache`), and a fit computes them once
-    a sample.
+    phase without `needs` of its own, sees (`with_cache`), and are computed once a
+    sample for all passes of a fit, or of many fits (`fit.cache_store.Store`).
     `synthesise(keys, state, batch)` returns what the losses train on: images [B,H,W,C]
     by the names of `Scores.parts`, the clean ones as "clean_NAME", the altered ones as
     "altered_NAME", and "mask" [B,H,W,1] float32, the altered pixels.

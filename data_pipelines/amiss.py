@@ -65,7 +65,8 @@ def not_read(
     for path in entries(folder):
         a_group = name == PLAIN_FOLDERS and path.is_dir()
         if path.name.lower() not in known and not a_group:
-            ignored.setdefault(path.name, []).append((path, ""))
+            kind = path.name if path.is_dir() else path.suffix.lower()
+            ignored.setdefault(kind, []).append((path, ""))
     for group in groups:
         if name == MVTEC_AD or not group.in_folders:
             continue
@@ -76,7 +77,8 @@ def not_read(
                 ignored.setdefault(path.name, []).append((path, expected))
     for places in ignored.values():
         first, expected = places[0]
-        more = f", nor are {len(places) - 1} others of its name" * (len(places) > 1)
+        kind = "name" if first.is_dir() else "kind"
+        more = f", nor are {len(places) - 1} others of its {kind}" * (len(places) > 1)
         message = f"is not read{more}{expected}"
         if first.name == "depth" and sensor is None:
             message += (

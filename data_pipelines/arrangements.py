@@ -127,6 +127,9 @@ def _defects(folder: Path, split: str, faults: list[Fault]) -> list[str]:
             if split == "test":
                 message = "test may hold only folders"
             faults.append(Fault("extra_file", str(path), message))
+        elif is_good(path.name) and path.name != GOOD:  # defects, by the layout
+            message = f"expected another name of a defect, or {GOOD} for good samples"
+            faults.append(Fault("extra_file", str(path), message))
         elif inside(path, folder, faults):
             names.append(path.name)
     return names

@@ -62,6 +62,23 @@ def read_points(path: str | Path) -> tuple[np.ndarray, int]:
     return _checked(path, xyz)
 
 
+def told_size(path: Path) -> tuple[int, int] | None:
+    """Returns rows and columns that the header of a PCD file tells, if more than one.
+
+    Raises:
+        CorruptSampleError: the file cannot be read.
+    """
+    if path.suffix.lower() != ".pcd":
+        return None
+    try:
+        lines, _ = _header(_bytes_of(path), "DATA")
+        told = {words[0]: words[1:] for words in lines if words}
+        rows, columns = int(told["HEIGHT"][0]), int(told["WIDTH"][0])
+    except (ValueError, LookupError):
+        return None
+    return (rows, columns) if min(rows, columns) > 1 else None
+
+
 def read_labels(path: str | Path) -> Labelled:
     """Reads the labels of points: a line a point, `label` or `x y z label`.
 

@@ -135,13 +135,18 @@ def _of_points(folder: Path, name: str, names: Mapping[str, Any]) -> Guess:
     unit, reason = _unit(float(np.median(z)), POINT_UNITS)
     if unit is None:
         return Guess(None, (*reasons, reason))
+    told = [clouds.told_size(path) for path in _files(folder, name)]
     sensor = Sensor(
         **names,
         points=name,
         unit=unit,
         axes=axes,
         missing=tuple(map(float, missing)) or None,
+        size=told[0] if names["images"] is None else None,
     )
+    if sensor.size is not None:
+        rows, columns = sensor.size
+        reasons.append(f"size {rows} x {columns}: as the headers of the files tell")
     return Guess(sensor, (*reasons, reason))
 
 
@@ -152,10 +157,12 @@ def _scan(path: Path, images: str | None) -> np.ndarray:
     points, _ = clouds.read_points(path)
     beside = [] if images is None else entries(path.parent.parent / images)
     same = [image for image in beside if image.stem == path.stem]
+    size = clouds.told_size(path)
     if same:
         columns, rows = open_image(same[0], COLOURS, FORMATS).size
-        if len(points) == rows * columns:
-            return points.reshape(rows, columns, 3)
+        size = rows, columns
+    if size is not None and len(points) == size[0] * size[1]:
+        return points.reshape(*size, 3)
     return points
 
 

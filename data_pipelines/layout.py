@@ -94,6 +94,7 @@ def strangers(root: str | Path, name: str = MVTEC_3D) -> list[Fault]:
     faults, root = [], Path(root)
     depth = any(any(root.glob(f"{way}/depth")) for way in ("*/*", "*/*/*"))
     known = {*KNOWN, sensor_file.CAMERA} if depth else {*KNOWN}
+    known -= {sensor_file.SENSOR} if name == MVTEC_AD else set()
     for path in entries(root):
         if _is_class(path, name) or path.name.lower() in known:
             continue
@@ -127,12 +128,20 @@ def category_folder(root: str | Path, category: str, name: str = MVTEC_3D) -> Pa
         found = ", ".join(categories(root, name)) or "none"
         raise DatasetError(
             f"data.category: {folder} is not a folder; classes in {root}: {found}"
+            f"{itself_a_class(root)}"
         )
     if folder.resolve().parent != root.resolve():
         raise DatasetError(
             f"data.category: {folder} leads out of {root}, to {folder.resolve()}"
         )
     return folder
+
+
+def itself_a_class(root: Path) -> str:
+    """Returns advice where a root looks like one of the classes that it should hold."""
+    if not (looks_plain(root) or (root / "train").is_dir()):
+        return ""
+    return f"; {root} itself looks like a class: its root is the folder above it"
 
 
 def scan(root: str | Path, category: str, name: str = MVTEC_3D) -> Layout:

@@ -51,8 +51,8 @@ def main(words: list[str]) -> int:
     names = values.category or layout.categories(root, values.name)
     if not names:
         raise DatasetError(
-            f"{root}: no class of the layout {values.name} in it; expected\n"
-            f"{layout.EXPECTED}"
+            f"{root}: no class of the layout {values.name} in it"
+            f"{layout.itself_a_class(Path(root))}; expected\n{layout.EXPECTED}"
         )
     for fault in () if values.category else layout.strangers(root, values.name):
         _say(f"warning {fault}")

@@ -29,8 +29,11 @@ BROUGHT = {
     "CHANGELOG.md": "project/changelog.md",
 }
 PACKAGES = ("ad3d_jax", "data_pipelines")
-CODE = re.compile(r"(```.*?```|^    .*?$|`[^`\n]*`)", re.DOTALL | re.MULTILINE)
-LINK = re.compile(r"\[((?:[^\[\]]|!\[[^\]]*\]\([^)]*\))*)\]\(([^()\s]+)\)")
+# Code, in which nothing is a link, or a link, whose text may hold code.
+CODE_OR_LINK = re.compile(
+    r"```.*?```|^    .*?$|`[^`\n]*`|\[(?P<text>[^\[\]]*)\]\((?P<target>[^()\s]+)\)",
+    re.DOTALL | re.MULTILINE,
+)
 ELSEWHERE = re.compile(r"[a-z][a-z0-9+.-]*:|#")
 
 
@@ -79,8 +82,8 @@ def relinked(markdown: str, at: str, repository: str) -> str:
     """
 
     def link(found: re.Match) -> str:
-        text, target = found.groups()
-        if ELSEWHERE.match(target):
+        text, target = found["text"], found["target"]
+        if target is None or ELSEWHERE.match(target):
             return found[0]
         name, mark, part = target.partition("#")
         path = os.path.normpath(os.path.join(os.path.dirname(at), name))
@@ -90,9 +93,7 @@ def relinked(markdown: str, at: str, repository: str) -> str:
             return f"[{text}]({os.path.relpath(to, start)}{mark}{part})"
         return f"[{text}]({repository}/blob/main/{path})" if repository else text
 
-    parts = CODE.split(markdown)
-    parts[::2] = [LINK.sub(link, part) for part in parts[::2]]
-    return "".join(parts)
+    return CODE_OR_LINK.sub(link, markdown)
 
 
 def place_of(path: str) -> str | None:
@@ -114,7 +115,8 @@ def menu(index: str) -> list:
     for section in sections:
         title, _, text = section.partition("\n")
         pages = []
-        for name, target in LINK.findall(CODE.sub("", text)):
+        for found in CODE_OR_LINK.finditer(text):
+            name, target = found["text"], found["target"] or ""
             place = place_of(os.path.normpath(f"docs/{target.partition('#')[0]}"))
             if place and place.endswith(".md") and place not in seen:
                 pages.append({name: place})

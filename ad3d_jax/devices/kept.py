@@ -11,6 +11,7 @@ made anew.
 import contextlib
 import functools
 import hashlib
+import importlib.util
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -134,6 +135,8 @@ def _place(kind: str, facts: Facts, signature: list) -> Path | None:
     """Returns the file of what is kept; None where nothing is to be kept."""
     folder = jax.config.jax_compilation_cache_dir
     if facts is None or not folder or places.ADDRESS.match(str(folder)):
+        return None
+    if importlib.util.find_spec("flatbuffers") is None:  # which jax.export writes with
         return None
     known = {
         "kind": kind,

@@ -50,13 +50,19 @@ def origins(system: System, state: State, batch: Batch) -> dict[str, Origin]:
         batch: host samples; their number does not matter.
 
     Raises:
-        ValueError: it reads leaves of the state others than of `frozen` and `hyper`.
+        ValueError: it reads leaves of the state others than of `frozen` and `hyper`, or
+            gives a name that the samples have already.
     """
     one = jax.tree.map(lambda x: x[:1], batch)
     closed, shapes = jax.make_jaxpr(system.cache, return_shape=True)(state, one)
     jaxpr, leaves = closed.jaxpr, tree_leaves_with_path((state, one))
     inputs = dict(zip(jaxpr.invars, leaves, strict=True))
     told = {x: digest(c) for x, c in zip(jaxpr.constvars, closed.consts, strict=True)}
+    if twice := shapes.keys() & batch.extras.keys():
+        raise ValueError(
+            f"the cache of system {system.name} gives {min(twice)!r}, which the data "
+            "holds among the extras already; expected another name"
+        )
     found = {}
     for (path, like), result in zip(
         tree_leaves_with_path(shapes), jaxpr.outvars, strict=True
@@ -78,6 +84,8 @@ def origins(system: System, state: State, batch: Batch) -> dict[str, Origin]:
                 told[variable] = digest(leaf)
         like = jax.ShapeDtypeStruct(like.shape[1:], like.dtype)
         program = _program(equations, told, (result,))
+        # Rounding depends on who computes.
+        program = _joined([program, jax.__version__, jax.default_backend()])
         found[path[0].key] = Origin(program, tuple(sorted(fields)), like)
     return found
 

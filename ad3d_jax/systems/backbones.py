@@ -40,6 +40,20 @@ def init_frozen(config: Backboned, key: Array) -> dict:
     return {"backbone": init_backbone(key, config.backbone, last_layer)}
 
 
+def cached_maps(config: Backboned, state: State, batch: Batch) -> dict[str, Array]:
+    """Returns the network's maps of all modalities, see `modality_maps`.
+
+    They are what `System.cache` gives: one pass serves all that is made of them.
+    """
+    return modality_maps(
+        state.frozen["backbone"],
+        config.backbone,
+        batch,
+        config.modalities,
+        config.layers,
+    )
+
+
 def local(
     config: Backboned,
     size: int,
@@ -66,20 +80,6 @@ def local(
     if len(set(strides)) > 1:  # layers are interpolated on one grid
         far += max(strides)
     return Local(cells, whole, far, strides[0], max(strides))
-
-
-def cached_maps(config: Backboned, state: State, batch: Batch) -> dict[str, Array]:
-    """Returns the network's maps of all modalities, see `modality_maps`.
-
-    They are what `System.cache` gives: one pass serves all that is made of them.
-    """
-    return modality_maps(
-        state.frozen["backbone"],
-        config.backbone,
-        batch,
-        config.modalities,
-        config.layers,
-    )
 
 
 def features(

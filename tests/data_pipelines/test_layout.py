@@ -153,6 +153,28 @@ def test_a_folder_of_another_name_is_named_once(box, name):
     assert "3 others of its name" in said and "camera.json" in said
 
 
+@pytest.mark.parametrize("name", ["Good", "OK", "normal"])
+def test_good_samples_under_another_name_are_not_scored_as_defects(box, name):
+    (box / "test/dent").rename(box / "test" / name)
+    found = scan(box.parent, "box")
+    assert kinds(found) == ["extra_file"] and "or good for good" in str(found.faults)
+    assert {s.defect for s in found.split("test")} == {"good"}
+
+
+def test_nested_defects_are_one_sentence(box):
+    (box / "test/all").mkdir()
+    (box / "test/dent").rename(box / "test/all/dent")
+    found = scan(box.parent, "box")
+    assert kinds(found) == ["no_sample"] and "move it up" in str(found.faults[0])
+
+
+def test_files_beside_the_splits_are_named_once_a_kind(box):
+    for k in range(5):
+        (box / f"{k}.png").write_bytes(b"x")
+    (fault,) = scan(box.parent, "box").faults
+    assert fault.warning and "nor are 4 others of its kind" in fault.message
+
+
 def test_a_defect_folder_without_samples_is_named(box):
     (box / "test/bump").mkdir()
     assert warnings(scan(box.parent, "box")) == ["no_sample"]

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from data_pipelines.arrangements import PLAIN_FOLDERS
+from data_pipelines.errors import DatasetError
 from data_pipelines.layout import categories, scan, strangers
 from data_pipelines.preprocess import prepare
 from data_pipelines.validate import validate
@@ -167,6 +168,12 @@ def test_points_beside_images(box):
     assert all(f.rgb and f.xyz for f in whole.samples) and len(whole.samples) == 7
     (fault,) = [f for f in whole.faults if not f.warning]
     assert fault.path.endswith("notes.txt")
+
+
+def test_a_class_named_as_the_root_is_said(part):
+    write(part, good=1)
+    with pytest.raises(DatasetError, match="part itself looks like a class"):
+        scan(part, "housing", PLAIN_FOLDERS)
 
 
 def test_classes_and_what_is_none(part):

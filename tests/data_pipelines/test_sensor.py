@@ -83,6 +83,20 @@ def test_depth_in_training_is_the_points_in_training_bit_by_bit(box, write, tmp_
     }
 
 
+def test_depth_alone_and_images_alone(box, write, tmp_path):
+    depth_class(box, write)
+    (box / "camera.json").write_text(json.dumps(CAMERA))
+    whole = arrays(box, tmp_path)[1][0]
+    declare(box, points=None)
+    images = arrays(box, tmp_path)[1][0]
+    np.testing.assert_array_equal(images.rgb, whole.rgb)
+    assert images.xyz is None and images.depth is None
+    declare(box, images=None, depth="depth")
+    depth = arrays(box, tmp_path)[1][0]
+    np.testing.assert_array_equal(depth.xyz, whole.xyz)
+    assert depth.rgb is None and len(set(depth.id[:5].tolist())) == 5
+
+
 def test_a_camera_a_sample(box, write, tmp_path):
     """Each has other intrinsics; one is missing, one is wrong."""
     depth_class(box, write)

@@ -147,7 +147,9 @@ def test_a_system_brings_a_source_of_its_own(root, tmp_path):
     first, last = dataset.ordered("scenes", 3, 0)
     assert first.rgb is None and first.xyz.shape == (3, 2, 1, 3)
     assert last.weight.tolist() == [1, 0, 0] and last.xyz[0, 1, 0, 2] == 23
-    assert set(SOURCES) == {"train", "validation", "train_all", "images"}
+    assert set(SOURCES) == {
+        *("train", "validation", "calibration", "train_all", "images"),
+    }
 
 
 def test_a_batch_is_a_source(root, tmp_path):

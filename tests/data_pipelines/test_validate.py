@@ -180,6 +180,22 @@ def test_axes_are_guessed_of_a_tilted_part(box, axes, words):
     assert guess(box).sensor.axes == words and guess(box).sensor.unit == 1
 
 
+def test_the_size_of_points_without_images_is_that_of_a_header(box):
+    for place in [*box.glob("*/*/rgb"), *box.glob("*/*/gt")]:
+        shutil.rmtree(place)
+    for path in list(box.glob("*/*/xyz/*.tiff")):
+        points = tifffile.imread(path)[:, :24].reshape(-1, 3).astype("<f4")
+        head = (
+            "FIELDS x y z\nSIZE 4 4 4\nTYPE F F F\nCOUNT 1 1 1\nWIDTH 24\nHEIGHT 32\n"
+            f"POINTS {len(points)}\nDATA binary\n"
+        )
+        path.with_suffix(".pcd").write_bytes(head.encode() + points.tobytes())
+        path.unlink()
+    assert guess(box).sensor.size == (32, 24)
+    done = validated(box, "--write_sensor")
+    assert rows(done.stdout)["train", "good"].startswith("5  xyz  32x24  ")
+
+
 def test_depth_images_are_guessed_where_their_camera_is_known(box):
     for place in list(box.glob("*/*/xyz")):
         shutil.rmtree(place)

@@ -49,6 +49,7 @@ def test_the_menu_has_every_page_once(site):
             "![a](../images/quickstart.png)",
         ),
         ("docs/parity.md", "[a](../tests/parity.py)", "a"),
+        ("docs/parity.md", "[`a`](../tests/parity.py)", "`a`"),
         ("docs/parity.md", "[a](https://arxiv.org) [b](#c)", None),
         ("docs/parity.md", "`[a](../tests/parity.py)`", None),
         ("docs/parity.md", "```\n[a](../tests/parity.py)\n```", None),

@@ -21,7 +21,6 @@ from ad3d_jax.workdir.atomic import new_folder
 from ad3d_jax.workdir.calibration import Calibration
 from ad3d_jax.workdir.json_files import to_json, write_json
 from ad3d_jax.workdir.places import local, writable
-from data_pipelines.recipes import RECIPES
 from data_pipelines.samples import complete_parameters
 from data_pipelines.unlabelled import collate, empty_record
 
@@ -54,12 +53,13 @@ def write_export(
     """Writes a detector for `score.py`, whole or not at all; see `Detector.export`."""
     folder = local(folder, "output").absolute()
     check_place(folder)
+    rate = detector.config.eval.alpha if alpha is None else alpha
+    decision = decision_of(detector.calibration, rate)
     origin, system = detector.origin, detector.system
     example = collate([empty_record(**origin.recipe, needs=system.needs_score)], 1)
     program = export_score(system, detector.key, detector.state, example)
     packed = program.exported.mlir_module_serialized
     check_size(program, len(packed), max_mb)
-    rate = detector.config.eval.alpha if alpha is None else alpha
     takes, reason = takes_of(origin.recipe, program)
     parts = (recipe, resizing) if takes == "measured" else ()
     manifest = {
@@ -67,7 +67,7 @@ def write_export(
         "takes": takes,
         "note": reason,
         "inputs": inputs_of(takes, origin.recipe, program),
-        "decision": decision_of(detector.calibration, rate),
+        "decision": decision,
         "recipe": completed(origin.recipe),
         "program": described(program),
         "fitted": fitted(detector),
@@ -144,10 +144,7 @@ def inputs_of(takes: str, recipe_of: Mapping[str, Any], program: Program) -> dic
     used = {n: x for n, x in program.inputs.items() if n not in BOOKS}
     if takes == "measured":
         names = {"rgb"} & used.keys() | ({"xyz"} if used.keys() - {"rgb"} else set())
-        chosen = {name: dict(MEASURED[name]) for name in sorted(names)}
-        if RECIPES[recipe_of["recipe"]].takes_lists:
-            chosen["xyz"]["shape"] = [None, None, 3]
-        return chosen
+        return {name: MEASURED[name] for name in sorted(names)}
     return {
         name.removeprefix("extras/"): {
             **_array(x, first=1),

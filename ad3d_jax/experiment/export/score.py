@@ -274,6 +274,8 @@ def main(words):
     parser.add_argument("samples", nargs="+", type=Path, metavar="SAMPLE")
     parser.add_argument("--maps", type=Path, help="folder to write maps to, NAME.npy")
     given = parser.parse_args(words)
+    if given.maps and len({path.name for path in given.samples}) < len(given.samples):
+        parser.error("--maps: expected samples of different names")
     scorer, failed = Scorer(), False
     for path in given.samples:
         try:
