@@ -1,7 +1,7 @@
 """The tables of the experiment, in Markdown, made of its cells alone."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from experiments.benchmarks.selection import agreement
 from experiments.benchmarks.selection.agreement import Cells, Choice, Correlation
@@ -20,6 +20,7 @@ def page(cells: Cells) -> str:
     if not groups:
         return f"No class and system has {LEAST} settings yet.\n"
     parts = [
+        ("Over the grids of a class", summary(groups)),
         ("Rankings", rankings(groups)),
         ("Choices", choices(groups)),
         ("Kinds", kinds(groups)),
@@ -38,6 +39,36 @@ def grouped(cells: Cells) -> Iterator[tuple[tuple[str, str], Cells]]:
         for name, some in parts:
             if len(some) >= LEAST:
                 yield (category, name), some
+
+
+def summary(groups: Groups) -> str:
+    """Returns what holds over the grids of each class, one by one system."""
+    heads = [
+        "class",
+        "grids",
+        "least ρ AUPRO",
+        *(f"mean ρ {TITLES[n]}" for n in METRICS),
+    ]
+    for name in ESTIMATED:
+        heads += [f"greatest regret {TITLES[name]}", "mean", "mean, usual"]
+    lines = []
+    for category in dict.fromkeys(category for category, _ in groups):
+        own = [
+            (cells, agreement.common_kinds(cells))
+            for (name, system), cells in groups.items()
+            if name == category and system != ALL
+        ]
+        rhos = {n: [agreement.correlation(*x, n).rho for x in own] for n in METRICS}
+        known = {n: [x for x in rhos[n] if x is not None] for n in METRICS}
+        line = [category, str(len(own)), _of(min, known["aupro_30"])]
+        line += [_of(_mean, known[name]) for name in METRICS]
+        for name in ESTIMATED:
+            found = [agreement.choice(*x, name) for x in own]
+            regrets = [x.best - x.chosen for x in found]
+            usual = [x.best - x.usual for x in found if x.usual is not None]
+            line += [_of(max, regrets), _of(_mean, regrets), _of(_mean, usual)]
+        lines.append(line)
+    return _table(heads, lines)
 
 
 def rankings(groups: Groups) -> str:
@@ -101,6 +132,15 @@ def _correlation(found: Correlation) -> str:
     if found.low is None:
         return _figure(found.rho)
     return f"{_figure(found.rho)} ({_figure(found.low)} to {_figure(found.high)})"
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def _of(function: Callable[[Sequence[float]], float], values: Sequence[float]) -> str:
+    """Returns a figure of several values, a dash where there is none."""
+    return _figure(function(values)) if values else "–"
 
 
 def _change(value: float) -> str:
