@@ -95,6 +95,8 @@ def test_tables_have_a_line_for_each_group_and_for_all_systems(cells):
     assert groups == [("gland", s) for s in ("bank", "flow", tables.ALL)]
     assert "| gland | bank | 4 | 0.800 (−0.720 to 0.800) |" in page
     assert "| setting 1 | 0.850 | 0.000 | 0.050 | 0.113 |" in page
+    part = tables.rankings({("gland", "cfm"): [cell(n, system="cfm") for n in (0, 1)]})
+    assert "| gland | cfm | 2 of 8 |" in part
     # Both grids are the same; ρ with I-AUROC is undefined, and so has no mean.
     assert "| gland | 2 | 0.800 | 0.800 | 0.400 | – | 0.000 | 0.000 | 0.050 |" in page
     assert "bun" not in page and tables.page(few).startswith("No class")

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from experiments.benchmarks.selection import agreement
 from experiments.benchmarks.selection.agreement import Cells, Choice, Correlation
+from experiments.benchmarks.selection.grids import GRIDS
 from experiments.benchmarks.selection.values import METRICS
 
 TITLES = {"aupro_30": "AUPRO", "p_ap": "P-AP", "i_auroc": "I-AUROC"}
@@ -80,7 +81,7 @@ def rankings(groups: Groups) -> str:
         kinds = agreement.common_kinds(cells)
         found = (agreement.correlation(cells, kinds, name) for name in METRICS)
         far = (agreement.distance(cells, kinds, name) for name in ESTIMATED)
-        line = [category, system, str(len(cells)), *map(_correlation, found)]
+        line = [category, system, _count(cells), *map(_correlation, found)]
         lines.append([*line, *map(_figure, far)])
     return _table(heads, lines)
 
@@ -132,6 +133,13 @@ def _correlation(found: Correlation) -> str:
     if found.low is None:
         return _figure(found.rho)
     return f"{_figure(found.rho)} ({_figure(found.low)} to {_figure(found.high)})"
+
+
+def _count(cells: Cells) -> str:
+    """Returns how many settings there are, and of how many if that is not all."""
+    known = {cell["system"] for cell in cells} & GRIDS.keys()
+    total = sum(math.prod(map(len, GRIDS[name].axes.values())) for name in known)
+    return f"{len(cells)} of {total}" if len(cells) < total else str(len(cells))
 
 
 def _mean(values: Sequence[float]) -> float:
