@@ -68,8 +68,9 @@ def traced_from(config: ConfigDict, system: System) -> kept.Facts:
     def ours(function) -> bool:
         return function.__module__.startswith("ad3d_jax.")
 
-    made_by = entry_of(config.system).factory
-    if not all(map(ours, (system.init, system.score, made_by))):
+    if not (ours(system.init) and ours(system.score)):
+        return None
+    if not ours(entry_of(config.system).factory):
         return None
     return {"system": config.system, "model": to_json(config.model.to_dict())}
 

@@ -50,8 +50,8 @@ def work_and_tell(path, **arguments):
     """Works as a worker does; notes where all arrays lie while it scores."""
     real, found = objective.evaluation.score_split, []
 
-    def score_split(*given):
-        scores = real(*given)
+    def score_split(*given, **named):
+        scores = real(*given, **named)
         devices = {d for array in jax.live_arrays() for d in array.devices()}
         found.extend(f"{device.platform}:{device.id}" for device in devices)
         return scores
@@ -70,7 +70,7 @@ def test_a_worker_fits_on_the_device_that_it_was_told(tmp_path):  # fault 74
         "config": plain(config),
         "space": {"seed": [1]},
         "workdir": str(tmp_path),
-        "settings": Settings(trials=1, pruner="none")._asdict(),
+        "settings": Settings(trials=1, pruner="none", planted_weights={})._asdict(),
         "devices": ["1"],
     }
     flags = os.environ["XLA_FLAGS"].replace("device_count=4", "device_count=2")

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from ad3d_jax.experiment.state import build_system
 from ad3d_jax.experiment.study import outcomes
 from ad3d_jax.experiment.study.grounds import Grounds
 from ad3d_jax.experiment.study.objective import Goal, Task
@@ -92,8 +93,6 @@ def test_trials_compute_frozen_features_once(data, tmp_path, passed):
 
 
 def _opened(data):
-    from ad3d_jax.experiment.state import build_system
-
     config = patchcore.get_config("tiny")
     config.update_from_flattened_dict({**SMALL, "data.cache": data})
     return config, build_system(config), GOAL.planting
