@@ -19,12 +19,14 @@ from typing import NamedTuple
 
 import numpy as np
 from absl import flags
+from ml_collections import ConfigDict
 
 from ad3d_jax.experiment.config import changed, load, read_texts
 from ad3d_jax.experiment.experiment import Experiment
 from ad3d_jax.experiment.facts import commit
 from ad3d_jax.metrics import conformal
 from ad3d_jax.workdir import maps, names
+from ad3d_jax.workdir.atomic import write_text
 from ad3d_jax.workdir.calibration import read_calibration
 from ad3d_jax.workdir.json_files import write_json
 from ad3d_jax.workdir.scores import read_scores
@@ -81,22 +83,32 @@ def run(
     """
     if unknown := [source for source in sources if source not in SOURCES]:
         raise ValueError(f"sources: expected {SOURCES}, found {unknown[0]!r}")
-    sample_set = {f"data.sample_set.{name}": value for name, value in PARTS.items()}
     counts = []
     for name in configs:
         for source in sources:
-            chosen = "none" if source == "validation" else source
-            own = {**FIELDS, **sample_set, "calibration.source": chosen}
-            config = changed(load(name), own)
-            config = changed(config, read_texts(config, texts))
+            config = configured(load(name), source, texts)
             folder = output / f"{names.plain_name(name)}-{source}"
-            experiment = Experiment(config, workdir=folder)
-            if not (folder / names.METRICS).exists():
-                experiment.fit()
-                experiment.evaluate()
-            judge = halves if source == "validation" else whole
-            counts += judge(name, source, folder)
+            counts += judged(name, source, config, folder)
     return counts
+
+
+def configured(config: ConfigDict, source: str, texts: Sequence[str]) -> ConfigDict:
+    """Returns a configuration on the good parts, calibrated by one of SOURCES."""
+    chosen = "none" if source == "validation" else source
+    sample_set = {f"data.sample_set.{name}": value for name, value in PARTS.items()}
+    own = {**FIELDS, **sample_set, "calibration.source": chosen}
+    config = changed(config, own)
+    return changed(config, read_texts(config, texts))
+
+
+def judged(name: str, source: str, config: ConfigDict, folder: Path) -> Iterator[Count]:
+    """Yields the counts of a configuration, which is fitted in `folder` if need be."""
+    experiment = Experiment(config, workdir=folder)
+    if not (folder / names.METRICS).exists():
+        experiment.fit()
+        experiment.evaluate()
+    judge = halves if source == "validation" else whole
+    yield from judge(name, source, folder)
 
 
 def halves(name: str, source: str, folder: Path) -> Iterator[Count]:
@@ -174,11 +186,15 @@ def table(counts: Sequence[Count]) -> str:
 def main(values: flags.FlagValues) -> None:
     """Runs the command."""
     output = Path(values.output)
-    counts = run(values.configs, values.sources, values.set, output)
-    facts = {"commit": commit(), "parts": PARTS, "set": values.set}
-    report = {**facts, "counts": [each._asdict() for each in counts]}
-    write_json(output / "false_alarms.json", report)
-    (output / "false_alarms.md").write_text(table(counts), encoding="utf-8")
+    report(output, run(values.configs, values.sources, values.set, output), values.set)
+
+
+def report(output: Path, counts: Sequence[Count], texts: Sequence[str]) -> None:
+    """Writes the counts as JSON and as a table, and prints the table."""
+    facts = {"commit": commit(), "parts": PARTS, "set": texts}
+    found = {**facts, "counts": [each._asdict() for each in counts]}
+    write_json(output / "false_alarms.json", found)
+    write_text(output / "false_alarms.md", table(counts))
     print(table(counts))
 
 

@@ -1,12 +1,15 @@
 """The benchmark's counts, on a workdir that was made by hand."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from ad3d_jax.workdir import maps, names
 from ad3d_jax.workdir.calibration import Calibration, write_calibration
 from ad3d_jax.workdir.scores import Row, write_scores
-from experiments.benchmarks import false_alarms
+from experiments.benchmarks import false_alarms, false_alarms_chosen
+from experiments.benchmarks.selection import grids
 
 
 @pytest.fixture
@@ -53,3 +56,31 @@ def test_folds_have_a_bound_and_a_broken_promise_is_told(folder):
     )  # (1 - K/n)/(K + 1)
     broken = found._replace(rates=(0.9,))
     assert not broken.within and "**no**" in false_alarms.table([broken])
+
+
+def test_what_planted_defects_choose_is_fitted_and_judged(tmp_path, monkeypatch):
+    best = {"model.layers": ["layer1"], "model.patch_size": 5}  # as JSON has it
+    asked, judged = [], []
+
+    def study(config, axes, **settings):
+        asked.append((config, axes, settings))
+        return SimpleNamespace(best=best)
+
+    monkeypatch.setattr(false_alarms_chosen, "study", study)
+    monkeypatch.setattr(
+        false_alarms, "judged", lambda *given: judged.append(given) or iter([7])
+    )
+    texts = ["data.image_size=64"]
+    found = list(
+        false_alarms_chosen.chosen("patchcore", "held_out", "w.st", texts, tmp_path)
+    )
+    (config, axes, settings), (title, source, chosen, _) = asked[0], judged[0]
+    assert found == [7] and (source, settings["sampler"]) == ("held_out", "grid")
+    assert title == "patchcore: layer1 5, of 12"
+    assert axes is grids.GRIDS["patchcore"].axes
+    # One class and one share that calibrates, for the study and for the last fit.
+    assert config.data == chosen.data and config.calibration == chosen.calibration
+    assert chosen.calibration.source == "held_out" and chosen.data.image_size == 64
+    assert (chosen.model.layers, chosen.model.patch_size) == (("layer1",), 5)
+    assert config.model.fraction == chosen.model.fraction == 0.02
+    assert chosen.weights.backbone == "w.st"

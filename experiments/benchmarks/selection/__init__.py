@@ -1,0 +1,1 @@
+"""Whether planted defects choose the setting that real ones would have chosen."""
