@@ -125,7 +125,7 @@ def _run(job: Job, taken: list[Taken], run: Run, grounds: Grounds) -> list[Outco
 def _task(job: Job, taken: Taken, own: Sequence[int]) -> Task:
     """Returns what is to be run; `own` are the numbers of all that this worker runs."""
 
-    def report(percent: int, value: float, kinds: Kinds | None) -> bool:
+    def report(percent: int, value: float, kinds: Kinds | None = None) -> bool:
         return trials.report(job.database, taken, percent, value, kinds)
 
     def has_ended(holder: Holder) -> bool:

@@ -35,6 +35,7 @@ from ad3d_jax.workdir import names
 
 ROWS = 30  # settings in the ranking
 SYSTEMS = 8  # configurations in the table of kinds
+DECADE = 10  # costs that lie further apart than this factor have a log scale
 OVERLAY = "overlay"  # says what outline and map say
 LINKS = ("estimate", "ranking", "kinds", "planted", "costs", "repeat", "missing")
 
@@ -243,9 +244,12 @@ def costs_section(plan: Plan, ranking: Sequence[Ranked]) -> str:
             words = f"{places[each.trial]} {short(each.configuration, 24)}"
             near = {"textcoords": "offset points", "xytext": (5, 4)}
             axes.annotate(words, (x, y), fontsize=7, **near)
-        axes.set(xlabel=title, xscale="log")
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_formatter("")
+        axes.set_xlabel(title)
+        across = points(measured)[0]
+        if max(across) > DECADE * min(across):
+            axes.set_xscale("log")
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.xaxis.set_minor_formatter("")
 
     def draw(fig: Any) -> None:
         both = fig.subplots(1, 2, sharey=True)
