@@ -129,9 +129,9 @@ def test_a_mistake_is_named_at_once(arguments, words):
 
 def test_the_public_names():
     assert ad.__all__ == [
-        *("__version__", "Batch", "Detector", "Experiment", "Gather", "SYSTEMS"),
-        *("Scores", "State", "System", "Train", "Update", "grid", "inspect", "load"),
-        *("population", "study", "tune"),
+        *("__version__", "Batch", "Detector", "Ensemble", "Experiment", "Gather"),
+        *("SYSTEMS", "Scores", "State", "System", "Train", "Update", "ensemble"),
+        *("grid", "inspect", "load", "population", "study", "tune"),
     ]
     for name in ad.__all__:
         assert getattr(ad, name) is not None and name in dir(ad)

@@ -71,9 +71,11 @@ def detector_of(name):
     trained = all(isinstance(phase, Train) for phase in trial.system.phases)
     state = jax.device_get(trial.before(0) if trained else trial.fitted)
     config = load(
-        {"btf_hog": "btf:tiny+hog", "cpmf": "cpmf:tiny+views"}.get(
-            name, "easynet:tiny+fusion2+1layer" if "turn" in name else f"{name}:tiny"
-        )
+        {
+            "btf_hog": "btf:tiny+hog",
+            "cpmf": "cpmf:tiny+views",
+            "cfm": "cfm:tiny+raw",  # its own recipe cuts away the board, which is flat
+        }.get(name, "easynet:tiny+fusion2+1layer" if "turn" in name else f"{name}:tiny")
     )
     recipe = config.data.recipe
     own = config.data.recipe_parameters.to_dict()
