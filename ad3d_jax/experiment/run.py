@@ -351,9 +351,8 @@ def training_steps(system: System, options: Options, dataset: Reader) -> int | N
 def evaluate(run: Run) -> dict:
     """Scores the test split; writes maps, scores, metrics and the report.
 
-    Of several processes all score; the
-    first reads all samples, whose masks it needs, writes, and returns the metrics, the
-    others {}.
+    Of several processes all score; the first reads all samples, whose masks it needs,
+    writes, and returns the metrics, the others {}.
     """
     config, engine, folder = run.config, run.engine, run.folder
     dataset = run.dataset if processes.is_first() else processes.shared(run.dataset)
