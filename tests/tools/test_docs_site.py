@@ -68,7 +68,7 @@ def test_the_reference_names_modules_that_are_there(site):
     pages = site.reference()
     assert "::: ad3d_jax.ops.knn" in pages["reference/ad3d_jax.ops.md"]
     assert not [place for place in pages if "init" in place]
-    assert "[ad3d_jax.experiment.detector.load]" in pages["reference/README.md"]
+    assert "[ad3d_jax.experiment.loading.load]" in pages["reference/README.md"]
     names = [
         x[4:] for page in pages.values() for x in page.splitlines() if x[:3] == ":::"
     ]
