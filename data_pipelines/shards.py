@@ -3,11 +3,12 @@
 import contextlib
 import io
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from data_pipelines.pairing import SampleFiles
 from data_pipelines.recipes import RECIPES
@@ -88,7 +89,8 @@ def write_tfds(
         note=note,
     )
     tfds.disable_progress_bar()
-    builder = Mvtec3d(data_dir=str(folder), config=config)
+    with _errors_alone():  # it warns of a configuration of ours
+        builder = Mvtec3d(data_dir=str(folder), config=config)
     download = tfds.download.DownloadConfig(manual_dir=str(folder.parent))
     with contextlib.redirect_stdout(io.StringIO()):  # it speaks of downloads
         builder.download_and_prepare(
@@ -105,6 +107,17 @@ def write_tfds(
         ]
         for split in builder.info.splits
     }
+
+
+@contextlib.contextmanager
+def _errors_alone() -> Iterator[None]:
+    """Hides what is logged below errors."""
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _sort_fields(shard: Path) -> None:

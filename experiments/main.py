@@ -13,7 +13,8 @@ from absl import flags
 
 from ad3d_jax.decision import RATES
 from ad3d_jax.devices import processes
-from ad3d_jax.experiment.run import MODES, run, workdir_of
+from ad3d_jax.experiment.opening import workdir_of
+from ad3d_jax.experiment.run import MODES, run
 from ad3d_jax.experiment.status import PREEMPTED, status_of
 from ad3d_jax.workdir import names
 from data_pipelines.command import DONE

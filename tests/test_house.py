@@ -87,7 +87,7 @@ UNPACKING = {"extract", "extractall"}  # methods of archives
 TEST_SPLIT = (
     "ad3d_jax/evaluate.py",
     "ad3d_jax/experiment/ensemble/evaluation.py",
-    "ad3d_jax/experiment/run.py",
+    "ad3d_jax/experiment/evaluation.py",
     "ad3d_jax/fit/phases.py",
     "experiments/benchmarks/anomalib/__main__.py",
     "experiments/benchmarks/anomalib/theirs.py",

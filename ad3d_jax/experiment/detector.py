@@ -4,9 +4,8 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -18,8 +17,8 @@ from ad3d_jax.experiment import origin as origins
 from ad3d_jax.experiment.arrays import Camera, check_measured, ids_of, measured_of
 from ad3d_jax.experiment.calibrate import fold_places
 from ad3d_jax.experiment.export.folder import MAX_MB, write_export
+from ad3d_jax.experiment.inspection import Inspection, inspected, placed
 from ad3d_jax.experiment.origin import Origin
-from ad3d_jax.experiment.prediction.pictures import in_picture
 from ad3d_jax.experiment.state import build_system, fitted_state, key_of, traced_from
 from ad3d_jax.metrics.conformal import check_alpha
 from ad3d_jax.workdir import names
@@ -44,16 +43,6 @@ from data_pipelines.unlabelled import (
     tell,
     to_record,
 )
-
-
-class Inspection(NamedTuple):
-    """What a detector says of samples; without the axis B of a single one."""
-
-    map: np.ndarray  # [B,H,W,1] float32, at the recipe's size
-    image: np.ndarray  # [B] float32
-    parts: Mapping[str, np.ndarray]  # maps and images by name, each [B,H,W,C]
-    match: np.ndarray | None  # [B,5] int32, see `base.MATCH`
-    decision: Decision | None  # None where nothing was calibrated
 
 
 class Detector:
@@ -134,12 +123,7 @@ class Detector:
         measured = measured_of(rgb, xyz, depth, intrinsics, self.sensor)
         single = next((x.ndim == 3 for x in measured.values()), False)
         batch = self.prepare_measured(measured, id)
-        scores = self.score_batch(batch)
-        decision = self.decide(batch, scores, alpha)
-        if single:
-            scores = jax.tree.map(lambda x: x[0], scores)
-            decision = decision and decision.of(0)
-        return Inspection(*scores, decision)
+        return inspected(self, batch, single, alpha)
 
     @property
     def sizes(self) -> Sequence[Sequence[int]]:
@@ -237,8 +221,7 @@ class Detector:
             found: from `score`, of one sample.
             size: (h, w) of the picture.
         """
-        boxes = () if found.decision is None else found.decision.boxes
-        return in_picture(self.recipe, found.map[..., 0], boxes, size)
+        return placed(self.recipe, found, size)
 
     def score_batch(self, batch: Batch) -> Scores:
         """Returns the scores of a preprocessed batch, as NumPy arrays.

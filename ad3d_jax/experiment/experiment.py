@@ -9,11 +9,12 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ad3d_jax.base import System
-from ad3d_jax.experiment import run
+from ad3d_jax.experiment import fitting, opening
 from ad3d_jax.experiment.config import Source, changed, load
 from ad3d_jax.experiment.data import open_data
 from ad3d_jax.experiment.detector import Detector
 from ad3d_jax.experiment.detector import load as load_detector
+from ad3d_jax.experiment.evaluation import evaluate
 from ad3d_jax.experiment.state import build_system
 from ad3d_jax.workdir import names
 from ad3d_jax.workdir.json_files import read_json
@@ -60,7 +61,7 @@ class Experiment:
             fields[f"weights.{name}"] = os.fspath(file)
         self.config: ConfigDict = changed(load(config), fields)
         self.system: System = build_system(self.config)
-        self.workdir: Path = run.workdir_of(self.config, workdir or "")
+        self.workdir: Path = opening.workdir_of(self.config, workdir or "")
 
     def __repr__(self) -> str:
         name = f"{self.config.system}:{self.config.variant}"
@@ -81,10 +82,10 @@ class Experiment:
             Preempted: SIGTERM or SIGINT came; the same call goes on from there.
         """
         with self._opened("fit", allow, phases) as begun:
-            state = run.train(begun)
+            state = fitting.train(begun)
         if phases is None:
             return self.detector
-        return Detector(run.origin_of_run(begun), self.system, state)
+        return Detector(fitting.origin_of_run(begun), self.system, state)
 
     def evaluate(self, allow: Sequence[str] = ()) -> dict[str, Any]:
         """Scores the test split and returns what metrics.json says of it.
@@ -95,7 +96,7 @@ class Experiment:
             ValueError: a mistake, or nothing was fitted.
         """
         with self._opened("eval", allow) as begun:
-            return run.evaluate(begun)
+            return evaluate(begun)
 
     @property
     def detector(self) -> Detector:
@@ -118,7 +119,7 @@ class Experiment:
         return open_data(self.config, self.system)
 
     def _opened(self, mode, allow, phases=None):
-        return run.opened(
+        return opening.opened(
             *(self.config, self.workdir, mode, allow, phases),
             read=self._read,
         )

@@ -20,12 +20,13 @@ from ml_collections import ConfigDict
 
 from ad3d_jax.base import Batch, Dataset, State, System, Tree
 from ad3d_jax.devices import engines
-from ad3d_jax.experiment import calibrate, pretrained, run
+from ad3d_jax.experiment import calibrate, fitting, opening, pretrained
 from ad3d_jax.experiment.cells import SAMPLE_SET, Grid, cell_folder, keep
 from ad3d_jax.experiment.config import Source, changed, fields_of, load
 from ad3d_jax.experiment.data import category_of, mask_size, open_data
+from ad3d_jax.experiment.evaluation import evaluate
+from ad3d_jax.experiment.opening import Run
 from ad3d_jax.experiment.pretrained import Brought
-from ad3d_jax.experiment.run import Run
 from ad3d_jax.experiment.state import build_system, initial_state, key_of
 from ad3d_jax.fit.cache_store import Store
 from ad3d_jax.fit.fit import NonFiniteError
@@ -101,7 +102,7 @@ def run_members(
     with contextlib.ExitStack() as stack:
         runs = [
             stack.enter_context(
-                run.opened(config, folder, mode, allow, read=read, bring=bring)
+                opening.opened(config, folder, mode, allow, read=read, bring=bring)
             )
             for config, folder in zip(configs, workdirs, strict=True)
         ]
@@ -117,7 +118,7 @@ def train(runs: Sequence[Run], checkpoints: Path) -> None:
     """Trains all runs together and saves each one's state, or why there is none."""
     finals = [each.folder / names.FINAL for each in runs]
     failures = [each.folder / names.FAILED for each in runs]
-    ended = [run.begun(each) for each in runs]
+    ended = [fitting.begun(each) for each in runs]
     if all(
         done or failed.exists() for done, failed in zip(ended, failures, strict=True)
     ):
@@ -179,7 +180,7 @@ def fitted(
     config = parts[0].config
     with Checkpointer(folder, keep=config.fit.keep) as checkpointer:
         features = folder / Path(names.FEATURES).name
-        options = run.fit_options(config)._replace(cache_folder=features)
+        options = opening.fit_options(config)._replace(cache_folder=features)
         return fit_population(system, members, options, engine, checkpointer, store)
 
 
@@ -188,8 +189,8 @@ def outcome(begun: Run, mode: str) -> dict | NonFiniteError:
     if (begun.folder / names.FAILED).exists():
         return NonFiniteError(read_json(begun.folder / names.FAILED)["reason"])
     if "fit" in mode:
-        run.calibrate(begun)
-    return run.evaluate(begun) if "eval" in mode else {}
+        fitting.calibrate(begun)
+    return evaluate(begun) if "eval" in mode else {}
 
 
 def structure_of(config: ConfigDict) -> str:

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from ad3d_jax.base import Batch, Train
 from ad3d_jax.devices import engines
 from ad3d_jax.experiment.facts import commit
-from ad3d_jax.experiment.run import fit_options
+from ad3d_jax.experiment.opening import fit_options
 from ad3d_jax.experiment.state import build_system, initial_state, key_of
 from ad3d_jax.fit.cache import Cache
 from ad3d_jax.fit.fit import count_steps

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import ad3d_jax as ad
-from ad3d_jax.experiment import calibrate, run
+from ad3d_jax.experiment import calibrate, fitting
 from ad3d_jax.experiment.config import changed, load
 from ad3d_jax.experiment.data import open_data
 from ad3d_jax.experiment.population import population
@@ -139,8 +139,8 @@ def test_a_stopped_calibration_goes_on_and_a_finished_one_is_not_repeated(
     monkeypatch.setattr(calibrate, "score_good", stopped)
     with pytest.raises(KeyboardInterrupt):
         made.fit()
-    fits, fit = [], run.fit
-    monkeypatch.setattr(run, "fit", lambda *a, **k: fits.append(0) or fit(*a, **k))
+    fits, fit = [], fitting.fit
+    monkeypatch.setattr(fitting, "fit", lambda *a, **k: fits.append(0) or fit(*a, **k))
     made.fit()
     assert len(fits) == 1  # the whole and two folds were there
     made.fit()

@@ -9,7 +9,7 @@ from absl import flags
 
 import ad3d_jax as ad
 from ad3d_jax.experiment.config import flags_of, load, plain, variants
-from ad3d_jax.experiment.run import workdir_of
+from ad3d_jax.experiment.opening import workdir_of
 from experiments import command, help
 from experiments.configs.base import TINY
 

@@ -11,7 +11,7 @@ from PIL import Image
 from reference_systems import bank, neighbours, restorer
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from ad3d_jax.experiment import run
+from ad3d_jax.experiment import opening, run
 from ad3d_jax.experiment.config import load, read_config
 from ad3d_jax.experiment.data import data_folder
 from ad3d_jax.experiment.inspect import inspect
@@ -252,10 +252,12 @@ def test_training_steps_are_counted_from_passes_and_none_where_nothing_is_traine
     passes = trained.phases[0]._replace(steps=0, epochs=3)
     both = trained._replace(phases=(*trained.phases, passes))
     options = Options(batch_size=4)
-    assert run.training_steps(both, options, data) == 5 + 6  # 21 rows in batches of 4
-    assert run.training_steps(neighbours(), options, data) is None
+    assert (
+        opening.training_steps(both, options, data) == 5 + 6
+    )  # 21 rows in batches of 4
+    assert opening.training_steps(neighbours(), options, data) is None
     loaded = options._replace(loaded=("adapter",))
-    assert run.training_steps(bank(steps=3), loaded, data) is None
+    assert opening.training_steps(bank(steps=3), loaded, data) is None
 
 
 def test_steps_that_were_not_applied_are_in_the_metrics(finished, cache, tmp_path):

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -13,13 +12,12 @@ from ad3d_jax.base import Batch, Scores
 from ad3d_jax.decision import Box, Decision, decide
 from ad3d_jax.experiment.arrays import Camera, measured_of
 from ad3d_jax.experiment.config import plain
-from ad3d_jax.experiment.detector import Inspection
 from ad3d_jax.experiment.ensemble import files
 from ad3d_jax.experiment.ensemble.evaluation import evaluate
 from ad3d_jax.experiment.ensemble.members import Member, Size, together
 from ad3d_jax.experiment.export.ensemble_folder import write_ensemble_export
 from ad3d_jax.experiment.export.folder import MAX_MB
-from ad3d_jax.experiment.prediction.pictures import in_picture
+from ad3d_jax.experiment.inspection import Inspection, inspected, placed
 from ad3d_jax.metrics.conformal import check_alpha
 from ad3d_jax.workdir.calibration import Calibration
 from ad3d_jax.workdir.folder import open_workdir
@@ -99,12 +97,7 @@ class Ensemble:
         measured = self._measured(rgb, xyz, depth, intrinsics)
         single = next((x.ndim == 3 for x in measured[0].values()), False)
         batches = self._prepared(measured, id)
-        scores = self.score_batch(batches)
-        decision = self.decide(batches, scores, alpha)
-        if single:
-            scores = jax.tree.map(lambda x: x[0], scores)
-            decision = decision.of(0)
-        return Inspection(*scores, decision)
+        return inspected(self, batches, single, alpha)
 
     def prepare(
         self,
@@ -160,8 +153,7 @@ class Ensemble:
         self, found: Inspection, size: tuple[int, int]
     ) -> tuple[np.ndarray, tuple[Box, ...]]:
         """Returns map and boxes of one sample as `Detector.in_picture` does."""
-        boxes = found.decision.boxes
-        return in_picture(self.recipe, found.map[..., 0], boxes, size)
+        return placed(self.recipe, found, size)
 
     def evaluate(
         self, workdir: str | os.PathLike, set: Mapping[str, Any] | None = None

@@ -10,7 +10,7 @@ from functools import partial
 
 from ad3d_jax.base import Batch, Dataset, State
 from ad3d_jax.devices.memory import MemoryLimitError
-from ad3d_jax.experiment.run import fit_options
+from ad3d_jax.experiment.opening import fit_options
 from ad3d_jax.experiment.study.stages import Trial
 from ad3d_jax.fit.cache import Cache, with_features
 from ad3d_jax.fit.monitor import Interruption

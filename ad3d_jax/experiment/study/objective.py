@@ -21,7 +21,7 @@ from ad3d_jax.devices import compilation, engines
 from ad3d_jax.experiment import pretrained
 from ad3d_jax.experiment.config import plain
 from ad3d_jax.experiment.data import with_sources
-from ad3d_jax.experiment.run import fit_options, limits
+from ad3d_jax.experiment.opening import fit_options, limits
 from ad3d_jax.experiment.state import build_system, key_of
 from ad3d_jax.experiment.study import frozen, stages, strata
 from ad3d_jax.experiment.study.grounds import Ground, Grounds, part_of

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from ad3d_jax.base import Batch, Dataset, State, System, Train, Tree
 from ad3d_jax.devices import engines
-from ad3d_jax.experiment.run import fit_options
+from ad3d_jax.experiment.opening import fit_options
 from ad3d_jax.experiment.state import initial_state, key_of
 from ad3d_jax.fit.cache_store import Store
 from ad3d_jax.fit.fit import fit

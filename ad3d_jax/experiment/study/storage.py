@@ -257,11 +257,16 @@ class Heartbeat:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Hides what Optuna says of experimental parts and of heartbeats without a loop."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        warnings.filterwarnings("ignore", message="Heartbeat of storage")
-        yield
+    """Hides what Optuna says of experimental parts, of heartbeats and of each trial."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            warnings.filterwarnings("ignore", message="Heartbeat of storage")
+            yield
+    finally:
+        optuna.logging.set_verbosity(before)
 
 
 def _reason(error: BaseException) -> str:

@@ -143,7 +143,6 @@ def open_job(
         rules = rules._replace(trials=min(rules.trials or points, points))
     if rules.trials < 1:
         raise StudyError("trials: say how many")
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     pulse = storage.Pulse(settings.heartbeat, settings.grace)
     address = settings.database or str(folder / names.DATABASE)
     database = storage.open_database(address, pulse)

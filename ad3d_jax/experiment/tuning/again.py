@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from ad3d_jax import evaluate as evaluation
-from ad3d_jax.experiment.run import limits
+from ad3d_jax.experiment.opening import limits
 from ad3d_jax.experiment.state import fitted_state, key_of
 from ad3d_jax.experiment.study import objective
 from ad3d_jax.experiment.study.grounds import Grounds

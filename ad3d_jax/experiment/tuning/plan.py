@@ -5,7 +5,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from ad3d_jax.experiment import surroundings
@@ -141,7 +140,6 @@ def open_job(
     """
     study, configs = plan.study, plan.field.configs
     both = joint.join(configs, plan.own)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     address = study.database or str(folder / names.DATABASE)
     database = storage.open_database(
         address, storage.Pulse(study.heartbeat, study.grace)

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from ad3d_jax import evaluate as evaluation
 from ad3d_jax.base import State
 from ad3d_jax.experiment.data import open_data, rows_of
-from ad3d_jax.experiment.run import fit_options, limits
+from ad3d_jax.experiment.opening import fit_options, limits
 from ad3d_jax.experiment.state import build_system, initial_state, key_of
 from ad3d_jax.experiment.study import frozen, objective
 from ad3d_jax.experiment.study.grounds import Grounds
