@@ -3,14 +3,17 @@
 import json
 import os
 import tempfile
+from importlib import metadata
 from pathlib import Path
 
 # Several host devices and cheap compilation; must be set before jax starts.
-os.environ.setdefault(
-    "XLA_FLAGS",
+_flags = (
     "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
-    " --xla_llvm_disable_expensive_passes=true",
+    " --xla_llvm_disable_expensive_passes=true"
 )
+if metadata.version("jaxlib").startswith("0.10."):  # others do not know the flag
+    _flags += " --xla_cpu_use_fusion_emitters=false"
+os.environ.setdefault("XLA_FLAGS", _flags)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -34,6 +37,10 @@ LONG = (  # files that take a worker minutes
     "fit/test_population.py",
     "testing/test_contract.py",
     "systems/test_easynet.py",
+    "experiment/test_export.py",
+    "experiment/test_tune.py",
+    "experiment/test_grid.py",
+    "test_readme.py",
 )
 
 

@@ -61,8 +61,9 @@ def test_classes_and_seeds_are_a_grid_of_runs(config, tmp_path, monkeypatch):
         monkeypatch.setattr(compilation, name, noted)
     vary = {"data.category": ["bun", "rope"], "seed": [0, 1]}
     found = population.population(config, vary, tmp_path / "all")
-    # The features of each seed's own random backbone and class, then all the rest.
-    assert [compiled.traces for compiled in traces] == [1] * (4 + 2)
+    # One score for all, the features of each seed's own random backbone and class, and
+    # the training of all together; each is traced once.
+    assert [each.traces for each in traces if each.traces] == [1] * (1 + 4 + 1)
     assert [str(folder.relative_to(tmp_path / "all")) for folder in found] == [
         f"simplenet-cpu/{category}/seed-{seed}"
         for category in ("bun", "rope")
