@@ -191,12 +191,17 @@ class Select(NamedTuple):
     what fills up), and the beginning. `advance(data, carry, across)` returns the carry
     after one slice and runs on each device's rows; `done(carry)` returns (done, total)
     and `take(rows, carry)` what is absorbed in the leaf's place, on the host.
+
+    `onwards(carry, other)` returns, of the beginning and the end of another choice of
+    the same data, of more or of fewer rows, where this one stands already; None where
+    choices do not help each other.
     """
 
     prepare: Callable[[Array, State, Tree], tuple[Mapping[str, Array], Tree]]
     advance: Callable[[Mapping[str, Array], Tree, Across], Tree]
     done: Callable[[Tree], tuple[int, int]]
     take: Callable[[Tree, Tree], Tree]
+    onwards: Callable[[Tree, Tree], Tree] | None = None
 
 
 class Gather(NamedTuple):

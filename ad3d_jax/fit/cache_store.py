@@ -1,4 +1,7 @@
-"""Where frozen features are kept: in memory, or in a folder that outlives a kill."""
+"""Where frozen features are kept: in memory, or in a folder that outlives a kill.
+
+Choices of rows are kept beside them, in memory alone: see `base.Select`.
+"""
 
 import shutil
 from collections.abc import Callable
@@ -8,6 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from ad3d_jax.base import Tree
 from ad3d_jax.devices import memory, processes
 from ad3d_jax.fit.cache_keys import Key
 from ad3d_jax.workdir.atomic import open_whole
@@ -36,6 +40,7 @@ class Store:
         self._folder = None if folder is None else Path(folder)
         self._held: dict[Key, np.ndarray] = {}
         self._programs: set[str] = set()
+        self._choices: dict[str, tuple[int, Tree]] = {}
 
     def __contains__(self, key: Key) -> bool:
         """Returns whether a feature of a sample is there."""
@@ -63,6 +68,15 @@ class Store:
             if array.shape != like.shape:
                 raise ValueError(f"expected shape {like.shape}, found {array.shape}")
         return array
+
+    def choice(self, place: str | None) -> Tree | None:
+        """Returns the longest choice of rows that is kept at a place, or None."""
+        return self._choices.get(place, (0, None))[1]
+
+    def keep_choice(self, place: str | None, length: int, carry: Tree) -> None:
+        """Keeps a choice that has ended, if none is longer; nowhere at None."""
+        if place is not None and length > self._choices.get(place, (0, None))[0]:
+            self._choices[place] = length, carry
 
     def make_room(
         self, needed: int, free: int, figures: str

@@ -9,6 +9,7 @@ import jax
 from ad3d_jax.base import Array, Gather, Select, State, Tree, with_cache, without_truth
 from ad3d_jax.devices import compilation, engines, memory, processes
 from ad3d_jax.fit.cache import Feed, feeding
+from ad3d_jax.fit.cache_keys import digest
 from ad3d_jax.fit.monitor import Preempted, Progress
 from ad3d_jax.fit.phases import reads_cache
 from ad3d_jax.fit.positions import Position, in_containers
@@ -145,8 +146,11 @@ def chosen(
         return position._replace(choice={**known, leaf: jax.device_get(carry)})
 
     data, carry = jax.device_get(select.prepare(key, position.state, rows))
+    place, store = _place(run, select, data, carry), run.cache.store
     if leaf in known:
         carry = in_containers(f"the choice of {leaf}", carry, known[leaf])
+    elif (other := store.choice(place)) is not None:
+        carry = select.onwards(carry, other)
     carry = processes.arrays_of_first(carry)
     data, carry = engines.split_rows(engine, data), engines.replicate(engine, carry)
     advance = compilation.compile_rows(engine, select.advance, name=name)
@@ -172,7 +176,17 @@ def chosen(
                 raise Preempted(f"stopped in {name} at {done} of {total}")
     finally:
         progress.close()
-    return standing(carry)
+    end = standing(carry)
+    store.keep_choice(place, done, end.choice[leaf])
+    return end
+
+
+def _place(run: Run, select: Select, data: Tree, carry: Tree) -> str | None:
+    """Returns where later fits find a choice, None where it is of use to none."""
+    done, total = select.done(carry)
+    if not run.cache.store.lasting or select.onwards is None or done == total:
+        return None
+    return " ".join(digest(x) for x in jax.tree.leaves(data))
 
 
 def _slice(advance: compilation.Compiled, carry: Tree, data: Tree) -> Tree:

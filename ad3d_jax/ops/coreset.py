@@ -110,6 +110,7 @@ def greedy(
         advance=advance,
         done=lambda carry: (int(carry.count), len(carry.picked)),
         take=_take,
+        onwards=_onwards,
     )
 
 
@@ -242,6 +243,19 @@ def _take(rows: Array, carry: Greedy) -> Chosen:
     """Returns the chosen rows and their numbers."""
     picked = np.asarray(carry.picked)
     return Chosen(_flat(rows)[picked], picked)
+
+
+def _onwards(carry: Greedy, other: Greedy) -> Greedy:
+    """Returns the carry with the picks of a choice of another number of rows.
+
+    Each pick is that of the rows and of the picks before it, so that of two choices the
+    shorter one is where the longer one begins.
+    """
+    total, known = len(carry.picked), np.asarray(other.picked)
+    count = min(int(other.count), total)
+    picked = np.full(total, -1, np.int32)
+    picked[:count] = known[:count]
+    return Greedy(picked, np.int32(count), other.distance, other.nearest)
 
 
 def _flat(rows: Array) -> np.ndarray:

@@ -19,6 +19,7 @@ from ad3d_jax import evaluate
 from ad3d_jax.base import Select
 from ad3d_jax.devices import compilation, engines, memory
 from ad3d_jax.fit import gather, positions
+from ad3d_jax.fit.cache_store import Store
 from ad3d_jax.fit.fit import Options, Preempted, fit
 from ad3d_jax.fit.positions import CHOICE_STEPS
 from ad3d_jax.ops import coreset
@@ -209,6 +210,29 @@ def test_a_choice_may_go_on_from_disk_on_other_devices(data, whole, tmp_path):
         assert position.phase == 0 and 0 < position.choice["rows"]["count"] < 31
         found = fit(system, state, KEY, data, QUIET, engine_of("pmap", 4), kept)
     np.testing.assert_array_equal(found.memory["origin"], whole.memory["origin"])
+
+
+def test_choices_of_other_lengths_go_on_from_the_longest(data, monkeypatch):
+    slices, one = [], gather._slice
+    monkeypatch.setattr(gather, "_slice", lambda *x: slices.append(0) or one(*x))
+
+    def fitted(fraction, store=None):
+        system = neighbours(fraction)
+        own = QUIET, engine_of()
+        state = fit(system, start(system, data), KEY, data, *own, store=store)
+        count = len(slices)
+        slices.clear()
+        return state, count
+
+    counts, store = [], Store(lasting=True)
+    for fraction in (0.5, 0.7, 0.3):  # 31, 44 and 18 rows, four of them a slice at most
+        alone, whole = fitted(fraction)
+        shared, part = fitted(fraction, store)
+        same(shared, alone)
+        counts.append((part, whole))
+    assert counts[0][0] == counts[0][1] >= 31 / 4
+    assert 0 < counts[1][0] < counts[1][1]
+    assert counts[2][0] == 0 < counts[2][1]
 
 
 def test_without_time_to_save_only_the_end_is_saved(data):
