@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -306,15 +307,26 @@ def _read(folder: Path, step: int) -> tuple[dict[str, np.ndarray], list[_Leaf]]:
 
 @contextlib.contextmanager
 def _untraced() -> Iterator[None]:
-    """Keeps orbax from logging the trace of what it raises, which is told by us."""
+    """Keeps traces of what orbax raises, which is told by us, from being printed.
+
+    When one write fails, orbax waits for no other: the others end later, in threads of
+    tensorstore, and find their event loop closed. Hence, after a failure, that is
+    passed over for good.
+    """
 
     def wanted(record) -> bool:
         return not (record.exc_info and "orbax" in record.pathname)
 
-    logger = logging.get_absl_logger()
+    def told(unraisable) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    logger, before = logging.get_absl_logger(), sys.unraisablehook
     logger.addFilter(wanted)
+    sys.unraisablehook = told
     try:
         yield
+        sys.unraisablehook = before
     finally:
         logger.removeFilter(wanted)
 

@@ -1,3 +1,6 @@
+import asyncio
+import contextlib
+import errno
 import os
 import random
 import shutil
@@ -12,9 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import tensorstore
 from disturbed import small_files
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from ad3d_jax.workdir import checkpoint
 from ad3d_jax.workdir.checkpoint import (
     Checkpointer,
     CheckpointError,
@@ -286,6 +291,39 @@ def test_a_failure_of_the_last_save_is_told_at_the_end(tmp_path):
             with Checkpointer(tmp_path) as checkpointer:
                 checkpointer.save(1, {"w": noise(1, 500_000)})
     assert not has_tree(tmp_path)
+
+
+def test_writes_that_end_after_a_failed_one_print_nothing(tmp_path, monkeypatch):
+    late, ended = tensorstore.Promise.new()
+    other, strange = tensorstore.Promise.new()
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", told.append)
+
+    class Orbax(contextlib.nullcontext):
+        def save(self, *_, **__):
+            async def write():
+                await ended
+
+            async def write_all():
+                written.append(asyncio.ensure_future(write()))
+                await asyncio.sleep(0)  # it begins, and is not waited for
+                raise OSError(errno.ENOSPC, "no space")
+
+            with contextlib.closing(asyncio.new_event_loop()) as loop:
+                loop.run_until_complete(write_all())
+
+        def __enter__(self):
+            return self
+
+    written = []
+    monkeypatch.setattr(checkpoint, "_orbax", Orbax)
+    with pytest.raises(DiskFullError):
+        save_tree(tmp_path, {"w": noise(0)})
+    late.set_result(0)
+    assert not told
+    strange.add_done_callback(lambda _: 1 / 0)
+    other.set_result(0)
+    assert [type(each.exc_value) for each in told] == [ZeroDivisionError]
 
 
 def test_a_folder_that_cannot_be_made_is_an_error(tmp_path):
