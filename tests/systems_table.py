@@ -23,7 +23,7 @@ class Row(NamedTuple):
     make_batch: Callable[..., Batch] = partial(make_batch, size=32, rails=True)
     stochastic: frozenset[str] = frozenset()
     rounding: float = 1e-6
-    slow: bool = False  # held to the contract by the slow tests alone
+    slow: bool = False  # held to the contract by the slow tests alone, on one device
 
 
 def configured(name: str) -> Callable[[], System]:

@@ -34,7 +34,10 @@ SMALL = {
 }
 DBRN = SMALL | {
     "model.reconstruction_width": 4,
+    "model.reconstruction_levels": 2,
+    "model.skip_dropout": (1.0, 0.6),
     "model.discriminator_width": 4,
+    "model.discriminator_levels": 2,
     "model.textures": 4,
     "model.texture_size": 32,
     "fit.checkpoint_every": 2,
@@ -76,6 +79,7 @@ class Program:
                 env={
                     **os.environ,
                     "XLA_FLAGS": "--xla_backend_optimization_level=0 "
+                    "--xla_llvm_disable_expensive_passes=true "
                     f"--xla_force_host_platform_device_count={devices}",
                     **more,
                 },
@@ -170,7 +174,7 @@ def program(tmp_path_factory):
     return Program(tmp_path_factory.mktemp("shared"))
 
 
-# DBRN has everything that a step can have; it compiles for a minute, hence one engine.
+# DBRN has everything that a step can have; it compiles long, hence one engine.
 @pytest.mark.parametrize(
     ("config", "engine", "settings"),
     [

@@ -355,7 +355,9 @@ def few_steps_of_dbrn():
     config = Config(
         reconstruction="res_unet",
         reconstruction_width=4,
+        reconstruction_levels=2,
         discriminator_width=4,
+        discriminator_levels=2,
         scales=1,
         textures=4,
         texture_size=32,
@@ -381,11 +383,14 @@ def few_steps_of_easynet():
     ],
 )
 def test_networks_at_two_seeds_and_rates(engine, make, number):
-    """To rounding, but for draws with a ReLU at its kink, as of `same_steps`."""
+    """To rounding, but for draws with a ReLU at its kink, as of `same_steps`.
+
+    The first draw is one that agreed on the machine where this was written.
+    """
     system = make()
     data = MemoryDataset({"train": make_batch(12, size=32)})
     options = QUIET._replace(log_every=1, max_grad_norm=1.0)
-    for seed in range(5):
+    for seed in (2, 0, 1, 3, 4):
         rates = ((seed, 1e-4), (seed, 1e-3), (seed + 1, 1e-3))
         logs = [MemoryLog() for _ in rates]
         members = [
