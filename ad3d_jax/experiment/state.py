@@ -1,6 +1,7 @@
 """The state of a run: its keys, its system, what a fit begins with and ends with."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -11,6 +12,7 @@ from ml_collections import ConfigDict
 from ad3d_jax.base import Array, Batch, State, System, Tree
 from ad3d_jax.devices import kept, processes
 from ad3d_jax.fit.positions import unpack_state
+from ad3d_jax.nn.initialise import initialise
 from ad3d_jax.systems import build, entry_of, nearest
 from ad3d_jax.workdir import names
 from ad3d_jax.workdir.checkpoint import has_tree, load_tree
@@ -89,13 +91,19 @@ def initial_state(
         batch: for its shapes.
         brought: what files bring, by the names of the system's pretrained parts.
     """
-    state = system.init(key_of(config, "init"), batch)
+
+    def begun(key: Array, batch: Batch, brought: Mapping[str, Tree]) -> State:
+        state = system.init(key, batch)
+        for row in system.pretrained:
+            if row.name in brought:
+                state = row.put(state, brought[row.name])
+        return state
+
+    # In one program what files bring is not drawn first.
+    make = partial(initialise, begun) if brought else begun
+    state = make(key_of(config, "init"), batch, dict(brought))
     hyper = {name: jnp.float32(value) for name, value in config.hyper.items()}
-    state = state._replace(hyper={**state.hyper, **hyper})
-    for row in system.pretrained:
-        if row.name in brought:
-            state = row.put(state, brought[row.name])
-    return state
+    return state._replace(hyper={**state.hyper, **hyper})
 
 
 def fitted_state(

@@ -1,6 +1,7 @@
 """Frozen features that trials share: how often they are computed, and what changes."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from data_pipelines.planted import Settings
 from experiments.benchmarks import study_reuse
 from experiments.configs import patchcore
 
+ROOT = Path(__file__).parents[2]
 SMALL = {
     "data.category": "bun",
     "data.image_size": 32,
@@ -92,6 +94,17 @@ def test_trials_compute_frozen_features_once(data, tmp_path, passed):
     assert not passed
 
 
+def test_a_bank_of_shared_features_is_not_judged_before_its_end(data, tmp_path):
+    goal, (config, *_) = GOAL._replace(stages=(50,)), _opened(data)
+    reported = {}
+    for name, store in {"alone": None, "shared": Store(lasting=True)}.items():
+        told = reported.setdefault(name, [])
+        task = Task(config, tmp_path / name, lambda *x, told=told: told.append(x))
+        outcomes.run_trials([task], goal, Grounds(store))
+    assert [percent for percent, *_ in reported["alone"]] == [50]
+    assert reported["shared"] == []
+
+
 def _opened(data):
     config = patchcore.get_config("tiny")
     config.update_from_flattened_dict({**SMALL, "data.cache": data})
@@ -110,14 +123,18 @@ def test_a_worker_without_memory_finds_what_another_wrote(data, tmp_path, passed
 
 
 def test_the_benchmark_compares_the_same_trials(data):
-    config = patchcore.get_config("tiny")
-    config.update_from_flattened_dict({**SMALL, "data.cache": data})
-    report = study_reuse.run(config, ("layer1",), (0.5, 0.25), GOAL)
-    assert [row["model.fraction"] for row in report["trials"]] == [0.5, 0.25]
+    shared = {**SMALL, "data.cache": data, "model.layers": ("layer1",)}
+    settings = [{**shared, "model.fraction": share} for share in (0.5, 0.25)]
+    report = study_reuse.run("patchcore:tiny", settings, GOAL, ROOT)
+    trials = report["trials"]
+    assert [row["setting"]["model.fraction"] for row in trials] == [0.5, 0.25]
     assert report["largest_difference_of_metrics"] == 0
     assert report["bytes_of_features"] > 0
     sums = [
-        np.sum([row[name]["processor_seconds"] for row in report["trials"]])
+        np.sum([row[name]["processor_seconds"] for row in trials])
         for name in ("shared", "alone")
     ]
     assert report["ratio"] == pytest.approx(sums[0] / sums[1])
+    beside = report["beside"]
+    assert len(beside["processor_seconds"]) == 2
+    assert beside["ratio"] == pytest.approx(sums[0] / sum(beside["processor_seconds"]))

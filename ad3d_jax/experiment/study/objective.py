@@ -86,7 +86,8 @@ def value_of(task: Task, goal: Goal, grounds: Grounds) -> Judged:
         trial, ground = begin(task, goal, grounds, log)
 
         def judge(state: State) -> float:
-            return judged_by(metrics_of(trial, ground, state), goal).value
+            kinds = strata.measure(scored_by(trial, ground, state), ground.rows)
+            return judged_by({"kinds": kinds}, goal).value
 
         watch = Watch(task.folder / names.STAGES, goal.stages, task.report)
         start = time.perf_counter()
@@ -178,6 +179,19 @@ def metrics_of(
     Those at the top are of all defects at once, `kinds` has those of each kind.
     `program` as in `conclude`.
     """
+    scored = scored_by(trial, ground, state, program)
+    host_bytes = limits(trial.config, trial.engine).host_bytes
+    whole = evaluation.measure(scored, ground.rows, host_bytes)
+    return whole | {"kinds": strata.measure(scored, ground.rows)}
+
+
+def scored_by(
+    trial: Trial,
+    ground: Ground,
+    state: State,
+    program: compilation.Compiled | None = None,
+) -> evaluation.Scored:
+    """Returns the scores that a state gives on the planted split."""
     config, engine = trial.config, trial.engine
     score = evaluation.compile_score(
         trial.system,
@@ -189,12 +203,9 @@ def metrics_of(
     )
     size = config.eval.batch_size
     feed = frozen.feeding(trial, state, ground.planted, planted.SPLIT)
-    scored = evaluation.score_split(
+    return evaluation.score_split(
         score, ground.planted, size, planted.SPLIT, extend=feed
     )
-    host_bytes = limits(config, engine).host_bytes
-    whole = evaluation.measure(scored, ground.rows, host_bytes)
-    return whole | {"kinds": strata.measure(scored, ground.rows)}
 
 
 def judged_by(metrics: Mapping[str, Any], goal: Goal) -> Judged:

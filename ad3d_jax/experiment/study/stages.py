@@ -121,7 +121,8 @@ def fitted(
         look = partial(_look, trial, state, last, judge, watch)
     else:
         look = None
-        _look_at_part(trial, state, judge, watch)
+        if store is None or system.cache is None:
+            _look_at_part(trial, state, judge, watch)
     with Checkpointer(folder, keep=2) as checkpointer:
         watched = Shown(checkpointer, look)
         return fit(
@@ -163,7 +164,8 @@ def _look_at_part(
 ) -> None:
     """Judges a memory bank of a part of the training samples, at the first stage.
 
-    A bank has no steps; later stages would cost as much as they could save.
+    A bank has no steps; later stages would cost as much as they could save. Where
+    trials share their features, so would this one.
     """
     config, system, dataset, _, _, engine, store = trial
     stage = watch.first()
