@@ -19,8 +19,9 @@ import numpy as np
 from ad3d_jax.experiment.config import load
 from ad3d_jax.experiment.study import objective, storage, trials, worker
 from ad3d_jax.experiment.study.objective import Goal
+from ad3d_jax.experiment.study.records import Outcome
+from ad3d_jax.experiment.study.slots import Rules
 from ad3d_jax.experiment.study.space import Space, changed, read_space
-from ad3d_jax.experiment.study.trials import Outcome, Rules
 from ad3d_jax.workdir import folder as workdir
 
 STEPS = 8

@@ -9,9 +9,17 @@ import pytest
 import study_worker
 from optuna.trial import TrialState
 
-from ad3d_jax.experiment.study import objective, report, storage, trials, worker
+from ad3d_jax.experiment.study import (
+    objective,
+    records,
+    report,
+    storage,
+    trials,
+    worker,
+)
+from ad3d_jax.experiment.study.records import FIELDS, SLOT, Outcome
+from ad3d_jax.experiment.study.slots import Rules, attempts_by_slot
 from ad3d_jax.experiment.study.storage import StudyError
-from ad3d_jax.experiment.study.trials import FIELDS, SLOT, Outcome, Rules
 from ad3d_jax.workdir.disk import DiskFullError
 
 
@@ -50,7 +58,7 @@ def test_one_seed_gives_one_sequence_and_a_new_worker_goes_on_with_it(  # fault 
     third = job(tmp_path / "c", 14, seed=4)
     worker.work(third, RATE)
     assert fields_of(whole.study) != fields_of(third.study)
-    assert len({trials.digest(f) for f in fields_of(whole.study)}) == 14
+    assert len({records.digest(f) for f in fields_of(whole.study)}) == 14
 
 
 @pytest.mark.parametrize("sampler", ["random", "grid"])
@@ -65,7 +73,7 @@ def test_trials_taken_together_are_different_ones(tmp_path, sampler):
 
     worker.work(work, run)
     assert sizes == [3, 3, 1]
-    assert len({trials.digest(f) for f in fields_of(work.study)}) == 7
+    assert len({records.digest(f) for f in fields_of(work.study)}) == 7
 
 
 def test_no_number_is_a_failure_and_never_the_best(tmp_path):  # fault 71
@@ -75,7 +83,7 @@ def test_no_number_is_a_failure_and_never_the_best(tmp_path):  # fault 71
     def value(config):
         seen.append(config.rate)
         if len(seen) == 2:
-            return Outcome(cause=trials.REFUSED, reason="mean is not a number")
+            return Outcome(cause=records.REFUSED, reason="mean is not a number")
         return Outcome(-len(seen))
 
     worker.work(work, gives(value))
@@ -95,11 +103,11 @@ def test_what_breaks_is_tried_again_with_the_same_parameters(tmp_path, faults, e
         seen.append(config.rate)
         if len(seen) <= 1 or len(seen) > 1 + faults:
             return Outcome(config.rate)
-        return Outcome(cause=trials.BROKEN, reason="cosmic ray")
+        return Outcome(cause=records.BROKEN, reason="cosmic ray")
 
     worker.work(work, gives(value))
     assert len(set(seen[1 : 1 + min(faults + 1, 3)])) == 1
-    slots = trials.attempts_by_slot(work.study.get_trials())
+    slots = attempts_by_slot(work.study.get_trials())
     assert sorted(slots) == [0, 1, 2]
     last = slots[1][-1].state
     assert last == (TrialState.FAIL if ends == "fail" else ends)
@@ -111,7 +119,7 @@ def test_what_is_stopped_goes_on_and_that_does_not_count(tmp_path):
 
     def value(config):
         seen.append(config.rate)
-        return Outcome(cause=trials.STOPPED) if len(seen) <= 4 else Outcome(1.0)
+        return Outcome(cause=records.STOPPED) if len(seen) <= 4 else Outcome(1.0)
 
     for _ in range(4):
         with pytest.raises(worker.Stopped):
@@ -133,7 +141,7 @@ def test_a_trial_whose_worker_died_at_any_place_is_taken_up(tmp_path):  # fault 
         work.study.ask()
     work.study.add_trial(waiting(slot=2))
     worker.work(job(tmp_path, 3), RATE)
-    slots = trials.attempts_by_slot(work.study.get_trials())
+    slots = attempts_by_slot(work.study.get_trials())
     assert {s: [t.state.name for t in a] for s, a in slots.items()} == {
         0: ["FAIL", "COMPLETE"],
         1: ["FAIL", "COMPLETE"],
@@ -148,7 +156,7 @@ def test_a_trial_whose_worker_died_at_any_place_is_taken_up(tmp_path):  # fault 
 def held_elsewhere(work, taken):
     """Lets a taken trial be one of another machine, which holds its folder."""
     backend, number = work.database.storage, taken.trial._trial_id
-    backend.set_trial_user_attr(number, trials.WORKER, "elsewhere:1")
+    backend.set_trial_user_attr(number, records.WORKER, "elsewhere:1")
     place = work.folder / "trials" / taken.name
     place.mkdir(parents=True)
     holder = {"pid": 1, "host": "elsewhere", "machine": "0-0", "started": "2026-01-01"}
@@ -165,7 +173,7 @@ def silence(work, taken):
 
 
 def states_by_slot(work):
-    slots = trials.attempts_by_slot(work.study.get_trials())
+    slots = attempts_by_slot(work.study.get_trials())
     return {slot: [each.state.name for each in slots[slot]] for slot in slots}
 
 
@@ -229,7 +237,7 @@ def test_a_full_disk_stops_the_worker_and_costs_no_trial(tmp_path):  # fault 73
             worker.work(job(tmp_path, 2), full)
     work = job(tmp_path, 2)
     assert worker.work(work, RATE) == 2
-    slots = trials.attempts_by_slot(work.study.get_trials())
+    slots = attempts_by_slot(work.study.get_trials())
     assert all(a[-1].state == TrialState.COMPLETE for a in slots.values())
 
 
@@ -245,7 +253,7 @@ def test_only_the_best_keep_their_state(tmp_path):  # fault 73
     worker.work(work, run)
     order = sorted(work.study.trials, key=lambda t: -t.value)
     for place, trial in enumerate(order):
-        folder = tmp_path / "trials" / trials.digest(trial.user_attrs[FIELDS])
+        folder = tmp_path / "trials" / records.digest(trial.user_attrs[FIELDS])
         kept = folder / "checkpoints"
         assert (kept / "final").exists() == (place < 2)
         assert not (kept / "steps").exists()
@@ -262,7 +270,7 @@ def test_a_nearly_full_disk_is_told_of(tmp_path, monkeypatch, caplog):  # fault 
 
 def test_a_study_that_cannot_succeed_is_given_up(tmp_path):
     work = job(tmp_path, 20)
-    refuse = gives(lambda _: Outcome(cause=trials.REFUSED, reason="model.x: wrong"))
+    refuse = gives(lambda _: Outcome(cause=records.REFUSED, reason="model.x: wrong"))
     with pytest.raises(StudyError, match="first 3 trials failed.*model.x: wrong"):
         worker.work(work, refuse)
     assert len(work.study.trials) == 3
@@ -301,7 +309,7 @@ def test_the_page_shows_the_study_and_holds_all_of_it(tmp_path):
 
     def value(config):
         if config.decay > 0.45:
-            return Outcome(cause=trials.REFUSED, reason="<b>too much</b>")
+            return Outcome(cause=records.REFUSED, reason="<b>too much</b>")
         if config.decay > 0.4:
             return Outcome(pruned=True)
         return Outcome(-abs(np.log(config.rate)) + random.normal(0, 0.01))

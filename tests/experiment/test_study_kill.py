@@ -11,8 +11,9 @@ import pytest
 import study_worker
 from optuna.trial import TrialState
 
-from ad3d_jax.experiment.study import report, trials
-from ad3d_jax.experiment.study.trials import FIELDS, SLOT, WORKER, Rules
+from ad3d_jax.experiment.study import records, report
+from ad3d_jax.experiment.study.records import FIELDS, SLOT, WORKER
+from ad3d_jax.experiment.study.slots import Rules, attempts_by_slot
 
 SCRIPT = Path(study_worker.__file__)
 
@@ -54,7 +55,7 @@ def kill_in_a_trial(study, folder, processes):
     while time.monotonic() < end:
         for trial in study.get_trials(states=(TrialState.RUNNING,)):
             pid = trial.user_attrs.get(WORKER, ":").split(":")[1]
-            name = trials.digest(trial.user_attrs.get(FIELDS))
+            name = records.digest(trial.user_attrs.get(FIELDS))
             if pid in pids and (folder / "trials" / name / "position.json").exists():
                 os.kill(int(pid), signal.SIGKILL)
                 processes.remove(pids[pid])
@@ -77,19 +78,19 @@ def test_two_of_four_workers_are_killed_and_nothing_is_lost_or_done_twice(  # fa
     for process in processes:
         _, errors = process.communicate(timeout=900)
         assert process.returncode == 0, errors[-3000:]
-    slots = trials.attempts_by_slot(job.study.get_trials())
+    slots = attempts_by_slot(job.study.get_trials())
     assert sorted(slots) == list(range(40))
     for attempts in slots.values():
         states = [attempt.state for attempt in attempts]
         assert states[-1] == TrialState.COMPLETE
         assert set(states[:-1]) <= {TrialState.FAIL}
-        assert len({trials.digest(a.user_attrs[FIELDS]) for a in attempts}) == 1
+        assert len({records.digest(a.user_attrs[FIELDS]) for a in attempts}) == 1
     complete = [attempts[-1] for attempts in slots.values()]
-    assert len({trials.digest(t.user_attrs[FIELDS]) for t in complete}) == 40
+    assert len({records.digest(t.user_attrs[FIELDS]) for t in complete}) == 40
     for number in lost:  # given up, tried again, from where it had been saved
         trial = job.study.trials[number]
         assert trial.state == TrialState.FAIL
-        place = folder / "trials" / trials.digest(trial.user_attrs[FIELDS])
+        place = folder / "trials" / records.digest(trial.user_attrs[FIELDS])
         starts = [int(line) for line in (place / "began").read_text().split()]
         assert len(slots[trial.user_attrs[SLOT]]) >= 2
         assert len(starts) >= 2 and starts[0] == 0 and starts[-1] > 0
@@ -132,7 +133,7 @@ def test_a_server_that_is_restarted_ends_no_worker_and_no_trial(  # fault 69
         assert process.returncode == 0, errors[-3000:]
         said.append(errors)
     assert all("trying" in each or "answers again" in each for each in said)
-    slots = trials.attempts_by_slot(job.study.get_trials())
+    slots = attempts_by_slot(job.study.get_trials())
     assert sorted(slots) == list(range(16))
     for attempts in slots.values():
         states = [attempt.state for attempt in attempts]
@@ -140,9 +141,9 @@ def test_a_server_that_is_restarted_ends_no_worker_and_no_trial(  # fault 69
         # What was being taken when the server went was released, and nothing was lost.
         left = [a for a in attempts if a.state != TrialState.COMPLETE]
         assert {a.state for a in left} <= {TrialState.FAIL}
-        assert {a.user_attrs[trials.CAUSE] for a in left} <= {trials.STOPPED}
+        assert {a.user_attrs[records.CAUSE] for a in left} <= {records.STOPPED}
         fields = {
-            trials.digest(a.user_attrs[FIELDS]) for a in attempts if a not in left
+            records.digest(a.user_attrs[FIELDS]) for a in attempts if a not in left
         }
         place = folder / "trials" / fields.pop()
         assert (place / "began").read_text() == "0\n"  # once, from its beginning
@@ -163,6 +164,6 @@ def test_four_workers_share_a_grid_of_a_hundred_points(  # fault 68
     found = job.study.get_trials()
     assert len(found) == 100
     assert all(trial.state == TrialState.COMPLETE for trial in found)
-    assert len({trials.digest(trial.user_attrs[FIELDS]) for trial in found}) == 100
+    assert len({records.digest(trial.user_attrs[FIELDS]) for trial in found}) == 100
     workers = {trial.user_attrs[WORKER] for trial in found}
     assert len(workers) >= 2

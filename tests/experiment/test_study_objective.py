@@ -10,7 +10,7 @@ import pytest
 
 from ad3d_jax.experiment.data import open_data
 from ad3d_jax.experiment.state import build_system
-from ad3d_jax.experiment.study import outcomes, strata, trials
+from ad3d_jax.experiment.study import outcomes, records, strata
 from ad3d_jax.experiment.study.grounds import Grounds
 from ad3d_jax.experiment.study.objective import Goal, Task
 from ad3d_jax.workdir.disk import DiskFullError
@@ -114,7 +114,7 @@ def test_an_undefined_value_is_refused(cache, tmp_path):
     kinds = {"cut": whole | {"aupro_30": None}, "dent": whole}
     (tmp_path / "metrics.json").write_text(json.dumps({"kinds": kinds}))
     outcome = run_alone(task, Goal(), Grounds())
-    assert outcome.cause == trials.REFUSED
+    assert outcome.cause == records.REFUSED
     assert outcome.reason == "mean is not a number for cut"
     outcome = run_alone(task, Goal(weights={"cut": 0.0}), Grounds())
     assert outcome.value == 0.5
@@ -127,10 +127,10 @@ def test_a_wrong_setting_is_refused_and_a_breakdown_is_not(
     wrong.model.cells = 0
     task = Task(wrong, tmp_path / "a", lambda *_: False)
     outcome = run_alone(task, GOAL, Grounds())
-    assert outcome.cause == trials.REFUSED and "model.cells" in outcome.reason
+    assert outcome.cause == records.REFUSED and "model.cells" in outcome.reason
     task = Task(bank(cache), tmp_path / "c", lambda *_: False)
     outcome = run_alone(task, GOAL._replace(weights={"dents": 1.0}), Grounds())
-    assert outcome.cause == trials.REFUSED
+    assert outcome.cause == records.REFUSED
     assert "planted_weights: expected kinds of ['colour', " in outcome.reason
 
     def broken(*_):
@@ -139,7 +139,7 @@ def test_a_wrong_setting_is_refused_and_a_breakdown_is_not(
     monkeypatch.setattr(Grounds, "open", broken)
     task = Task(bank(cache), tmp_path / "b", lambda *_: False)
     outcome = run_alone(task, Goal(), Grounds())
-    assert outcome.cause == trials.BROKEN and "device lost" in outcome.reason
+    assert outcome.cause == records.BROKEN and "device lost" in outcome.reason
 
 
 def test_no_space_left_is_no_fault_of_the_trial(cache, tmp_path, monkeypatch):
@@ -208,7 +208,7 @@ def test_a_training_is_judged_at_its_stages_and_goes_on_where_it_was_stopped(
         outcome = run_alone(task, GOAL, grounds)
     finally:
         signal.signal(signal.SIGTERM, before)
-    assert outcome.cause == trials.STOPPED and len(reports) == 1
+    assert outcome.cause == records.STOPPED and len(reports) == 1
     reports = []
     again = run_alone(Task(config, tmp_path / "b", report), GOAL, grounds)
     assert again.value == whole.value
@@ -241,7 +241,7 @@ def test_trials_in_one_program_are_worth_what_they_are_alone(cache, tmp_path):
     ]
     found = outcomes.run_trials(tasks, GOAL, grounds)
     assert all(each.cause is None for each in found[:4]), found
-    assert found[4].cause == trials.REFUSED and "hyper.wrong" in found[4].reason
+    assert found[4].cause == records.REFUSED and "hyper.wrong" in found[4].reason
     assert found[2] == found[0] and not any((tmp_path / "t" / "together").iterdir())
     assert (tasks[0].folder / "log.jsonl").read_text().count('"start"') == 1
     alone = [

@@ -13,13 +13,14 @@ from ad3d_jax.experiment.status import PREEMPTED, status_of
 from ad3d_jax.experiment.study import (
     objective,
     outcomes,
+    records,
     space,
     storage,
-    trials,
     worker,
 )
+from ad3d_jax.experiment.study.records import Outcome
+from ad3d_jax.experiment.study.slots import Rules
 from ad3d_jax.experiment.study.storage import StudyError, UnreachableError
-from ad3d_jax.experiment.study.trials import Outcome, Rules
 from experiments.configs import simplenet
 
 
@@ -68,7 +69,7 @@ def test_a_lost_answer_counts_no_trial_twice(tmp_path, hasty, monkeypatch):  # f
     monkeypatch.setattr(backend, "set_trial_state_values", fragile)
     assert worker.work(work, lambda tasks, *_: [Outcome(1.0) for _ in tasks]) == 2
     found = work.study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))
-    slots = [trial.user_attrs[trials.SLOT] for trial in found]
+    slots = [trial.user_attrs[records.SLOT] for trial in found]
     assert sorted(slots) == [0, 1]
 
 
@@ -123,7 +124,7 @@ def test_a_database_that_is_away_for_a_while_changes_nothing(  # fault 69
         assert states.count("COMPLETE") == 2
         assert set(states) <= {"COMPLETE", "FAIL"}
         left = [t for t in work.study.trials if t.state.name == "FAIL"]
-        assert {t.user_attrs[trials.CAUSE] for t in left} <= {trials.STOPPED}
+        assert {t.user_attrs[records.CAUSE] for t in left} <= {records.STOPPED}
 
 
 def test_a_database_that_stays_away_ends_the_worker_and_refuses_no_trial(
@@ -143,7 +144,7 @@ def test_a_database_that_stays_away_ends_the_worker_and_refuses_no_trial(
     assert "start the same command again" in caplog.text
     away.clear()
     (trial,) = work.study.trials
-    assert trial.state.name == "RUNNING" and trials.REASON not in trial.user_attrs
+    assert trial.state.name == "RUNNING" and records.REASON not in trial.user_attrs
     with work.database.storage.engine.begin() as connection:
         connection.exec_driver_sql(
             "UPDATE trial_heartbeats SET heartbeat = datetime('now', '-1 hour')"
@@ -157,8 +158,8 @@ def test_a_slot_that_two_workers_took_is_not_tried_again(tmp_path):
     work = study_worker.job(str(tmp_path / "s.db"), tmp_path, Rules(1))
     made = optuna.trial.create_trial
     states = optuna.trial.TrialState
-    slot = {trials.SLOT: 0}
-    fail = slot | {trials.CAUSE: trials.STOPPED}
+    slot = {records.SLOT: 0}
+    fail = slot | {records.CAUSE: records.STOPPED}
     work.study.add_trial(made(state=states.COMPLETE, value=1.0, user_attrs=slot))
     work.study.add_trial(made(state=states.FAIL, user_attrs=fail))
     worker.work(work, lambda *_: pytest.fail("nothing may be run"))
@@ -239,7 +240,7 @@ def test_the_example_space_fits_its_configuration():
 
 def test_a_grid_needs_choices_or_steps_and_has_each_point_once(tmp_path):
     points = space.grid_points(space_of(tmp_path, study_worker.GRID), 0)
-    assert len({trials.digest(point) for point in points}) == 100
+    assert len({records.digest(point) for point in points}) == 100
     assert points != space.grid_points(space_of(tmp_path, study_worker.GRID), 1)
     for text in (study_worker.SPACE, "def space(trial): return {}"):
         with pytest.raises(StudyError, match="grid"):

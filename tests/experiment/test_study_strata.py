@@ -9,7 +9,7 @@ from optuna.trial import TrialState, create_trial
 
 from ad3d_jax.evaluate import Scored
 from ad3d_jax.experiment.study import ranking, report, strata
-from ad3d_jax.experiment.study.trials import FACTS, FIELDS, KINDS, SLOT
+from ad3d_jax.experiment.study.records import FACTS, FIELDS, KINDS, SLOT
 from ad3d_jax.workdir.scores import Row
 
 

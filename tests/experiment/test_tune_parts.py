@@ -12,13 +12,22 @@ from optuna.trial import TrialState, create_trial
 
 from ad3d_jax import evaluate as evaluation
 from ad3d_jax.experiment.config import load
-from ad3d_jax.experiment.study import joint, rungs, storage, strata, trials, worker
+from ad3d_jax.experiment.study import (
+    joint,
+    records,
+    rungs,
+    storage,
+    strata,
+    trials,
+    worker,
+)
 from ad3d_jax.experiment.study.budget import Budget, seconds_of, spent
 from ad3d_jax.experiment.study.grounds import Ground, part_of
 from ad3d_jax.experiment.study.objective import Goal, Judged
+from ad3d_jax.experiment.study.records import CAUSE, FIELDS, KINDS, SLOT, Outcome
+from ad3d_jax.experiment.study.slots import Rules
 from ad3d_jax.experiment.study.space import Space, read_space
 from ad3d_jax.experiment.study.storage import StudyError
-from ad3d_jax.experiment.study.trials import CAUSE, FIELDS, KINDS, SLOT, Outcome, Rules
 from ad3d_jax.experiment.tuning import candidates, choice, final, plan
 from ad3d_jax.experiment.tuning.choice import Ranked
 from ad3d_jax.experiment.tuning.estimate import bootstrap, estimate_of
@@ -149,7 +158,7 @@ def test_time_is_that_in_which_trials_ran():
     assert spent([*later, timed(200)], at(207)) == 57
     dead = timed(300, 9000, **{CAUSE: None})  # given up long after its worker died
     assert spent([*later, dead], at(500)) == 50
-    stopped = timed(300, 310, **{CAUSE: trials.STOPPED})
+    stopped = timed(300, 310, **{CAUSE: records.STOPPED})
     assert spent([*later, stopped], at(500)) == 60
 
 
@@ -172,7 +181,7 @@ def test_where_time_is_up_no_trial_begins_and_what_has_begun_goes_on(tmp_path):
 
     three = work(lambda trials: len(trials) < 3, Outcome(0.5))
     assert three == ["COMPLETE"] * 3
-    stopped = work(lambda trials: len(trials) < 4, Outcome(cause=trials.STOPPED))
+    stopped = work(lambda trials: len(trials) < 4, Outcome(cause=records.STOPPED))
     assert stopped == [*three, "FAIL"]
     assert work(lambda _: False, Outcome(0.5)) == [*stopped, "COMPLETE"]
 
@@ -204,7 +213,7 @@ def test_halving_lets_the_best_third_of_a_rung_go_on_by_mean_ranks():
             user_attrs={
                 SLOT: slot,
                 FIELDS: {"x": slot},
-                trials.kinds_at(rung): kinds_of(**values),
+                records.kinds_at(rung): kinds_of(**values),
             },
         )
         study.add_trial(trial)
@@ -281,7 +290,7 @@ def test_the_chosen_one_by_hand():
 
 def test_ranks_choose_among_complete_trials_and_not_the_mean():
     study = optuna.create_study(direction="maximize")
-    study.set_user_attr(trials.FACTS, {"metric": "mean", "weights": {}})
+    study.set_user_attr(records.FACTS, {"metric": "mean", "weights": {}})
     values = [
         kinds_of(cut=0.7, stain=0.7, blur=0.7),
         kinds_of(cut=0.6, stain=0.95, blur=0.6),  # the highest mean, of one kind

@@ -13,7 +13,7 @@ from optuna.trial import create_trial
 from ad3d_jax.experiment import status
 from ad3d_jax.experiment.config import changed, flags_of, load, plain
 from ad3d_jax.experiment.study import report
-from ad3d_jax.experiment.study.trials import FIELDS
+from ad3d_jax.experiment.study.records import FIELDS
 from ad3d_jax.fit.fit import Preempted
 from ad3d_jax.workdir.disk import DiskFullError
 from data_pipelines.command import DONE, USAGE

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from optuna.trial import FrozenTrial, TrialState
 
+from ad3d_jax.experiment.study.records import CAUSE, LOST
 from ad3d_jax.experiment.study.storage import StudyError
-from ad3d_jax.experiment.study.trials import CAUSE, LOST
 
 TEXT = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 UNITS = (3600, 60, 1)  # seconds

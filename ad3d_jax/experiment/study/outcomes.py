@@ -11,9 +11,9 @@ from ad3d_jax.experiment import population
 from ad3d_jax.experiment.study import objective, strata, together
 from ad3d_jax.experiment.study.grounds import Grounds
 from ad3d_jax.experiment.study.objective import Goal, Judged, Task
+from ad3d_jax.experiment.study.records import BROKEN, REFUSED, STOPPED, Outcome
 from ad3d_jax.experiment.study.stages import Pruned
 from ad3d_jax.experiment.study.storage import StudyError, UnreachableError
-from ad3d_jax.experiment.study.trials import BROKEN, REFUSED, STOPPED, Outcome
 from ad3d_jax.fit.fit import Preempted
 from ad3d_jax.workdir.disk import DiskFullError, writing
 

@@ -7,7 +7,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from ad3d_jax.experiment.study import strata
-from ad3d_jax.experiment.study.trials import FACTS, KINDS
+from ad3d_jax.experiment.study.records import FACTS, KINDS
 
 
 def best_first(study: optuna.Study, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:

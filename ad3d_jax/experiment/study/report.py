@@ -12,15 +12,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from ad3d_jax.experiment.config import written
 from ad3d_jax.experiment.study.ranking import best_first
+from ad3d_jax.experiment.study.records import CAUSE, FACTS, FIELDS, REASON
 from ad3d_jax.experiment.study.report_kinds import kinds
+from ad3d_jax.experiment.study.slots import attempts_by_slot
 from ad3d_jax.experiment.study.storage import quiet
-from ad3d_jax.experiment.study.trials import (
-    CAUSE,
-    FACTS,
-    FIELDS,
-    REASON,
-    attempts_by_slot,
-)
 from ad3d_jax.report import markup
 from ad3d_jax.report.charts import DEFECTIVE, FAINT, GOOD, drawn, short
 from ad3d_jax.report.markup import figure, gap, number, paragraph, png, section, table

@@ -7,7 +7,7 @@ from optuna.trial import FrozenTrial
 
 from ad3d_jax.experiment.study import strata
 from ad3d_jax.experiment.study.ranking import mean_ranks
-from ad3d_jax.experiment.study.trials import FACTS, KINDS
+from ad3d_jax.experiment.study.records import FACTS, KINDS
 from ad3d_jax.report.markup import gap, number, paragraph, section, table
 
 TITLE = "Kinds of planted defects"

@@ -19,8 +19,8 @@ from ad3d_jax.experiment.config import changed
 from ad3d_jax.experiment.study import objective, strata
 from ad3d_jax.experiment.study.grounds import Grounds
 from ad3d_jax.experiment.study.objective import Goal, Judged, Task
+from ad3d_jax.experiment.study.records import FIELDS, SLOT, digest, kinds_at
 from ad3d_jax.experiment.study.stages import Pruned
-from ad3d_jax.experiment.study.trials import FIELDS, SLOT, digest, kinds_at
 from ad3d_jax.workdir import names
 
 KEPT = 3  # one in so many trials goes on from a rung

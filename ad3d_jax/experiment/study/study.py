@@ -30,8 +30,17 @@ from ad3d_jax.experiment.config import (
     plain,
 )
 from ad3d_jax.experiment.status import PREEMPTED, Stopped
-from ad3d_jax.experiment.study import objective, report, space, storage, trials, worker
+from ad3d_jax.experiment.study import (
+    objective,
+    records,
+    report,
+    space,
+    storage,
+    trials,
+    worker,
+)
 from ad3d_jax.experiment.study.settings import Settings, settings_of
+from ad3d_jax.experiment.study.slots import Rules
 from ad3d_jax.experiment.study.storage import StudyError
 from ad3d_jax.workdir import names
 from ad3d_jax.workdir.places import local
@@ -132,9 +141,7 @@ def open_job(
     pruned = settings.pruner != "none"
     weights = dict(settings.planted_weights)
     goal = objective.Goal(settings.metric, stages if pruned else (), planting, weights)
-    rules = trials.Rules(
-        settings.trials, settings.sampler, settings.seed, settings.retries
-    )
+    rules = Rules(settings.trials, settings.sampler, settings.seed, settings.retries)
     surroundings.check(config)
     read = space.read_space(source)
     space.check(read, config, rules.sampler)
@@ -192,7 +199,7 @@ def _result(study: optuna.Study, config: ConfigDict, folder: Path) -> StudyResul
         folder,
         page,
         None if best is None else best.value,
-        None if best is None else dict(best.user_attrs[trials.FIELDS]),
+        None if best is None else dict(best.user_attrs[records.FIELDS]),
         report.summary(study, flags),
     )
 

@@ -6,11 +6,10 @@ parameters. All of this is read off the records, and whoever takes a trial does 
 alone, so that a worker may be killed at any moment.
 """
 
-import hashlib
 import json
 import os
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import optuna
@@ -19,25 +18,23 @@ from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from ad3d_jax.experiment.study import storage
-from ad3d_jax.experiment.study.space import Space, grid_points, make_sampler, suggested
+from ad3d_jax.experiment.study.records import (
+    CAUSE,
+    FACTS,
+    FIELDS,
+    KINDS,
+    REASON,
+    SLOT,
+    STOPPED,
+    WORKER,
+    Outcome,
+    digest,
+    kinds_at,
+)
+from ad3d_jax.experiment.study.slots import Rules, due, next_slot
+from ad3d_jax.experiment.study.space import Space, make_sampler, suggested
 from ad3d_jax.experiment.study.storage import Database, StudyError
 from ad3d_jax.experiment.study.strata import Kinds
-
-SLOT, FIELDS, WORKER, CAUSE, REASON = "slot", "fields", "worker", "cause", "reason"
-FACTS, KINDS = "facts", "kinds"
-# Why an attempt failed; a lost one, whose worker died, could not say so.
-STOPPED, BROKEN, REFUSED, LOST = "stopped", "broken", "refused", None
-
-
-class Rules(NamedTuple):
-    """How a study takes its trials."""
-
-    trials: int  # slots
-    sampler: str = "tpe"
-    seed: int = 0
-    retries: int = 2  # of a slot whose attempts are lost or break
-    # Whether one more may begin after those there are; what has begun goes on.
-    more: Callable[[Sequence[FrozenTrial]], bool] = lambda _: True
 
 
 class Taken(NamedTuple):
@@ -46,22 +43,12 @@ class Taken(NamedTuple):
     trial: optuna.Trial
     slot: int
     fields: dict[str, Any]  # of the configuration
-    known: "Outcome | None" = None  # where these parameters were run before
+    known: Outcome | None = None  # where these parameters were run before
 
     @property
     def name(self) -> str:
         """Returns 12 hex digits that stand for the parameters."""
         return digest(self.fields)
-
-
-class Outcome(NamedTuple):
-    """What became of a trial: a value, pruned, or the cause of its failure."""
-
-    value: float | None = None
-    pruned: bool = False
-    cause: str | None = None
-    reason: str = ""
-    kinds: Kinds | None = None  # of planted defects, what was measured of each
 
 
 class Claim(NamedTuple):
@@ -177,13 +164,13 @@ def _take(
     trials = study.get_trials(deepcopy=False)
     waiting = [t for t in trials if t.state == TrialState.WAITING]
     if waiting:  # of a worker that died at this very place, or of Optuna's dashboard
-        slot = waiting[0].user_attrs.get(SLOT, _next_slot(trials))
+        slot = waiting[0].user_attrs.get(SLOT, next_slot(trials))
     else:
-        due = _due(trials, space, rules)
-        if due is None:
+        new = due(trials, space, rules)
+        if new is None:
             return None
-        slot = due["user_attrs"][SLOT]
-        study.add_trial(create_trial(state=TrialState.WAITING, **due))
+        slot = new["user_attrs"][SLOT]
+        study.add_trial(create_trial(state=TrialState.WAITING, **new))
     study.sampler = make_sampler(rules.sampler, rules.seed, slot)
     trial = study.ask()
     begun.append(trial.number)
@@ -200,66 +187,6 @@ def _take(
         and digest(each.user_attrs.get(FIELDS)) == digest(fields)
     )
     return Taken(trial, slot, fields, known=next(twins, None))
-
-
-def _due(
-    trials: Sequence[FrozenTrial], space: Space, rules: Rules
-) -> dict[str, Any] | None:
-    """Returns the trial to be made next, None where every slot has its end or runs."""
-    for slot, attempts in sorted(attempts_by_slot(trials).items()):
-        failed = all(each.state == TrialState.FAIL for each in attempts)
-        if failed and again(attempts, rules.retries):
-            # One that died while it was suggested has a part of its parameters.
-            whole = [each for each in attempts if FIELDS in each.user_attrs]
-            if not whole:
-                return _new(slot, space, rules)
-            return {
-                "params": whole[-1].params,
-                "distributions": whole[-1].distributions,
-                "user_attrs": {SLOT: slot},
-            }
-    return _new(_next_slot(trials), space, rules) if rules.more(trials) else None
-
-
-def _new(slot: int, space: Space, rules: Rules) -> dict[str, Any] | None:
-    """Returns the first trial of a slot, None where the study has no such slot."""
-    due: dict[str, Any] = {"user_attrs": {SLOT: slot}}
-    if rules.sampler == "grid":
-        points = grid_points(space, rules.seed)
-        if slot >= min(len(points), rules.trials):
-            return None
-        return due | {"params": points[slot], "distributions": dict(space.grid)}
-    if slot < min(len(space.first), rules.trials):
-        _, params, distributions = space.first[slot]
-        return due | {"params": params, "distributions": distributions}
-    return due if slot < rules.trials else None
-
-
-def _next_slot(trials: Sequence[FrozenTrial]) -> int:
-    return (
-        max((t.user_attrs[SLOT] for t in trials if SLOT in t.user_attrs), default=-1)
-        + 1
-    )
-
-
-def attempts_by_slot(trials: Sequence[FrozenTrial]) -> dict[int, list[FrozenTrial]]:
-    """Returns the attempts of each slot, in order."""
-    slots: dict[int, list[FrozenTrial]] = {}
-    for trial in sorted(trials, key=lambda t: t.number):
-        if SLOT in trial.user_attrs:
-            slots.setdefault(trial.user_attrs[SLOT], []).append(trial)
-    return slots
-
-
-def again(attempts: Sequence[FrozenTrial], retries: int) -> bool:
-    """Returns whether a slot whose last attempt failed is to be tried again.
-
-    What was stopped goes on without being counted; what was refused, or gave no number,
-    would be so again.
-    """
-    causes = [t.user_attrs.get(CAUSE, LOST) for t in attempts]
-    faults = sum(cause in (LOST, BROKEN) for cause in causes)
-    return REFUSED not in causes and faults <= retries
 
 
 def name_of(host: str, process: int) -> str:
@@ -372,14 +299,3 @@ def finish(
     return storage.attempt(
         database, tell, storage.FEW_TRIES if stopped else storage.TRIES
     )
-
-
-def kinds_at(step: int) -> str:
-    """Returns the name under which a trial keeps what was measured at a step."""
-    return f"{KINDS}.{step}"
-
-
-def digest(fields: Mapping[str, Any] | None) -> str:
-    """Returns 12 hex digits that stand for the values of fields."""
-    text = json.dumps(fields, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]

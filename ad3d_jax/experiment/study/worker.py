@@ -14,10 +14,12 @@ from optuna.trial import TrialState
 from tqdm import tqdm
 
 from ad3d_jax.experiment.status import Stopped
-from ad3d_jax.experiment.study import ranking, storage, trials
+from ad3d_jax.experiment.study import ranking, records, storage, trials
 from ad3d_jax.experiment.study.grounds import Grounds
 from ad3d_jax.experiment.study.objective import Goal, Task
 from ad3d_jax.experiment.study.outcomes import run_trials
+from ad3d_jax.experiment.study.records import BROKEN, REFUSED, STOPPED, Outcome
+from ad3d_jax.experiment.study.slots import Rules
 from ad3d_jax.experiment.study.space import Space
 from ad3d_jax.experiment.study.storage import (
     Database,
@@ -26,14 +28,7 @@ from ad3d_jax.experiment.study.storage import (
     UnreachableError,
 )
 from ad3d_jax.experiment.study.strata import Kinds
-from ad3d_jax.experiment.study.trials import (
-    BROKEN,
-    REFUSED,
-    STOPPED,
-    Outcome,
-    Rules,
-    Taken,
-)
+from ad3d_jax.experiment.study.trials import Taken
 from ad3d_jax.fit.cache_store import Store
 from ad3d_jax.workdir import names
 from ad3d_jax.workdir.folder import Holder
@@ -143,7 +138,9 @@ def tidy(job: Job) -> None:
         return job.study.get_trials(deepcopy=False)
 
     found = storage.attempt(job.database, read)
-    digests = {t.number: trials.digest(t.user_attrs.get(trials.FIELDS)) for t in found}
+    digests = {
+        t.number: records.digest(t.user_attrs.get(records.FIELDS)) for t in found
+    }
     best = ranking.best_first(job.study, found)[: job.keep_best]
     over = (TrialState.COMPLETE, TrialState.PRUNED)
     in_use = {digests[t.number] for t in found if t.state not in over}

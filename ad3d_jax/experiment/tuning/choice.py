@@ -9,7 +9,7 @@ from optuna.trial import TrialState
 
 from ad3d_jax.experiment.study import ranking, strata
 from ad3d_jax.experiment.study.joint import CONFIGURATION
-from ad3d_jax.experiment.study.trials import FIELDS, KINDS, digest
+from ad3d_jax.experiment.study.records import FIELDS, KINDS, digest
 from ad3d_jax.workdir import names
 
 COSTS = "costs.json"  # of a trial: what a score takes

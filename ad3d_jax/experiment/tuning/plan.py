@@ -12,6 +12,7 @@ from ad3d_jax.experiment.config import changed, fields_of, known
 from ad3d_jax.experiment.study import (
     joint,
     objective,
+    records,
     rungs,
     space,
     storage,
@@ -22,11 +23,12 @@ from ad3d_jax.experiment.study.budget import Budget, seconds_of
 from ad3d_jax.experiment.study.grounds import Grounds
 from ad3d_jax.experiment.study.objective import Goal, Task
 from ad3d_jax.experiment.study.outcomes import outcomes_of
+from ad3d_jax.experiment.study.records import FIELDS, Outcome
 from ad3d_jax.experiment.study.settings import Settings as StudySettings
 from ad3d_jax.experiment.study.settings import settings_of
+from ad3d_jax.experiment.study.slots import Rules
 from ad3d_jax.experiment.study.space import Space
 from ad3d_jax.experiment.study.storage import StudyError
-from ad3d_jax.experiment.study.trials import FIELDS, Outcome, Rules
 from ad3d_jax.experiment.tuning.candidates import Field
 from ad3d_jax.workdir import names
 from data_pipelines import planted
@@ -213,7 +215,7 @@ def exhausted(found: Sequence[FrozenTrial], points: float) -> bool:
     idle = 0
     for trial in found:
         if FIELDS in trial.user_attrs and trial.state in done:
-            name = trials.digest(trial.user_attrs[FIELDS])
+            name = records.digest(trial.user_attrs[FIELDS])
             idle = idle + 1 if name in seen else 0
             seen.add(name)
     return len(seen) >= points or idle >= IDLE

@@ -8,7 +8,8 @@ from optuna.trial import TrialState
 
 from ad3d_jax.experiment.config import written
 from ad3d_jax.experiment.study import strata
-from ad3d_jax.experiment.study.trials import REASON, attempts_by_slot
+from ad3d_jax.experiment.study.records import REASON
+from ad3d_jax.experiment.study.slots import attempts_by_slot
 from ad3d_jax.experiment.tuning.again import Found, Shown
 from ad3d_jax.experiment.tuning.choice import Ranked, best_of_systems, front
 from ad3d_jax.experiment.tuning.plan import Plan
