@@ -96,7 +96,7 @@ def run(
         "fitted_on": ground.samples.size("train"),
         "judged_on": len(ground.rows),
         "trials": [
-            {"setting": dict(fields), "alone": one, "shared": other}
+            {"setting": varied(fields, settings), "alone": one, "shared": other}
             for fields, one, other in zip(settings, alone, shared, strict=True)
         ],
         "processor_seconds": totals,
@@ -128,6 +128,17 @@ def timed(configs: Sequence[ConfigDict], goal: Goal, grounds: Grounds) -> list[d
             metrics = read_json(task.folder / names.METRICS)
             found.append(seconds | {name: metrics[name] for name in COMPARED})
     return found
+
+
+def varied(
+    fields: Mapping[str, Any], settings: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Returns those fields of a setting that are not the same in all."""
+    return {
+        name: value
+        for name, value in fields.items()
+        if any(other[name] != value for other in settings)
+    }
 
 
 def total(trials: Sequence[Mapping[str, Any]]) -> float:
