@@ -240,10 +240,15 @@ def report(
         UpdateFinishedTrialError: the trial was given up meanwhile.
     """
 
+    reported = False
+
     def tell() -> bool:
+        nonlocal reported
         if kinds is not None:
             taken.trial.set_user_attr(kinds_at(step), kinds)
-        taken.trial.report(value, step)
+        if not reported:  # Optuna warns of a second report of a step
+            taken.trial.report(value, step)
+        reported = True
         return taken.trial.should_prune()
 
     with storage.quiet():
