@@ -1,7 +1,6 @@
 """The state of a run: its keys, its system, what a fit begins with and ends with."""
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -91,17 +90,19 @@ def initial_state(
         batch: for its shapes.
         brought: what files bring, by the names of the system's pretrained parts.
     """
+    key = key_of(config, "init")
+    rows = [row for row in system.pretrained if row.name in brought]
 
-    def begun(key: Array, batch: Batch, brought: Mapping[str, Tree]) -> State:
+    def drawn(key: Array) -> State:
+        """Returns the initial state without what files bring, which is not drawn."""
         state = system.init(key, batch)
-        for row in system.pretrained:
-            if row.name in brought:
-                state = row.put(state, brought[row.name])
+        for row in rows:
+            state = row.put(state, jax.tree.map(lambda _: None, brought[row.name]))
         return state
 
-    # In one program what files bring is not drawn first.
-    make = partial(initialise, begun) if brought else begun
-    state = make(key_of(config, "init"), batch, dict(brought))
+    state = initialise(drawn, key) if rows else system.init(key, batch)
+    for row in rows:
+        state = row.put(state, brought[row.name])
     hyper = {name: jnp.float32(value) for name, value in config.hyper.items()}
     return state._replace(hyper={**state.hyper, **hyper})
 
