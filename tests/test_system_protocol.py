@@ -55,15 +55,11 @@ def trial_of(name: str, whole: bool, /) -> Trial:  # one spelling, one trial
 
 
 def cases():
-    """Yields a parameter for each row and clause.
-
-    A slow row is another way of a system that is held to all clauses: it is held to
-    those of one device.
-    """
-    for name, clause in itertools.product(TABLE, CLAUSES):
-        several, slow = clause.devices > 1, TABLE[name].slow
-        if not (several and slow):
-            marks = [pytest.mark.slow] * (several or slow)
+    """Yields a parameter for each row and each clause that it is held to."""
+    for (name, row), clause in itertools.product(TABLE.items(), CLAUSES):
+        several = clause.devices > 1
+        if not (several and row.one_device):
+            marks = [pytest.mark.slow] * (several or row.slow)
             yield pytest.param(name, clause, id=f"{name}-{clause}", marks=marks)
 
 

@@ -74,7 +74,7 @@ def run(
         name: of a configuration.
         settings: the fields of each trial, which change it; all of one class.
         goal: how the trials are judged.
-        beside: a checkout of another commit.
+        beside: a checkout of another commit; its trials are judged by its usual goal.
 
     Raises:
         ValueError: a field is wrong.
